@@ -1,1 +1,27 @@
-//! To be written.
+//! The reference client of Milepost: plays a GPX file the way a phone uploads it, retries included.
+//!
+//! The files in the order of the flow: [`track`] reads the points of a GPX file, [`batch`] cuts them as a
+//! phone would, [`upload`] gives each batch its key and its bytes, [`answer`] is what a gateway says to it,
+//! [`retry`] decides what that means (pure code), [`phone`] sends and retries, [`summary`] counts. `main.rs`
+//! only composes these.
+//!
+//! What a client of Milepost must do, and this one does:
+//!
+//! - one idempotency key per upload, made before the first attempt and kept for all of them;
+//! - the same key always goes with the same bytes;
+//! - 202, 429, 5xx, time-outs and lost connections are tried again, after a jittered pause that is never
+//!   shorter than the `Retry-After` of the answer (up to a bound); everything else is final.
+
+pub mod answer;
+pub mod batch;
+pub mod phone;
+pub mod retry;
+pub mod settings;
+pub mod summary;
+pub mod track;
+pub mod upload;
+
+pub use phone::{Phone, Progress};
+pub use settings::Settings;
+pub use summary::{Failure, Outcome, Summary};
+pub use upload::Upload;

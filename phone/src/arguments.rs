@@ -1,0 +1,192 @@
+//! The command line and the environment; `--help` is the reference.
+
+use std::path::PathBuf;
+
+use clap::Parser;
+use humantime::Duration;
+use milepost_phone::Settings;
+use milepost_phone::settings::Faults;
+use reqwest::Url;
+
+/// Play a GPX file against Milepost, the way a phone uploads it
+///
+/// Cuts the track into uploads, gives each an idempotency key, and sends it until it has an answer: lost
+/// connections, time-outs, 202, 429 and 5xx are tried again with the same key and the same bytes, after a
+/// jittered pause that doubles each time and is never shorter than the answer's Retry-After. Any other answer
+/// but 200 is a failure. Points without a time are left out. Ends with a table on standard output.
+///
+/// Durations are numbers with a unit: 500ms, 35s, 10min, 1h 30min.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Exit status: 0 all went well, 1 something failed, 78 bad arguments, 130 stopped by Ctrl-C."
+)]
+pub struct Arguments {
+    /// The GPX file, version 1.0 or 1.1: tracks are played first, then routes, then waypoints
+    #[arg(value_name = "FILE")]
+    pub gpx: PathBuf,
+
+    /// A gateway, as http://host:port; may be given more than once, or several separated by commas. Uploads
+    /// take them in turn, and a retry goes to the next
+    #[arg(long, env = "MILEPOST_URL", value_name = "URL", value_delimiter = ',', required = true)]
+    pub url: Vec<Url>,
+
+    /// The API key, sent as X-API-Key. Better given by the environment: other users can see a command line
+    #[arg(long, env = "MILEPOST_API_KEY", value_name = "KEY", hide_env_values = true)]
+    pub api_key: String,
+
+    /// The deviceId of all uploads
+    #[arg(long, env = "MILEPOST_DEVICE_ID", value_name = "TEXT", default_value = "milepost-phone")]
+    pub device_id: String,
+
+    /// The most points in one upload, 1 to 10000. A gateway may allow fewer. A lone point goes to the
+    /// endpoint for one
+    #[arg(long, env = "MILEPOST_BATCH_SIZE", value_name = "POINTS", default_value_t = 50)]
+    pub batch_size: usize,
+
+    /// Begin a new upload where the time between two points is longer than this, any duration
+    #[arg(long, env = "MILEPOST_BATCH_GAP", value_name = "DURATION", default_value = "5min")]
+    pub batch_gap: Duration,
+
+    /// Uploads under way at once, 1 to 256
+    #[arg(long, env = "MILEPOST_CONCURRENCY", value_name = "UPLOADS", default_value_t = 4)]
+    pub concurrency: usize,
+
+    /// The most attempts for one answer, 1 to 1000
+    #[arg(long, env = "MILEPOST_ATTEMPTS_MAX", value_name = "ATTEMPTS", default_value_t = 20)]
+    pub attempts_max: u32,
+
+    /// Time for one answer, all its attempts and pauses together, 1ms to 1day
+    #[arg(long, env = "MILEPOST_DEADLINE", value_name = "DURATION", default_value = "10min")]
+    pub deadline: Duration,
+
+    /// Time for one attempt, 1ms to 1day
+    #[arg(long, env = "MILEPOST_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "35s")]
+    pub request_timeout: Duration,
+
+    /// Ask the gateway to wait this many seconds before it answers 202 (Prefer: wait=N), 0 to 300 and shorter
+    /// than --request-timeout. Without it the gateway decides
+    #[arg(long, env = "MILEPOST_WAIT", value_name = "SECONDS")]
+    pub wait: Option<u32>,
+
+    /// The first pause between two attempts, before jitter, 1ms to 1day
+    #[arg(long, env = "MILEPOST_BACKOFF_MIN", value_name = "DURATION", default_value = "200ms")]
+    pub backoff_min: Duration,
+
+    /// The longest pause between two attempts, before jitter (which can double it), 1ms to 1day
+    #[arg(long, env = "MILEPOST_BACKOFF_MAX", value_name = "DURATION", default_value = "10s")]
+    pub backoff_max: Duration,
+
+    /// The longest Retry-After that is followed, 1ms to 1day
+    #[arg(long, env = "MILEPOST_RETRY_AFTER_MAX", value_name = "DURATION", default_value = "60s")]
+    pub retry_after_max: Duration,
+
+    /// Send each upload once more after it was answered, to the next gateway, and count the replays; an
+    /// answer with another status or other bytes than the first is a failure
+    #[arg(long)]
+    pub twice: bool,
+
+    /// Print the numbers of the table as one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Arguments {
+    /// Checks what is not the phone's to check, and all of its settings.
+    ///
+    /// # Errors
+    ///
+    /// All faults at once.
+    pub fn check(&self) -> Result<(), Faults> {
+        let mut faults = self.settings().check().err().map_or_else(Vec::new, |Faults(faults)| faults);
+        if !(1..=10_000).contains(&self.batch_size) {
+            faults.push("--batch-size must be 1 to 10000".to_owned());
+        }
+        if self.device_id.is_empty() {
+            faults.push("--device-id must not be empty".to_owned());
+        }
+        if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
+    }
+
+    /// The phone's part.
+    pub fn settings(&self) -> Settings {
+        Settings {
+            gateways: self.url.clone(),
+            api_key: self.api_key.clone(),
+            concurrency: self.concurrency,
+            attempts_max: self.attempts_max,
+            deadline: *self.deadline,
+            request_timeout: *self.request_timeout,
+            wait_secs: self.wait,
+            backoff_min: *self.backoff_min,
+            backoff_max: *self.backoff_max,
+            retry_after_max: *self.retry_after_max,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::{CommandFactory as _, FromArgMatches as _};
+
+    use super::*;
+
+    const NEEDED: [&str; 6] =
+        ["milepost-phone", "--url", "http://a:1,http://b:2", "--api-key", "secret", "track.gpx"];
+
+    /// Without the environment that the test happens to run in.
+    fn parse(more: &[&str]) -> Arguments {
+        let command = Arguments::command().mut_args(|argument| argument.env(None::<&str>));
+        let matches = command.try_get_matches_from(NEEDED.iter().chain(more));
+        matches
+            .and_then(|matches| Arguments::from_arg_matches(&matches))
+            .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_library() {
+        let ours = parse(&[]).settings();
+        let library = Settings::new(ours.gateways.clone(), "secret".to_owned());
+        assert_eq!(ours.concurrency, library.concurrency);
+        assert_eq!(ours.attempts_max, library.attempts_max);
+        assert_eq!(ours.deadline, library.deadline);
+        assert_eq!(ours.request_timeout, library.request_timeout);
+        assert_eq!(ours.wait_secs, library.wait_secs);
+        assert_eq!(ours.backoff_min, library.backoff_min);
+        assert_eq!(ours.backoff_max, library.backoff_max);
+        assert_eq!(ours.retry_after_max, library.retry_after_max);
+    }
+
+    #[test]
+    fn several_gateways_may_be_given_either_way() {
+        assert_eq!(parse(&["--url", "http://c:3"]).url.len(), 3);
+    }
+
+    #[test]
+    fn all_bad_values_are_named_at_once() {
+        let bad =
+            parse(&["--batch-size", "0", "--device-id", "", "--concurrency", "0", "--backoff-max", "1ms"]);
+        let faults = bad.check().expect_err("four options are wrong").0;
+        assert_eq!(faults.len(), 4, "{faults:?}");
+        assert!(parse(&[]).check().is_ok());
+    }
+
+    #[test]
+    fn every_option_with_a_value_has_an_environment_name_in_upper_case() {
+        let command = Arguments::command();
+        let options: Vec<_> = command
+            .get_arguments()
+            .filter(|option| option.get_action().takes_values() && !option.is_positional())
+            .collect();
+        assert_eq!(options.len(), 13);
+        for option in options {
+            let name = format!("MILEPOST_{}", option.get_id().as_str().to_uppercase());
+            assert_eq!(option.get_env().and_then(|env| env.to_str()), Some(name.as_str()));
+        }
+    }
+}

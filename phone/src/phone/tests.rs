@@ -1,0 +1,312 @@
+//! The phone against a real HTTP server that follows a script.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{Response, Uri};
+use reqwest::Url;
+use tokio::net::TcpListener;
+use tokio::sync::{Barrier, Notify};
+
+use super::*;
+use crate::track;
+
+/// What the server does to one request.
+enum Reply {
+    /// Answers with this status, `Retry-After: 0` and this body.
+    Say(u16, &'static str),
+    /// Answers 200 with this body, marked as a replay.
+    Replay(&'static str),
+    /// Sends the head of a 200 and breaks the connection off.
+    HangUp,
+    /// Says nothing, until the phone gives up.
+    Silence,
+}
+
+use Reply::{HangUp, Replay, Say, Silence};
+
+const ONE: &str = r#"{"success":true,"processedCount":1}"#;
+const TWO: &str = r#"{"success":true,"processedCount":2}"#;
+
+/// One request as the server saw it.
+#[derive(Clone, Debug, PartialEq)]
+struct Seen {
+    path: String,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+#[derive(Default)]
+struct Script {
+    replies: Mutex<VecDeque<Reply>>,
+    seen: Mutex<Vec<Seen>>,
+}
+
+impl Script {
+    fn seen(&self) -> Vec<Seen> {
+        self.seen.lock().expect("no test thread panics with the lock").clone()
+    }
+}
+
+async fn follow(
+    State(script): State<Arc<Script>>,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
+    script.seen.lock().expect("unpoisoned").push(Seen { path: uri.path().to_owned(), headers, body });
+    let reply = script.replies.lock().expect("unpoisoned").pop_front();
+    let response = |status: u16| Response::builder().status(status).header("retry-after", "0");
+    let response = match reply.unwrap_or(Say(400, "the script is over")) {
+        Say(status, body) => response(status).body(body.into()),
+        Replay(body) => response(200).header("idempotency-replayed", "true").body(body.into()),
+        HangUp => {
+            let broken = stream::iter([Ok("{"), Err(io::Error::other("hang-up"))]);
+            response(200).body(Body::from_stream(broken))
+        }
+        Silence => future::pending().await,
+    };
+    response.expect("the response is valid")
+}
+
+async fn serve(router: Router) -> Url {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let address = listener.local_addr().expect("a bound listener has an address");
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    Url::parse(&format!("http://{address}")).expect("an address")
+}
+
+async fn gateway(replies: impl IntoIterator<Item = Reply>) -> (Url, Arc<Script>) {
+    let replies = Mutex::new(replies.into_iter().collect());
+    let script = Arc::new(Script { replies, seen: Mutex::default() });
+    (serve(Router::new().fallback(follow).with_state(Arc::clone(&script))).await, script)
+}
+
+fn settings(gateways: impl IntoIterator<Item = Url>) -> Settings {
+    Settings {
+        backoff_min: Duration::from_millis(1),
+        backoff_max: Duration::from_millis(2),
+        attempts_max: 8,
+        ..Settings::new(gateways.into_iter().collect(), "secret".to_owned())
+    }
+}
+
+fn phone(settings: Settings) -> Phone {
+    Phone::new(settings).expect("the settings are valid")
+}
+
+/// Uploads of so many locations each.
+fn uploads<const N: usize>(lengths: [usize; N]) -> Vec<Upload> {
+    let point = r#"<wpt lat="48.2081743" lon="16.3738189"><time>2026-03-14T09:26:53Z</time></wpt>"#;
+    let points = |length| format!(r#"<gpx version="1.1">{}</gpx>"#, point.repeat(length));
+    let points = |length| track::read(points(length).as_bytes()).expect("the test's GPX is valid").points;
+    lengths.map(|length| Upload::new("phone", &points(length))).into()
+}
+
+async fn play(phone: &Phone, uploads: &[Upload], twice: bool) -> Summary {
+    phone.play(uploads, twice, |_| ()).await
+}
+
+fn only_failure(summary: &Summary) -> String {
+    assert_eq!(summary.failures.len(), 1, "{summary:?}");
+    summary.failures[0].1.to_string()
+}
+
+#[tokio::test]
+async fn an_upload_is_tried_with_the_same_key_and_the_same_bytes_until_it_is_answered() {
+    let (url, script) =
+        gateway([Say(503, ""), Say(202, "{}"), Say(429, ""), HangUp, Say(500, ""), Replay(TWO)]).await;
+    let uploads = uploads([2]);
+    let summary = play(&phone(settings([url])), &uploads, false).await;
+
+    let expected = Summary { uploads: 1, attempts: 6, replays: 1, locations: 2, ..Summary::default() };
+    assert_eq!(summary, expected);
+    let seen = script.seen();
+    assert_eq!(seen.len(), 6);
+    assert!(seen.iter().all(|request| *request == seen[0]), "{seen:?}");
+    assert_eq!(seen[0].path, "/api/v1/locations/batch");
+    assert_eq!(seen[0].body, uploads[0].body);
+    assert_eq!(seen[0].headers["idempotency-key"], format!("\"{}\"", uploads[0].key));
+    assert_eq!(seen[0].headers["x-api-key"], "secret");
+    assert_eq!(seen[0].headers["content-type"], "application/json");
+    assert!(!seen[0].headers.contains_key("prefer"));
+}
+
+#[tokio::test]
+async fn a_silent_gateway_is_timed_out_and_tried_again() {
+    let (url, script) = gateway([Silence, Say(200, ONE)]).await;
+    let hasty = Settings { request_timeout: Duration::from_millis(200), ..settings([url]) };
+    let summary = play(&phone(hasty), &uploads([1]), false).await;
+    assert_eq!((summary.attempts, summary.locations), (2, 1));
+    assert_eq!(script.seen()[0], script.seen()[1]);
+    assert_eq!(script.seen()[0].path, "/api/v1/locations");
+}
+
+#[tokio::test]
+async fn a_retry_goes_to_the_next_gateway() {
+    // The first refuses connections, the second hangs up on them.
+    let refusing = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let hanging_up = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let [first, second] = [&refusing, &hanging_up].map(|listener| {
+        let address = listener.local_addr().expect("a bound listener has an address");
+        Url::parse(&format!("http://{address}/")).expect("an address")
+    });
+    drop(refusing);
+    tokio::spawn(async move { while hanging_up.accept().await.is_ok() {} });
+    let (third, script) = gateway([Say(503, ""), Say(200, ONE)]).await;
+
+    let reasons = Mutex::new(Vec::new());
+    let phone = phone(settings([first, second, third]));
+    let summary = phone
+        .play(&uploads([1]), false, |progress| {
+            if let Progress::Pausing { reason, .. } = progress {
+                reasons.lock().expect("unpoisoned").push(reason.to_owned());
+            }
+        })
+        .await;
+    assert_eq!((summary.attempts, summary.locations), (6, 1));
+    assert_eq!(script.seen().len(), 2);
+    let round = ["cannot connect", "the connection was lost"];
+    assert_eq!(*reasons.lock().expect("unpoisoned"), [&round[..], &["503"], &round[..]].concat());
+}
+
+#[tokio::test]
+async fn a_permanent_answer_is_not_tried_again_and_shown_with_code_and_detail() {
+    for (status, body, shown) in [
+        (
+            401,
+            r#"{"code":"unauthorized","detail":"no valid API key"}"#,
+            "refused: 401 unauthorized: no valid API key",
+        ),
+        (422, "", "refused: 422"),
+        (307, "", "refused: 307"),
+    ] {
+        let (url, script) = gateway([Say(status, body)]).await;
+        let summary = play(&phone(settings([url])), &uploads([1]), true).await;
+        assert_eq!(only_failure(&summary), shown);
+        assert_eq!((summary.attempts, summary.locations, script.seen().len()), (1, 0, 1));
+    }
+}
+
+#[tokio::test]
+async fn an_upload_is_given_up_after_the_most_attempts() {
+    let (url, script) = gateway((0..9).map(|_| Say(503, ""))).await;
+    let summary = play(&phone(settings([url])), &uploads([1]), false).await;
+    assert_eq!(only_failure(&summary), "gave up after 8 attempts; the last: 503");
+    assert_eq!(script.seen().len(), 8);
+}
+
+#[tokio::test]
+async fn an_upload_is_given_up_at_once_when_the_next_attempt_would_come_after_the_deadline() {
+    let (url, script) = gateway([Say(503, ""), Say(200, ONE)]).await;
+    let hour = Duration::from_secs(3600);
+    let patient = Settings { backoff_min: hour, backoff_max: hour, ..settings([url]) };
+    let summary = play(&phone(patient), &uploads([1]), false).await;
+    assert_eq!(only_failure(&summary), "gave up after 1 attempts; the last: 503");
+    assert_eq!(script.seen().len(), 1);
+}
+
+#[tokio::test]
+async fn a_success_that_does_not_confirm_all_locations_is_a_failure() {
+    for body in [ONE, "", "{}", r#"{"success":false,"processedCount":2}"#] {
+        let (url, _) = gateway([Say(200, body)]).await;
+        let summary = play(&phone(settings([url])), &uploads([2]), false).await;
+        assert!(only_failure(&summary).starts_with("sent 2 locations, but the answer is: 200"));
+        assert_eq!(summary.locations, 0);
+    }
+}
+
+#[tokio::test]
+async fn twice_sends_a_copy_to_the_gateway_after_the_one_that_answered_and_counts_its_replay() {
+    let (first, first_script) = gateway([Say(202, "")]).await;
+    let (second, second_script) = gateway([Say(200, TWO)]).await;
+    let (third, third_script) = gateway([Replay(TWO)]).await;
+    let summary = play(&phone(settings([first, second, third])), &uploads([2]), true).await;
+
+    let expected = Summary { uploads: 1, attempts: 3, replays: 1, locations: 2, ..Summary::default() };
+    assert_eq!(summary, expected);
+    let seen = [first_script, second_script, third_script].map(|script| script.seen());
+    for request in &seen {
+        assert_eq!(request.len(), 1);
+        assert_eq!(request[0].body, seen[0][0].body);
+        assert_eq!(request[0].headers["idempotency-key"], seen[0][0].headers["idempotency-key"]);
+    }
+}
+
+#[tokio::test]
+async fn a_copy_that_is_answered_differently_is_a_failure() {
+    let other = r#"{"success":true,"processedCount":1 }"#;
+    for (reply, shown) in [
+        (Replay(other), format!("answered differently: first 200 {ONE}, then 200 {other}")),
+        (Say(422, "used"), format!("answered differently: first 200 {ONE}, then 422 used")),
+    ] {
+        let (url, _) = gateway([Say(200, ONE), reply]).await;
+        let summary = play(&phone(settings([url])), &uploads([1]), true).await;
+        assert_eq!(only_failure(&summary), shown);
+        assert_eq!((summary.attempts, summary.locations), (2, 1));
+    }
+}
+
+#[tokio::test]
+async fn the_wait_is_asked_for_when_it_is_set() {
+    let (url, script) = gateway([Say(200, ONE)]).await;
+    play(&phone(Settings { wait_secs: Some(7), ..settings([url]) }), &uploads([1]), false).await;
+    assert_eq!(script.seen()[0].headers["prefer"], "wait=7");
+}
+
+#[tokio::test]
+async fn as_many_uploads_as_allowed_are_under_way_at_once() {
+    /// Lets nobody pass before three have come, and counts those inside: now, and at most.
+    struct Gate {
+        barrier: Barrier,
+        inside: Mutex<(usize, usize)>,
+    }
+    async fn pass(State(gate): State<Arc<Gate>>) -> &'static str {
+        {
+            let mut inside = gate.inside.lock().expect("unpoisoned");
+            inside.0 += 1;
+            inside.1 = inside.1.max(inside.0);
+        }
+        gate.barrier.wait().await;
+        gate.inside.lock().expect("unpoisoned").0 -= 1;
+        ONE
+    }
+    let gate = Arc::new(Gate { barrier: Barrier::new(3), inside: Mutex::default() });
+    let url = serve(Router::new().fallback(pass).with_state(Arc::clone(&gate))).await;
+    let three = Settings { concurrency: 3, ..settings([url]) };
+    let summary = play(&phone(three), &uploads([1; 12]), false).await;
+    assert_eq!((summary.uploads, summary.attempts, summary.locations), (12, 12, 12));
+    assert_eq!(gate.inside.lock().expect("unpoisoned").1, 3);
+}
+
+#[tokio::test]
+async fn a_stopped_play_ends_at_once_with_what_it_has() {
+    let (url, _) = gateway([Say(200, TWO), Silence]).await;
+    let finished = Notify::new();
+    let one_by_one = Settings { concurrency: 1, ..settings([url]) };
+    let summary = phone(one_by_one)
+        .play_until(&uploads([2, 2, 2]), false, finished.notified(), |progress| {
+            if let Progress::Finished(_) = progress {
+                finished.notify_one();
+            }
+        })
+        .await;
+    let expected = Summary { uploads: 1, attempts: 1, locations: 2, unfinished: 2, ..Summary::default() };
+    assert_eq!(summary, expected);
+}
+
+#[tokio::test]
+async fn a_play_can_run_in_a_task_of_its_own() {
+    let (url, _) = gateway([Say(200, ONE)]).await;
+    let play = tokio::spawn(async move { phone(settings([url])).play(&uploads([1]), false, |_| ()).await });
+    assert_eq!(play.await.expect("the task ends well").locations, 1);
+}
+
+#[test]
+fn bad_settings_make_no_phone() {
+    assert!(Phone::new(settings([])).is_err());
+}

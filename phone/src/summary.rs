@@ -1,0 +1,181 @@
+//! What became of the uploads.
+
+use comfy_table::{Table, presets};
+use serde_json::{Value, json};
+
+/// The most failures that are listed; the rest is only counted.
+pub const LISTED_MAX: usize = 20;
+
+/// Why an upload failed.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Failure {
+    /// A permanent answer, in words.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// No final answer within the attempts and the time allowed.
+    #[error("gave up after {attempts} attempts; the last: {last}")]
+    GaveUp {
+        /// How many attempts were made for this answer.
+        attempts: u32,
+        /// What came of the last one.
+        last: String,
+    },
+    /// A 200 that does not confirm the locations sent.
+    #[error("sent {sent} locations, but the answer is: {answer}")]
+    Unconfirmed {
+        /// How many locations the upload has.
+        sent: usize,
+        /// The answer in words.
+        answer: String,
+    },
+    /// The copy sent on purpose got another status or other bytes than the first.
+    #[error("answered differently: first {first}, then {then}")]
+    AnsweredDifferently {
+        /// The first answer in words.
+        first: String,
+        /// The second answer in words.
+        then: String,
+    },
+}
+
+/// What became of one upload.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Outcome {
+    /// The upload's place among those played, from 0. (Its key is nothing to print.)
+    pub ordinal: usize,
+    /// HTTP requests made for it.
+    pub attempts: u64,
+    /// Answers marked `Idempotency-Replayed: true`.
+    pub replays: u64,
+    /// Locations confirmed, once per upload however often it is sent.
+    pub locations: u64,
+    /// What went wrong, if anything did.
+    pub failure: Option<Failure>,
+}
+
+/// The sum of all outcomes.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Summary {
+    /// Uploads brought to an end, good or bad.
+    pub uploads: u64,
+    /// HTTP requests made for them.
+    pub attempts: u64,
+    /// Answers marked `Idempotency-Replayed: true`.
+    pub replays: u64,
+    /// Sum of the `processedCount` of the uploads, copies not counted.
+    pub locations: u64,
+    /// The failed uploads: place from 0, and why.
+    pub failures: Vec<(usize, Failure)>,
+    /// Uploads not brought to an end because the play was stopped.
+    pub unfinished: usize,
+}
+
+impl Summary {
+    /// Adds one upload's outcome.
+    pub fn add(&mut self, outcome: Outcome) {
+        self.uploads += 1;
+        self.attempts += outcome.attempts;
+        self.replays += outcome.replays;
+        self.locations += outcome.locations;
+        self.failures.extend(outcome.failure.map(|failure| (outcome.ordinal, failure)));
+    }
+
+    /// The table shown at the end, followed by a line for each failure. `left_out` is the number of points
+    /// without a time.
+    #[must_use]
+    pub fn table(&self, left_out: usize) -> String {
+        let mut table = Table::new();
+        table.load_preset(presets::UTF8_FULL_CONDENSED);
+        table.set_header(["uploads", "attempts", "replays", "locations", "failures", "points left out"]);
+        table.add_row([
+            self.uploads.to_string(),
+            self.attempts.to_string(),
+            self.replays.to_string(),
+            self.locations.to_string(),
+            self.failures.len().to_string(),
+            left_out.to_string(),
+        ]);
+        let mut lines = vec![table.to_string()];
+        if self.unfinished > 0 {
+            lines.push(format!("stopped: {} uploads not finished", self.unfinished));
+        }
+        lines.extend(self.listed().map(|(ordinal, failure)| format!("upload {ordinal}: {failure}")));
+        if self.failures.len() > LISTED_MAX {
+            lines.push(format!("and {} more failures", self.failures.len() - LISTED_MAX));
+        }
+        lines.join("\n")
+    }
+
+    /// The same as one JSON object, for scripts.
+    #[must_use]
+    pub fn json(&self, left_out: usize) -> Value {
+        let listed: Vec<Value> = self
+            .listed()
+            .map(|(ordinal, why)| json!({"upload": ordinal, "reason": why.to_string()}))
+            .collect();
+        json!({
+            "uploads": self.uploads,
+            "attempts": self.attempts,
+            "replays": self.replays,
+            "locations": self.locations,
+            "failures": self.failures.len(),
+            "unfinished": self.unfinished,
+            "pointsLeftOut": left_out,
+            "failed": listed,
+        })
+    }
+
+    /// The first failures, numbered from 1 as people count.
+    fn listed(&self) -> impl Iterator<Item = (usize, &Failure)> {
+        self.failures.iter().take(LISTED_MAX).map(|(ordinal, failure)| (ordinal + 1, failure))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn summary() -> Summary {
+        let mut summary = Summary { unfinished: 2, ..Summary::default() };
+        summary.add(Outcome { ordinal: 0, attempts: 3, replays: 1, locations: 50, failure: None });
+        let failure = Some(Failure::Refused("401 unauthorized".to_owned()));
+        summary.add(Outcome { ordinal: 1, attempts: 4, replays: 0, locations: 0, failure });
+        summary
+    }
+
+    #[test]
+    fn outcomes_add_up_and_the_json_says_so() {
+        assert_eq!(
+            summary().json(7),
+            json!({
+                "uploads": 2, "attempts": 7, "replays": 1, "locations": 50, "failures": 1, "unfinished": 2,
+                "pointsLeftOut": 7, "failed": [{"upload": 2, "reason": "refused: 401 unauthorized"}],
+            })
+        );
+    }
+
+    #[test]
+    fn the_table_shows_every_sum_and_every_failure() {
+        let table = summary().table(7);
+        let row = table.lines().find(|line| line.contains("50")).expect("the row of numbers is there");
+        let numbers: Vec<&str> =
+            row.split(['│', '┆']).map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        assert_eq!(numbers, ["2", "7", "1", "50", "1", "7"]);
+        assert!(
+            table.ends_with("stopped: 2 uploads not finished\nupload 2: refused: 401 unauthorized"),
+            "{table}"
+        );
+    }
+
+    #[test]
+    fn a_long_list_of_failures_is_cut() {
+        let mut summary = summary();
+        for ordinal in 2..40 {
+            let failure = Some(Failure::Refused("401".to_owned()));
+            summary.add(Outcome { ordinal, attempts: 1, replays: 0, locations: 0, failure });
+        }
+        assert!(summary.table(0).ends_with("and 19 more failures"));
+        assert_eq!(summary.json(0)["failed"].as_array().map(Vec::len), Some(LISTED_MAX));
+        assert_eq!(summary.json(0)["failures"], 39);
+    }
+}
