@@ -1,0 +1,98 @@
+//! The answer: the finalized state of a key, as the table, the results topic and every cache hold it.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+use crate::clock::JournalTime;
+use crate::fingerprint::Fingerprint;
+
+/// Where a record stands in the journal. Unique for ever, since partitions and offsets are never reused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Position {
+    /// Partition of `location-uploads`.
+    pub partition: i32,
+    /// Offset in that partition.
+    pub offset: i64,
+}
+
+/// What a key stands for during one window. Made once, by the consumer, in the transaction that persists the upload.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyState {
+    /// The account the key belongs to.
+    pub account: Uuid,
+    /// Of the upload that claimed the key.
+    pub fingerprint: Fingerprint,
+    /// HTTP status of every answer in the window.
+    pub status: u16,
+    /// Body of every answer in the window, byte for byte. Never made again from parts: an older build may have written
+    /// it differently.
+    pub body: Bytes,
+    /// Start of the window: journal time of the record that claimed the key.
+    pub accepted_at: JournalTime,
+    /// End of the window, exclusive.
+    pub expires_at: JournalTime,
+    /// The record that claimed the key.
+    pub source: Position,
+}
+
+impl KeyState {
+    /// Whether the window is still open at `time`. A time before the window counts as inside: a broker's clock may step
+    /// back, and the key is claimed all the same (design, section 6.2).
+    #[must_use]
+    pub fn is_open_at(&self, time: JournalTime) -> bool {
+        time < self.expires_at
+    }
+
+    /// Whether the window contains `time`.
+    #[must_use]
+    pub fn contains(&self, time: JournalTime) -> bool {
+        self.accepted_at <= time && self.is_open_at(time)
+    }
+}
+
+/// The body of the answer to an accepted upload of `count` locations, the only place where it is made.
+#[must_use]
+pub fn body(count: usize) -> Bytes {
+    Bytes::from(format!(r#"{{"success":true,"processedCount":{count}}}"#))
+}
+
+/// The `processedCount` in a stored body; `None` if a build unknown to this one wrote it in another way.
+#[must_use]
+pub fn processed_count(body: &[u8]) -> Option<u64> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Body {
+        processed_count: u64,
+    }
+    serde_json::from_slice::<Body>(body).ok().map(|body| body.processed_count)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_body_is_the_one_promised() {
+        assert_eq!(&body(7)[..], br#"{"success":true,"processedCount":7}"#);
+        assert_eq!(processed_count(&body(7)), Some(7));
+        assert_eq!(processed_count(b"{}"), None);
+    }
+
+    #[test]
+    fn a_window_contains_its_start_and_not_its_end() {
+        let state = KeyState {
+            account: Uuid::nil(),
+            fingerprint: Fingerprint([0; 32]),
+            status: 200,
+            body: body(1),
+            accepted_at: JournalTime(100),
+            expires_at: JournalTime(200),
+            source: Position { partition: 0, offset: 0 },
+        };
+        assert_eq!(
+            [99, 100, 199, 200].map(|t| (state.contains(JournalTime(t)), state.is_open_at(JournalTime(t)))),
+            [(false, true), (true, true), (true, true), (false, false)]
+        );
+    }
+}

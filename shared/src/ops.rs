@@ -1,0 +1,147 @@
+//! The second listener of each program: `/livez`, `/readyz` and `/metrics`, for operators only.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context as _;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use axum::{Json, Router};
+use metrics_exporter_prometheus::PrometheusHandle;
+use serde::Serialize;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// What a dependency is like at this moment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Dependency {
+    /// Whether it works.
+    pub up: bool,
+    /// Whether the program is not ready without it.
+    pub required: bool,
+    /// Why it is down, or what it is doing; empty when there is nothing to tell.
+    pub detail: String,
+}
+
+/// The state of all dependencies; each part of the program reports its own. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Readiness(Arc<Mutex<BTreeMap<&'static str, Dependency>>>);
+
+impl Readiness {
+    /// Registers a dependency as down until reported otherwise. A program is ready when all required ones are up.
+    pub fn register(&self, name: &'static str, required: bool) {
+        self.update(name, |dependency| dependency.required = required);
+    }
+
+    /// Reports that a dependency works.
+    pub fn up(&self, name: &'static str) {
+        self.update(name, |dependency| {
+            dependency.up = true;
+            dependency.detail.clear();
+        });
+    }
+
+    /// Reports that a dependency does not work, and why. The text is for operators; no secret in it.
+    pub fn down(&self, name: &'static str, detail: impl ToString) {
+        let detail = detail.to_string();
+        self.update(name, |dependency| {
+            dependency.up = false;
+            dependency.detail = detail;
+        });
+    }
+
+    /// Whether every required dependency is up.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.snapshot().values().all(|dependency| dependency.up || !dependency.required)
+    }
+
+    fn snapshot(&self) -> BTreeMap<&'static str, Dependency> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn update(&self, name: &'static str, change: impl FnOnce(&mut Dependency)) {
+        let mut dependencies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let dependency = dependencies.entry(name).or_insert(Dependency {
+            up: false,
+            required: true,
+            detail: "starting".to_owned(),
+        });
+        let was_up = dependency.up;
+        change(dependency);
+        if dependency.up != was_up {
+            tracing::info!(
+                dependency = name,
+                up = dependency.up,
+                detail = dependency.detail,
+                "dependency changed"
+            );
+        }
+    }
+}
+
+/// Binds the listener, so that a port in use is told before anything else is started.
+///
+/// # Errors
+/// The address cannot be bound.
+pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
+}
+
+/// Serves the three pages until `stop`.
+///
+/// # Errors
+/// The listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    readiness: Readiness,
+    metrics: PrometheusHandle,
+    stop: CancellationToken,
+) -> anyhow::Result<()> {
+    let pages = Router::new()
+        .route("/livez", get(|| async { "alive\n" }))
+        .route("/readyz", get(readyz))
+        .with_state(readiness)
+        .route(
+            "/metrics",
+            get(move || {
+                metrics.run_upkeep();
+                std::future::ready(metrics.render())
+            }),
+        );
+    tracing::info!(address = %listener.local_addr()?, "operator pages listening");
+    axum::serve(listener, pages).with_graceful_shutdown(stop.cancelled_owned()).await?;
+    Ok(())
+}
+
+async fn readyz(State(readiness): State<Readiness>) -> impl IntoResponse {
+    #[derive(Serialize)]
+    struct Page {
+        ready: bool,
+        dependencies: BTreeMap<&'static str, Dependency>,
+    }
+    let ready = readiness.is_ready();
+    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, Json(Page { ready, dependencies: readiness.snapshot() }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_program_is_ready_when_all_it_requires_is_up() {
+        let readiness = Readiness::default();
+        readiness.register("kafka", true);
+        readiness.register("postgres", false);
+        assert!(!readiness.is_ready());
+        readiness.up("kafka");
+        assert!(readiness.is_ready());
+        readiness.down("kafka", "gone");
+        assert!(!readiness.is_ready());
+        assert_eq!(readiness.snapshot()["kafka"].detail, "gone");
+    }
+}

@@ -1,0 +1,242 @@
+//! Settings that programs share, and the one way to read them: arguments, then environment, then defaults.
+//!
+//! Every setting of a program is a field of one `clap` struct, so `--help` is the reference. [`read`] reports every
+//! fault at once.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use clap::builder::OsStringValueParser;
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Args, CommandFactory, Parser, ValueEnum};
+
+use crate::crash::CrashAt;
+
+/// Exit status for a bad configuration (`EX_CONFIG` of sysexits.h).
+pub const EXIT_CONFIG: i32 = 78;
+
+/// A program's settings: parsed field by field, then checked against each other.
+pub trait Settings: Parser + CommandFactory {
+    /// Faults that no single field shows, one sentence each.
+    fn faults(&self) -> Vec<String>;
+}
+
+/// Reads the settings of this process, or prints every fault and exits with 78 (0 after `--help` or `--version`).
+#[must_use]
+pub fn read<S: Settings>() -> S {
+    match parse::<S>(std::env::args_os().collect()) {
+        Ok(settings) => settings,
+        Err(Refused::Told(error)) => error.exit(),
+        Err(Refused::Faults(faults)) => {
+            for fault in &faults {
+                eprintln!("error: {fault}");
+            }
+            eprintln!("\nFor the bounds of each setting, try '--help'.");
+            std::process::exit(EXIT_CONFIG);
+        }
+    }
+}
+
+/// Why there are no settings.
+#[derive(Debug)]
+pub enum Refused {
+    /// `--help` or `--version` was asked for.
+    Told(clap::Error),
+    /// Everything that is wrong, one sentence each.
+    Faults(Vec<String>),
+}
+
+/// As [`read`], from the arguments given (the first is the program's name).
+///
+/// # Errors
+/// [`Refused`], with every fault rather than the first.
+pub fn parse<S: Settings>(arguments: Vec<OsString>) -> Result<S, Refused> {
+    let mut command = S::command();
+    let mut faults = Vec::new();
+    // clap stops at the first fault. So the argument at fault is made to accept anything, and parsing is tried again: it
+    // ends, since each round takes one argument out of play.
+    loop {
+        let error = match command.clone().try_get_matches_from(&arguments) {
+            Ok(matches) if faults.is_empty() => match S::from_arg_matches(&matches) {
+                Ok(settings) => {
+                    faults.extend(settings.faults());
+                    return if faults.is_empty() { Ok(settings) } else { Err(Refused::Faults(faults)) };
+                }
+                Err(error) => error,
+            },
+            Ok(_) => return Err(Refused::Faults(faults)),
+            Err(error) => error,
+        };
+        if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
+            return Err(Refused::Told(error));
+        }
+        faults.push(sentence(&error));
+        let Some(id) = argument_at_fault(&command, &error) else { return Err(Refused::Faults(faults)) };
+        command = command.mut_arg(id, |arg| arg.value_parser(OsStringValueParser::new()));
+    }
+}
+
+fn sentence(error: &clap::Error) -> String {
+    let text = error.to_string();
+    let text = text.strip_prefix("error: ").unwrap_or(&text);
+    let text = text.split("\n\nUsage:").next().unwrap_or(text);
+    let text = text.split("\n\nFor more information").next().unwrap_or(text);
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn argument_at_fault(command: &clap::Command, error: &clap::Error) -> Option<clap::Id> {
+    if !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
+        return None;
+    }
+    let Some(ContextValue::String(named)) = error.get(ContextKind::InvalidArg) else { return None };
+    command.get_arguments().find(|arg| arg.to_string() == *named).map(|arg| arg.get_id().clone())
+}
+
+/// A value parser: a duration such as `24h`, `500ms` or `1m 30s` within bounds.
+pub fn duration(
+    min: Duration,
+    max: Duration,
+) -> impl Fn(&str) -> Result<Duration, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        let duration = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+        if (min..=max).contains(&duration) {
+            return Ok(duration);
+        }
+        Err(format!(
+            "must be between {} and {}",
+            humantime::format_duration(min),
+            humantime::format_duration(max)
+        ))
+    }
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Where the journal is and how it must be kept.
+#[derive(Debug, Clone, Args)]
+pub struct KafkaSettings {
+    /// Kafka bootstrap servers, host:port, comma separated.
+    #[arg(long, env, default_value = "127.0.0.1:9092")]
+    pub kafka_brokers: String,
+
+    /// Put before the three topic names and the consumer group's name, so that installations can share a cluster.
+    #[arg(long, env, default_value = "")]
+    pub topic_prefix: String,
+
+    /// Partitions of each of the three topics. Fixed for the life of an installation: another count would move keys.
+    #[arg(long, env, default_value_t = 6, value_parser = clap::value_parser!(i32).range(1..=1000))]
+    pub partitions: i32,
+
+    /// How long a key is remembered, from the journal time of the record that claimed it [1s..=365d].
+    #[arg(long, env, default_value = "24h", value_parser = duration(SECOND, 365 * DAY))]
+    pub idempotency_ttl: Duration,
+
+    /// Longest outage of the consumer that the journal's retention must cover besides the TTL [1s..=365d].
+    #[arg(long, env, default_value = "6d", value_parser = duration(SECOND, 365 * DAY))]
+    pub consumer_outage_max: Duration,
+}
+
+/// Where the database is.
+#[derive(Debug, Clone, Args)]
+pub struct DatabaseSettings {
+    /// PostgreSQL URL. The password in it is never logged.
+    #[arg(long, env, hide_env_values = true, default_value = "postgres://milepost@127.0.0.1:5433/milepost")]
+    pub database_url: String,
+}
+
+/// How the program tells what it does.
+#[derive(Debug, Clone, Args)]
+pub struct TelemetrySettings {
+    /// Which log lines to write: a level, or `tracing` directives such as `info,milepost_gateway=debug`.
+    #[arg(long, env = "MILEPOST_LOG", default_value = "info")]
+    pub log: String,
+
+    /// Form of log lines on standard error.
+    #[arg(long, env, value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+}
+
+/// Form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines: one JSON object a line.
+    Json,
+}
+
+/// Switches for tests only.
+#[derive(Debug, Clone, Args)]
+pub struct TestSettings {
+    /// For tests: how far this program's clock is ahead of the machine's, milliseconds (negative: behind).
+    #[arg(long, env, hide = true, default_value_t = 0, allow_negative_numbers = true)]
+    pub clock_offset_ms: i64,
+
+    /// For tests, in debug builds: die at a named crash point.
+    #[arg(long, env, hide = true)]
+    pub crash_at: Option<CrashAt>,
+}
+
+/// Parses a socket address setting; a value parser of its own so that the message says what is wanted.
+///
+/// # Errors
+/// The text is not `IP:PORT`.
+pub fn socket_address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "must be IP:PORT, such as 127.0.0.1:8080 or [::]:8080".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Example {
+        #[command(flatten)]
+        kafka: KafkaSettings,
+        #[arg(long, value_parser = socket_address)]
+        listen: Option<SocketAddr>,
+    }
+
+    impl Settings for Example {
+        fn faults(&self) -> Vec<String> {
+            (self.kafka.partitions == 13).then(|| "thirteen".to_owned()).into_iter().collect()
+        }
+    }
+
+    fn parse_example(arguments: &[&str]) -> Result<Example, Refused> {
+        parse(std::iter::once(&"example").chain(arguments).map(OsString::from).collect())
+    }
+
+    #[test]
+    fn every_fault_is_named_at_once() {
+        let Err(Refused::Faults(faults)) = parse_example(&[
+            "--partitions=0",
+            "--idempotency-ttl=1ms",
+            "--listen=nowhere",
+            "--topic-prefix=x",
+        ]) else {
+            panic!("accepted")
+        };
+        assert_eq!(faults.len(), 3, "{faults:?}");
+        assert!(faults.iter().any(|fault| fault.contains("--partitions") && fault.contains("1..=1000")));
+        assert!(faults.iter().any(|fault| fault.contains("--idempotency-ttl") && fault.contains("365days")));
+        assert!(faults.iter().any(|fault| fault.contains("--listen") && fault.contains("IP:PORT")));
+    }
+
+    #[test]
+    fn faults_between_fields_and_unknown_arguments_are_named() {
+        assert!(matches!(parse_example(&["--partitions=13"]), Err(Refused::Faults(f)) if f == ["thirteen"]));
+        assert!(
+            matches!(parse_example(&["--no-such"]), Err(Refused::Faults(f)) if f[0].contains("--no-such"))
+        );
+        assert!(matches!(parse_example(&["--help"]), Err(Refused::Told(_))));
+    }
+
+    #[test]
+    fn good_settings_are_read() {
+        let example = parse_example(&["--idempotency-ttl=1m 30s"]).unwrap();
+        assert_eq!(example.kafka.idempotency_ttl, Duration::from_secs(90));
+    }
+}

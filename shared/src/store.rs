@@ -1,0 +1,13 @@
+//! Every SQL statement of Milepost, by who runs it: the gateway reads ([`lookup`], [`api_keys`]), the consumer writes
+//! ([`batch`], [`progress`], [`partitions`]), the administrator manages ([`accounts`], [`migrate`]).
+//!
+//! Time is a bind value, never `now()`. Not found is `None`.
+
+pub mod accounts;
+pub mod api_keys;
+pub mod batch;
+pub mod connect;
+pub mod lookup;
+pub mod migrate;
+pub mod partitions;
+pub mod progress;

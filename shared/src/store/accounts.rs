@@ -1,0 +1,1 @@
+//! Accounts and their API keys, as the administrator manages them.

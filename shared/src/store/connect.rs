@@ -1,0 +1,32 @@
+//! How programs connect: every statement and every wait on the server has a bound, whatever happens to the client.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::PgConnectOptions;
+
+/// Options from a URL, with the server-side bounds set.
+///
+/// `statement` bounds each statement, and, with 5 seconds on top, an idle transaction: a client that vanished inside one
+/// must not hold its locks.
+///
+/// # Errors
+/// The URL cannot be parsed. The error does not quote it.
+pub fn options(url: &str, program: &str, statement: Duration) -> anyhow::Result<PgConnectOptions> {
+    let options = PgConnectOptions::from_str(url)
+        .map_err(|_| anyhow::anyhow!("DATABASE_URL is not a PostgreSQL URL"))?
+        .application_name(program)
+        .options([
+            ("statement_timeout", statement.as_millis().to_string()),
+            ("lock_timeout", statement.as_millis().to_string()),
+            ("idle_in_transaction_session_timeout", (statement.as_millis() + 5000).to_string()),
+            ("tcp_keepalives_idle", "15".to_owned()),
+            ("tcp_keepalives_interval", "5".to_owned()),
+            ("tcp_keepalives_count", "3".to_owned()),
+            ("timezone", "UTC".to_owned()),
+        ])
+        // A statement's text is the same every time; its time shows in spans and metrics.
+        .disable_statement_logging();
+    Ok(options)
+}

@@ -1,0 +1,1 @@
+//! Look-ups of keys, as the gateway makes them.

@@ -1,0 +1,40 @@
+//! The schema's version: made by the administrator, checked by the programs.
+
+use anyhow::Context as _;
+use sqlx::PgConnection;
+use sqlx::migrate::Migrator;
+
+static MIGRATOR: Migrator = sqlx::migrate!("../migrations");
+
+/// Brings the schema up to this build's version; nothing to do is success.
+///
+/// # Errors
+/// A migration fails, or one that was applied has been changed since.
+pub async fn migrate(connection: &mut PgConnection) -> anyhow::Result<()> {
+    MIGRATOR.run(connection).await.context("cannot migrate")
+}
+
+/// The version this build was made for.
+#[must_use]
+pub fn expected_version() -> i64 {
+    MIGRATOR.iter().map(|migration| migration.version).max().unwrap_or(0)
+}
+
+/// Refuses a database that this build's statements were not written for. A newer schema is accepted: migrations only add,
+/// so that programs can be upgraded one by one.
+///
+/// # Errors
+/// The schema is older than this build or absent, with the command that mends it; or the database cannot be read.
+pub async fn check_version(connection: &mut PgConnection) -> anyhow::Result<()> {
+    let found: Option<i64> = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
+        .fetch_one(connection)
+        .await
+        .context("cannot read the schema version; run 'milepost-admin migrate' if the database is new")?;
+    let expected = expected_version();
+    let found = found.unwrap_or(0);
+    anyhow::ensure!(
+        found >= expected,
+        "the database has schema version {found}, this build needs {expected}; run 'milepost-admin migrate'"
+    );
+    Ok(())
+}
