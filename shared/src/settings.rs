@@ -53,6 +53,8 @@ pub enum Refused {
 /// [`Refused`], with every fault rather than the first.
 pub fn parse<S: Settings>(arguments: Vec<OsString>) -> Result<S, Refused> {
     let mut command = S::command();
+    // Only a built command's arguments can be compared with the name in an error.
+    command.build();
     let mut faults = Vec::new();
     // clap stops at the first fault. So the argument at fault is made to accept anything, and parsing is tried again: it
     // ends, since each round takes one argument out of play.
