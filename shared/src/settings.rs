@@ -53,8 +53,6 @@ pub enum Refused {
 /// [`Refused`], with every fault rather than the first.
 pub fn parse<S: Settings>(arguments: Vec<OsString>) -> Result<S, Refused> {
     let mut command = S::command();
-    // Only a built command's arguments can be compared with the name in an error.
-    command.build();
     let mut faults = Vec::new();
     // clap stops at the first fault. So the argument at fault is made to accept anything, and parsing is tried again: it
     // ends, since each round takes one argument out of play.
@@ -92,7 +90,10 @@ fn argument_at_fault(command: &clap::Command, error: &clap::Error) -> Option<cla
         return None;
     }
     let Some(ContextValue::String(named)) = error.get(ContextKind::InvalidArg) else { return None };
-    command.get_arguments().find(|arg| arg.to_string() == *named).map(|arg| arg.get_id().clone())
+    // Only a built command's arguments can be spelled out, and only an unbuilt command can be changed.
+    let mut built = command.clone();
+    built.build();
+    built.get_arguments().find(|arg| arg.to_string() == *named).map(|arg| arg.get_id().clone())
 }
 
 /// A value parser: a duration such as `24h`, `500ms` or `1m 30s` within bounds.
@@ -105,12 +106,16 @@ pub fn duration(
         if (min..=max).contains(&duration) {
             return Ok(duration);
         }
-        Err(format!(
-            "must be between {} and {}",
-            humantime::format_duration(min),
-            humantime::format_duration(max)
-        ))
+        Err(format!("must be between {} and {}", in_words(min), in_words(max)))
     }
+}
+
+/// Days stay days: `humantime` would make months of them.
+fn in_words(duration: Duration) -> String {
+    if duration >= DAY && duration.as_secs().is_multiple_of(86_400) {
+        return format!("{}days", duration.as_secs() / 86_400);
+    }
+    humantime::format_duration(duration).to_string()
 }
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -223,7 +228,11 @@ mod tests {
         };
         assert_eq!(faults.len(), 3, "{faults:?}");
         assert!(faults.iter().any(|fault| fault.contains("--partitions") && fault.contains("1..=1000")));
-        assert!(faults.iter().any(|fault| fault.contains("--idempotency-ttl") && fault.contains("365days")));
+        assert!(
+            faults
+                .iter()
+                .any(|fault| fault.contains("--idempotency-ttl") && fault.contains("between 1s and 365days"))
+        );
         assert!(faults.iter().any(|fault| fault.contains("--listen") && fault.contains("IP:PORT")));
     }
 
