@@ -1,2 +1,24 @@
-test:
-	cargo test --workspace
+# The commands of Milepost. Settings go in the environment: GPX=file make run, GATEWAYS=2 CONSUMERS=2 make up.
+.DEFAULT_GOAL := help
+.PHONY: help run up down test check-compose clean
+
+help: ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: ## Run all of it and play a track (GPX=file); Ctrl-C stops it
+	@services/run
+
+up: ## Start all of it in the background (GATEWAYS=n CONSUMERS=n); its addresses and keys are in .dev/env
+	@services/up
+
+down: ## Stop it; the data stay
+	@services/down
+
+test: ## Check format and lints, run all tests on servers of their own
+	@tests/run
+
+check-compose: ## Check docker-compose.yml, as far as it can be without Docker
+	@services/check-compose
+
+clean: ## Stop it and remove what the others left: data, logs, downloads, builds
+	@services/clean
