@@ -1,1 +1,30 @@
-//! To be written.
+//! The harness of the end-to-end tests: real servers, the real programs, and readers of all they leave behind.
+//!
+//! A test starts a [`World`] on the shared [`Services`]: a database, topics, accounts and API keys of its own. In it it
+//! starts [`Program`]s, sends [`Post`]s through a [`Client`], waits with [`eventually`], and ends with
+//! [`World::finish`], which compares everything stored and emitted with what should be, and searches every log for the
+//! planted values. A test that ends in any other way has failed, and the ends of its logs are printed.
+
+mod client;
+mod eventually;
+mod kafka;
+mod planted;
+mod program;
+mod raw;
+mod server;
+mod services;
+mod subscriber;
+mod tables;
+mod world;
+
+pub use client::{Answer, Client, Post};
+pub use eventually::eventually;
+pub use kafka::{Kafka, Record};
+pub use planted::Planted;
+pub use program::{Program, Signal};
+pub use raw::Raw;
+pub use server::Server;
+pub use services::Services;
+pub use subscriber::{Fact, Subscriber};
+pub use tables::{DeadLetter, KeyRow, Progress, Stored, Tables};
+pub use world::{Account, Plan, World, exact};

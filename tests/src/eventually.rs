@@ -1,0 +1,30 @@
+//! The only waiting there is.
+
+use std::time::Duration;
+
+use anyhow::bail;
+use tokio::time::Instant;
+
+/// Between two looks at a condition.
+const POLL: Duration = Duration::from_millis(50);
+
+/// Waits until `condition` yields a value, looking again and again.
+///
+/// # Errors
+/// It has not within `deadline`, with `what` was waited for; or the condition itself fails.
+pub async fn eventually<T>(
+    deadline: Duration,
+    what: &str,
+    mut condition: impl AsyncFnMut() -> anyhow::Result<Option<T>>,
+) -> anyhow::Result<T> {
+    let end = Instant::now() + deadline;
+    loop {
+        if let Some(value) = condition().await? {
+            return Ok(value);
+        }
+        if Instant::now() >= end {
+            bail!("not within {deadline:?}: {what}");
+        }
+        tokio::time::sleep(POLL).await;
+    }
+}

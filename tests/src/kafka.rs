@@ -1,0 +1,229 @@
+//! What is in the topics, read by a client of the tests' own.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::client::DefaultClientContext;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::{Offset, TopicPartitionList};
+
+/// Longest wait for the cluster.
+const TIMEOUT: Duration = Duration::from_secs(20);
+
+/// A record of any topic.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Its partition.
+    pub partition: i32,
+    /// Its offset.
+    pub offset: i64,
+    /// When the broker appended it, milliseconds since 1970.
+    pub time: i64,
+    /// Its key.
+    pub key: Option<Vec<u8>>,
+    /// Its value.
+    pub value: Option<Vec<u8>>,
+    /// Its headers.
+    pub headers: BTreeMap<String, Vec<u8>>,
+}
+
+/// A cluster.
+#[derive(Debug, Clone)]
+pub struct Kafka {
+    brokers: String,
+}
+
+impl Kafka {
+    /// By its bootstrap servers.
+    #[must_use]
+    pub fn new(brokers: &str) -> Self {
+        Self { brokers: brokers.to_owned() }
+    }
+
+    fn config(&self) -> ClientConfig {
+        let mut config = ClientConfig::new();
+        config.set("bootstrap.servers", &self.brokers);
+        config
+    }
+
+    fn consumer(&self, group: &str) -> anyhow::Result<BaseConsumer> {
+        let mut config = self.config();
+        config.set("group.id", group).set("enable.auto.commit", "false").set("auto.offset.reset", "earliest");
+        config.set("fetch.wait.max.ms", "50").set("enable.partition.eof", "false");
+        Ok(config.create()?)
+    }
+
+    fn admin(&self) -> anyhow::Result<AdminClient<DefaultClientContext>> {
+        Ok(self.config().create()?)
+    }
+
+    /// The first offset and the next one of each partition.
+    ///
+    /// # Errors
+    /// The cluster cannot be asked, or the topic does not exist.
+    pub async fn ends(&self, topic: &str) -> anyhow::Result<Vec<(i64, i64)>> {
+        let (kafka, topic) = (self.clone(), topic.to_owned());
+        tokio::task::spawn_blocking(move || ends(&kafka.consumer("milepost-tests")?, &topic)).await?
+    }
+
+    /// Everything a topic holds now: by partition, in order.
+    ///
+    /// # Errors
+    /// It cannot be read within 20 seconds.
+    pub async fn read(&self, topic: &str) -> anyhow::Result<Vec<Record>> {
+        let (kafka, topic) = (self.clone(), topic.to_owned());
+        tokio::task::spawn_blocking(move || read(&kafka.consumer("milepost-tests")?, &topic)).await?
+    }
+
+    /// What a group has committed of a topic, by partition; `None` where it has not.
+    ///
+    /// # Errors
+    /// The cluster cannot be asked.
+    pub async fn committed(&self, group: &str, topic: &str) -> anyhow::Result<Vec<Option<i64>>> {
+        let (kafka, group, topic) = (self.clone(), group.to_owned(), topic.to_owned());
+        tokio::task::spawn_blocking(move || {
+            let consumer = kafka.consumer(&group)?;
+            let partitions = ends(&consumer, &topic)?.len();
+            let mut list = TopicPartitionList::new();
+            list.add_partition_range(&topic, 0, i32::try_from(partitions)? - 1);
+            let committed = consumer.committed_offsets(list, TIMEOUT)?;
+            let offset = |offset| if let Offset::Offset(offset) = offset { Some(offset) } else { None };
+            let mut committed: Vec<_> =
+                committed.elements().iter().map(|one| (one.partition(), offset(one.offset()))).collect();
+            committed.sort_unstable();
+            Ok(committed.into_iter().map(|(_, offset)| offset).collect())
+        })
+        .await?
+    }
+
+    /// Appends a record, anything at all. Returns where it stands.
+    ///
+    /// # Errors
+    /// It is not acknowledged.
+    pub async fn append(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+    ) -> anyhow::Result<i64> {
+        let producer: FutureProducer = self.config().set("acks", "all").set("linger.ms", "0").create()?;
+        let mut record = FutureRecord::<[u8], [u8]>::to(topic).partition(partition);
+        record.key = key;
+        record.payload = value;
+        let delivered = producer.send(record, TIMEOUT).await.map_err(|(error, _)| error)?;
+        Ok(delivered.offset)
+    }
+
+    /// Creates a topic.
+    ///
+    /// # Errors
+    /// The cluster refuses.
+    pub async fn create(&self, name: &str, partitions: i32, config: &[(&str, String)]) -> anyhow::Result<()> {
+        let topic = NewTopic::new(name, partitions, TopicReplication::Fixed(1));
+        let topic = config.iter().fold(topic, |topic, (setting, value)| topic.set(setting, value));
+        let created = self.admin()?.create_topics([&topic], &patience()).await?;
+        ensure!(created.iter().all(Result::is_ok), "cannot create {name}: {created:?}");
+        Ok(())
+    }
+
+    /// Removes the records of a partition before `offset`.
+    ///
+    /// # Errors
+    /// The cluster refuses.
+    pub async fn delete_records(&self, topic: &str, partition: i32, offset: i64) -> anyhow::Result<()> {
+        let mut list = TopicPartitionList::new();
+        list.add_partition_offset(topic, partition, Offset::Offset(offset))?;
+        self.admin()?.delete_records(&list, &patience()).await.context("cannot delete records")?;
+        Ok(())
+    }
+
+    /// Deletes a group with its offsets; it must have no members.
+    ///
+    /// # Errors
+    /// The cluster refuses.
+    pub async fn delete_group(&self, group: &str) -> anyhow::Result<()> {
+        let deleted = self.admin()?.delete_groups(&[group], &patience()).await?;
+        ensure!(deleted.iter().all(Result::is_ok), "cannot delete group {group}: {deleted:?}");
+        Ok(())
+    }
+
+    /// Deletes topics.
+    ///
+    /// # Errors
+    /// The cluster cannot be reached.
+    pub async fn delete_topics(&self, topics: &[&str]) -> anyhow::Result<()> {
+        self.admin()?.delete_topics(topics, &patience()).await?;
+        Ok(())
+    }
+}
+
+fn patience() -> AdminOptions {
+    AdminOptions::new().request_timeout(Some(TIMEOUT)).operation_timeout(Some(TIMEOUT))
+}
+
+fn ends(consumer: &BaseConsumer, topic: &str) -> anyhow::Result<Vec<(i64, i64)>> {
+    let metadata = consumer.fetch_metadata(Some(topic), TIMEOUT)?;
+    let partitions = metadata.topics().first().map_or(0, |topic| topic.partitions().len());
+    ensure!(partitions > 0, "there is no topic {topic}");
+    (0..i32::try_from(partitions)?)
+        .map(|partition| Ok(consumer.fetch_watermarks(topic, partition, TIMEOUT)?))
+        .collect()
+}
+
+/// Compaction may have removed the last record of a partition, so the consumer's position tells when it is read.
+fn read(consumer: &BaseConsumer, topic: &str) -> anyhow::Result<Vec<Record>> {
+    let ends: Vec<(i32, i64, i64)> = (0..)
+        .zip(ends(consumer, topic)?)
+        .map(|(partition, (first, next))| (partition, first, next))
+        .collect();
+    let wanted: Vec<_> = ends.iter().filter(|(_, first, next)| first < next).collect();
+    let mut list = TopicPartitionList::new();
+    for (partition, first, _) in &wanted {
+        list.add_partition_offset(topic, *partition, Offset::Offset(*first))?;
+    }
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    consumer.assign(&list)?;
+    let mut records = Vec::new();
+    let begun = std::time::Instant::now();
+    loop {
+        let position = consumer.position()?;
+        let at = |partition| match position.find_partition(topic, partition).map(|one| one.offset()) {
+            Some(Offset::Offset(offset)) => offset,
+            _ => -1,
+        };
+        if wanted.iter().all(|(partition, _, next)| at(*partition) >= *next) {
+            break;
+        }
+        ensure!(begun.elapsed() < TIMEOUT, "{topic} cannot be read within {TIMEOUT:?}");
+        if let Some(message) = consumer.poll(Duration::from_millis(100)) {
+            let message = message?;
+            if message.offset() < ends[usize::try_from(message.partition())?].2 {
+                records.push(record(&message));
+            }
+        }
+    }
+    records.sort_by_key(|record| (record.partition, record.offset));
+    Ok(records)
+}
+
+fn record(message: &rdkafka::message::BorrowedMessage<'_>) -> Record {
+    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+    Record {
+        partition: message.partition(),
+        offset: message.offset(),
+        time: message.timestamp().to_millis().unwrap_or(-1),
+        key: message.key().map(<[u8]>::to_vec),
+        value: message.payload().map(<[u8]>::to_vec),
+        headers: headers
+            .map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec()))
+            .collect(),
+    }
+}

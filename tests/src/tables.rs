@@ -1,0 +1,200 @@
+//! What is in the tables, read by their owner.
+
+use milepost_shared::answer::Position;
+use milepost_shared::clock::JournalTime;
+use milepost_shared::upload::{Location, Upload};
+use sqlx::postgres::PgRow;
+use sqlx::{PgPool, Row as _};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+/// An upload as its rows tell it: bit for bit, in the order of the ordinals.
+#[derive(Debug, Clone)]
+pub struct Stored {
+    /// Whose.
+    pub account: Uuid,
+    /// The record it came by.
+    pub source: Position,
+    /// Journal time of that record.
+    pub received_at: JournalTime,
+    /// Device and locations.
+    pub upload: Upload,
+}
+
+/// A row of `idempotency_keys`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KeyRow {
+    /// SHA-256, hex.
+    pub key_hash: String,
+    /// Whose.
+    pub account: Uuid,
+    /// SHA-256, hex.
+    pub fingerprint: String,
+    /// HTTP status of the answer.
+    pub status: i16,
+    /// Body of the answer.
+    pub body: Vec<u8>,
+    /// Start of the window.
+    pub accepted_at: JournalTime,
+    /// End of the window.
+    pub expires_at: JournalTime,
+    /// The record that claimed it.
+    pub source: Position,
+}
+
+/// A row of `dead_letters`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Where it stood in the journal.
+    pub position: Position,
+    /// The record's key.
+    pub key: Option<Vec<u8>>,
+    /// The record's value.
+    pub value: Option<Vec<u8>>,
+    /// Why it is here.
+    pub reason: String,
+}
+
+/// A row of `partition_progress`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Of the journal.
+    pub partition: i32,
+    /// The first record not persisted.
+    pub next_offset: i64,
+    /// The first record not emitted.
+    pub emitted_offset: i64,
+}
+
+/// The tables of one database.
+#[derive(Debug, Clone)]
+pub struct Tables {
+    /// The owner's connections, for statements of a test's own.
+    pub pool: PgPool,
+}
+
+impl Tables {
+    /// All uploads, in the order of the journal; each row of `locations` is in exactly one.
+    ///
+    /// # Errors
+    /// The database cannot be read, or the ordinals of an upload are not 0, 1, 2 and so on: a location is there twice or
+    /// missing.
+    pub async fn stored(&self) -> anyhow::Result<Vec<Stored>> {
+        let rows = sqlx::query(
+            "SELECT d.account_id, d.device, l.* FROM locations l JOIN devices d ON d.id = l.device_id \
+             ORDER BY l.source_partition, l.source_offset, l.ordinal, l.captured_at",
+        );
+        let mut stored: Vec<Stored> = Vec::new();
+        for row in rows.fetch_all(&self.pool).await? {
+            let source = source(&row)?;
+            if stored.last().is_none_or(|last| last.source != source) {
+                let upload = Upload { device: row.try_get("device")?, locations: Vec::new() };
+                let received_at = moment(&row, "received_at")?;
+                stored.push(Stored { account: row.try_get("account_id")?, source, received_at, upload });
+            }
+            let Some(last) = stored.last_mut() else { continue };
+            let ordinal = usize::try_from(row.try_get::<i32, _>("ordinal")?)?;
+            anyhow::ensure!(
+                ordinal == last.upload.locations.len(),
+                "location {ordinal} of {source:?} twice or gone"
+            );
+            last.upload.locations.push(location(&row)?);
+        }
+        Ok(stored)
+    }
+
+    /// All keys, in the order of the journal.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn keys(&self) -> anyhow::Result<Vec<KeyRow>> {
+        let rows = sqlx::query("SELECT * FROM idempotency_keys ORDER BY source_partition, source_offset");
+        let rows = rows.fetch_all(&self.pool).await?;
+        let key = |row: &PgRow| {
+            Ok(KeyRow {
+                key_hash: hex::encode(row.try_get::<Vec<u8>, _>("key_hash")?),
+                account: row.try_get("account_id")?,
+                fingerprint: hex::encode(row.try_get::<Vec<u8>, _>("fingerprint")?),
+                status: row.try_get("response_status")?,
+                body: row.try_get("response_body")?,
+                accepted_at: moment(row, "accepted_at")?,
+                expires_at: moment(row, "expires_at")?,
+                source: source(row)?,
+            })
+        };
+        rows.iter().map(key).collect()
+    }
+
+    /// All dead letters, in the order of the journal.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn dead_letters(&self) -> anyhow::Result<Vec<DeadLetter>> {
+        let rows = sqlx::query("SELECT * FROM dead_letters ORDER BY partition, \"offset\"");
+        let letter = |row: &PgRow| {
+            Ok(DeadLetter {
+                position: Position { partition: row.try_get("partition")?, offset: row.try_get("offset")? },
+                key: row.try_get("record_key")?,
+                value: row.try_get("record_value")?,
+                reason: row.try_get("reason")?,
+            })
+        };
+        rows.fetch_all(&self.pool).await?.iter().map(letter).collect()
+    }
+
+    /// How far the journal's partitions are persisted, those that have begun.
+    ///
+    /// # Errors
+    /// The database cannot be read.
+    pub async fn progress(&self) -> anyhow::Result<Vec<Progress>> {
+        let rows = sqlx::query("SELECT * FROM partition_progress ORDER BY topic, partition");
+        let progress = |row: &PgRow| {
+            Ok(Progress {
+                partition: row.try_get("partition")?,
+                next_offset: row.try_get("next_offset")?,
+                emitted_offset: row.try_get("emitted_offset")?,
+            })
+        };
+        rows.fetch_all(&self.pool).await?.iter().map(progress).collect()
+    }
+
+    /// Runs statements, as one text.
+    ///
+    /// # Errors
+    /// One of them fails.
+    pub async fn execute(&self, statements: &str) -> anyhow::Result<()> {
+        sqlx::raw_sql(statements).execute(&self.pool).await?;
+        Ok(())
+    }
+
+    /// The one number that a query tells.
+    ///
+    /// # Errors
+    /// It fails, or tells something else.
+    pub async fn number(&self, query: &str) -> anyhow::Result<i64> {
+        Ok(sqlx::query_scalar(query).fetch_one(&self.pool).await?)
+    }
+}
+
+fn source(row: &PgRow) -> anyhow::Result<Position> {
+    Ok(Position { partition: row.try_get("source_partition")?, offset: row.try_get("source_offset")? })
+}
+
+fn moment(row: &PgRow, column: &str) -> anyhow::Result<JournalTime> {
+    Ok(JournalTime::from_datetime(row.try_get::<OffsetDateTime, _>(column)?))
+}
+
+fn location(row: &PgRow) -> anyhow::Result<Location> {
+    Ok(Location {
+        timestamp: moment(row, "captured_at")?.0,
+        latitude: row.try_get("latitude")?,
+        longitude: row.try_get("longitude")?,
+        accuracy: row.try_get("accuracy")?,
+        altitude: row.try_get("altitude")?,
+        bearing: row.try_get("bearing")?,
+        speed: row.try_get("speed")?,
+        battery_level: row.try_get("battery_level")?,
+        provider: row.try_get("provider")?,
+        network_type: row.try_get("network_type")?,
+    })
+}

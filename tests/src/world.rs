@@ -1,0 +1,454 @@
+//! One test's world: its database, topics, accounts and programs.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use milepost_shared::topics::TopicNames;
+use milepost_shared::upload::Upload;
+use reqwest::Url;
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::{Connection as _, Executor as _};
+use tempfile::TempDir;
+use tokio::process::Command;
+use uuid::Uuid;
+
+use crate::client::Client;
+use crate::eventually;
+use crate::kafka::Kafka;
+use crate::planted::Planted;
+use crate::program::Program;
+use crate::server::free_port;
+use crate::services::Services;
+use crate::subscriber::{Fact, Subscriber};
+use crate::tables::Tables;
+
+/// Longest time until everything in the journal is persisted, emitted and committed.
+const SETTLED: Duration = Duration::from_secs(60);
+/// How much of a log is shown when its test fails, lines.
+const TAIL_LINES: usize = 60;
+
+/// What an installation is like.
+#[derive(Debug, Clone)]
+pub struct Plan {
+    /// `IDEMPOTENCY_TTL`.
+    pub ttl: Duration,
+    /// `CONSUMER_OUTAGE_MAX`.
+    pub consumer_outage_max: Duration,
+    /// `PARTITIONS`.
+    pub partitions: u16,
+}
+
+impl Default for Plan {
+    fn default() -> Self {
+        Self { ttl: Duration::from_secs(3600), consumer_outage_max: Duration::from_secs(3600), partitions: 3 }
+    }
+}
+
+/// An account with one API key.
+#[derive(Debug, Clone)]
+pub struct Account {
+    /// Its UUID.
+    pub id: Uuid,
+    /// Its name.
+    pub name: String,
+    /// The API key's secret.
+    pub secret: String,
+}
+
+/// Everything one test has for itself. Its database and topics are removed when it is dropped.
+#[derive(Debug)]
+pub struct World {
+    /// What the installation is like.
+    pub plan: Plan,
+    /// The servers it is on.
+    pub services: Services,
+    /// Put before its topics and its group.
+    pub prefix: String,
+    /// Its topics.
+    pub topics: TopicNames,
+    /// Its cluster.
+    pub kafka: Kafka,
+    /// Its tables.
+    pub tables: Tables,
+    /// What no log may hold.
+    pub planted: Planted,
+    /// The first account.
+    pub account: Account,
+    database: String,
+    secrets: Mutex<Vec<String>>,
+    logs: TempDir,
+    programs: AtomicU32,
+    finished: bool,
+}
+
+impl World {
+    /// A world as planned, on the servers that all tests share.
+    ///
+    /// # Errors
+    /// A server or `milepost-admin` fails.
+    pub async fn new(plan: Plan) -> anyhow::Result<Self> {
+        Self::on(Services::shared()?, plan).await
+    }
+
+    /// A world on servers of the test's own.
+    ///
+    /// # Errors
+    /// A server or `milepost-admin` fails.
+    pub async fn on(services: Services, plan: Plan) -> anyhow::Result<Self> {
+        let world = Self::without_topics(services, plan).await?;
+        world.administer(&["topics", "create"]).await?;
+        Ok(world)
+    }
+
+    /// A world whose topics are still to be created.
+    ///
+    /// # Errors
+    /// Postgres or `milepost-admin` fails.
+    pub async fn without_topics(services: Services, plan: Plan) -> anyhow::Result<Self> {
+        let database = format!("t{:016x}", rand::random::<u64>());
+        let mut owner =
+            PgConnection::connect(&services.database_url).await.context("Postgres is not there")?;
+        owner.execute(format!("CREATE DATABASE {database}").as_str()).await?;
+        let prefix = format!("{database}.");
+        let options: PgConnectOptions = services.database_url.parse()?;
+        let pool = PgPoolOptions::new().max_connections(3).connect_lazy_with(options.database(&database));
+        let mut world = Self {
+            plan,
+            topics: TopicNames::new(&prefix),
+            kafka: Kafka::new(&services.kafka),
+            tables: Tables { pool },
+            planted: Planted::new(),
+            account: Account { id: Uuid::nil(), name: String::new(), secret: String::new() },
+            database,
+            prefix,
+            services,
+            secrets: Mutex::default(),
+            logs: tempfile::tempdir()?,
+            programs: AtomicU32::new(0),
+            finished: false,
+        };
+        world.administer(&["migrate"]).await?;
+        world.account = world.new_account("first").await?;
+        Ok(world)
+    }
+
+    /// The name of its database.
+    #[must_use]
+    pub fn database(&self) -> &str {
+        &self.database
+    }
+
+    /// The URL of its database for a role.
+    ///
+    /// # Panics
+    /// Never: a URL that was connected to can be parsed.
+    #[must_use]
+    pub fn database_url(&self, role: &str) -> String {
+        let mut url: Url = self.services.database_url.parse().expect("it was connected to");
+        url.set_path(&self.database);
+        url.set_username(role).expect("a postgres URL has a user");
+        url.into()
+    }
+
+    /// The settings that all programs share.
+    fn environment(&self, role: &str) -> BTreeMap<String, String> {
+        let duration = |duration: Duration| format!("{}ms", duration.as_millis());
+        [
+            ("KAFKA_BROKERS", self.services.kafka.clone()),
+            ("TOPIC_PREFIX", self.prefix.clone()),
+            ("PARTITIONS", self.plan.partitions.to_string()),
+            ("IDEMPOTENCY_TTL", duration(self.plan.ttl)),
+            ("CONSUMER_OUTAGE_MAX", duration(self.plan.consumer_outage_max)),
+            ("DATABASE_URL", self.database_url(role)),
+            ("MILEPOST_LOG", "trace".to_owned()),
+        ]
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
+    }
+
+    /// Runs `milepost-admin`. What it writes to standard error goes to a log; standard output shows secrets.
+    ///
+    /// # Errors
+    /// It cannot be started, or has not ended within 40 seconds.
+    pub async fn admin(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        let mut command = Command::new(self.services.bin_dir.join("milepost-admin"));
+        command.args(arguments).env_clear().envs(self.environment("milepost")).kill_on_drop(true);
+        let output = tokio::time::timeout(Duration::from_secs(40), command.stdin(Stdio::null()).output());
+        let output = output.await.context("milepost-admin does not end")?.context("no milepost-admin")?;
+        std::fs::write(self.new_log("admin"), &output.stderr)?;
+        Ok(output)
+    }
+
+    /// Runs `milepost-admin` and returns what it prints.
+    ///
+    /// # Errors
+    /// It fails.
+    pub async fn administer(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        let output = self.admin(arguments).await?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "milepost-admin {arguments:?}: {}: {told}", output.status);
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// Makes an account with an API key.
+    ///
+    /// # Errors
+    /// `milepost-admin` fails.
+    pub async fn new_account(&self, name: &str) -> anyhow::Result<Account> {
+        self.administer(&["account", "create", name]).await?;
+        let id = sqlx::query_scalar("SELECT id FROM accounts WHERE name = $1");
+        let id: Uuid = id.bind(name).fetch_one(&self.tables.pool).await?;
+        Ok(Account { id, name: name.to_owned(), secret: self.new_secret(name).await? })
+    }
+
+    /// Makes one more API key for an account.
+    ///
+    /// # Errors
+    /// `milepost-admin` fails.
+    pub async fn new_secret(&self, account: &str) -> anyhow::Result<String> {
+        let told = self.administer(&["key", "create", account]).await?;
+        let secret = told.split_whitespace().find(|word| word.starts_with("mp_") && word.len() > 40);
+        let secret = secret.context("milepost-admin shows no secret")?.to_owned();
+        // The part behind the prefix, which is for display.
+        let hidden = secret.rsplit('_').next().unwrap_or_default().to_owned();
+        self.secrets.lock().expect("no test panics with the lock").push(hidden[..20].to_owned());
+        Ok(secret)
+    }
+
+    fn new_log(&self, name: &str) -> PathBuf {
+        self.logs.path().join(format!("{name}-{}.log", self.programs.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    fn program(&self, binary: &str, role: &str, listens: bool) -> anyhow::Result<Program> {
+        let log = self.new_log(binary);
+        let name = log.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let address = || anyhow::Ok(([127, 0, 0, 1], free_port()?).into());
+        let listen = if listens { Some(address()?) } else { None };
+        let binary = self.services.bin_dir.join(format!("milepost-{binary}"));
+        Program::new(name, binary, log, address()?, listen, self.environment(role))
+    }
+
+    /// A gateway that is not started yet.
+    ///
+    /// # Errors
+    /// There is no free port.
+    pub fn new_gateway(&self) -> anyhow::Result<Program> {
+        self.program("gateway", "milepost_gateway", true)
+    }
+
+    /// A consumer that is not started yet, impatient as tests are.
+    ///
+    /// # Errors
+    /// There is no free port.
+    pub fn new_consumer(&self) -> anyhow::Result<Program> {
+        let mut consumer = self.program("consumer", "milepost_consumer", false)?;
+        consumer.set("SESSION_TIMEOUT", "6s");
+        consumer.set("MAINTENANCE_INTERVAL", "500ms");
+        consumer.set("EXPIRY_GRACE", "1s");
+        consumer.set("BACKOFF_MAX", "500ms");
+        Ok(consumer)
+    }
+
+    /// A gateway that is ready.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub async fn gateway(&self) -> anyhow::Result<Program> {
+        let mut gateway = self.new_gateway()?;
+        gateway.start().await?;
+        Ok(gateway)
+    }
+
+    /// A consumer that is ready.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub async fn consumer(&self) -> anyhow::Result<Program> {
+        let mut consumer = self.new_consumer()?;
+        consumer.start().await?;
+        Ok(consumer)
+    }
+
+    /// The first account's client of a gateway.
+    ///
+    /// # Errors
+    /// The program is no gateway.
+    pub fn client(&self, gateway: &Program) -> anyhow::Result<Client> {
+        Client::new(gateway.listen.context("not a gateway")?, &self.account.secret)
+    }
+
+    /// Waits until the group has committed all of the journal: everything is persisted and emitted.
+    ///
+    /// # Errors
+    /// It has not within a minute, with how far it is.
+    pub async fn settled(&self) -> anyhow::Result<()> {
+        let group = TopicNames::group(&self.prefix);
+        let mut seen = String::new();
+        let settled = eventually(SETTLED, "all of the journal is committed", async || {
+            let ends = self.kafka.ends(&self.topics.uploads).await?;
+            let committed = self.kafka.committed(&group, &self.topics.uploads).await?;
+            seen = format!("ends {ends:?}, committed {committed:?}");
+            let done = |((first, next), committed): (&(i64, i64), &Option<i64>)| {
+                committed.unwrap_or(*first) >= *next
+            };
+            Ok(ends.iter().zip(&committed).all(done).then_some(()))
+        });
+        let settled = settled.await;
+        settled.with_context(|| seen)
+    }
+
+    /// The facts that a subscriber keeps, in order.
+    ///
+    /// # Errors
+    /// They cannot be read, or are not as promised.
+    pub async fn facts(&self) -> anyhow::Result<Vec<Fact>> {
+        let mut subscriber = Subscriber::default();
+        let mut kept = Vec::new();
+        for record in self.kafka.read(&self.topics.locations).await? {
+            let fact = Fact::read(&record)?;
+            if subscriber.accepts(fact.partition, fact.source_offset) {
+                kept.push(fact);
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Checks that exactly these uploads are stored, each as often as it is named, whole, bit for bit and in the order
+    /// sent; and that the facts tell the same.
+    ///
+    /// # Errors
+    /// It is not so.
+    pub async fn check(&self, expected: &[&Upload]) -> anyhow::Result<()> {
+        self.settled().await?;
+        let stored = self.tables.stored().await?;
+        let in_rows: Vec<_> =
+            stored.iter().map(|one| (one.account.to_string(), exact(&one.upload))).collect();
+        same(
+            "stored",
+            expected.iter().map(|upload| exact(upload)),
+            in_rows.iter().map(|(_, text)| text.clone()),
+        )?;
+        let facts = self.facts().await?;
+        same(
+            "facts of stored",
+            stored.iter().zip(&in_rows).map(|(one, (account, text))| {
+                format!("{}/{} {account} {text}", one.source.partition, one.source.offset)
+            }),
+            facts.iter().map(|fact| {
+                format!("{}/{} {} {}", fact.partition, fact.source_offset, fact.account, fact.upload())
+            }),
+        )?;
+        for fact in &facts {
+            ensure!(
+                fact.value["account"] == fact.account.as_str(),
+                "a fact's header and value differ: account"
+            );
+            ensure!(
+                fact.value["deviceId"] == fact.device.as_str(),
+                "a fact's header and value differ: device"
+            );
+        }
+        Ok(())
+    }
+
+    /// Searches every log for what was planted.
+    ///
+    /// # Errors
+    /// Something is there, with the line.
+    pub fn check_logs(&self) -> anyhow::Result<()> {
+        let secrets = self.secrets.lock().expect("no test panics with the lock");
+        let secrets: Vec<&str> = secrets.iter().map(String::as_str).collect();
+        for log in self.log_files()? {
+            if let Some(leak) = self.planted.leak(&log, &secrets)? {
+                anyhow::bail!("planted values in a log: {leak}");
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the test: [`check`](Self::check), and [`check_logs`](Self::check_logs).
+    ///
+    /// # Errors
+    /// One of them fails.
+    pub async fn finish(mut self, expected: &[&Upload]) -> anyhow::Result<()> {
+        self.check(expected).await?;
+        self.check_logs()?;
+        self.finished = true;
+        Ok(())
+    }
+
+    fn log_files(&self) -> anyhow::Result<Vec<PathBuf>> {
+        let mut logs: Vec<PathBuf> = std::fs::read_dir(self.logs.path())?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<anyhow::Result<_>>()?;
+        logs.sort();
+        Ok(logs)
+    }
+
+    async fn remove(&self) -> anyhow::Result<()> {
+        self.tables.pool.close().await;
+        let mut owner = PgConnection::connect(&self.services.database_url).await?;
+        owner.execute(format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.database).as_str()).await?;
+        let TopicNames { uploads, results, locations } = &self.topics;
+        self.kafka.delete_topics(&[uploads, results, locations]).await
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if !self.finished {
+            for log in self.log_files().unwrap_or_default() {
+                print_tail(&log);
+            }
+        }
+        let remove = async { tokio::time::timeout(Duration::from_secs(10), self.remove()).await };
+        // Best effort: the servers themselves are thrown away after the tests.
+        let _removed = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(remove));
+    }
+}
+
+fn print_tail(log: &Path) {
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text);
+    // librdkafka tells much, and what matters here is what the program did.
+    let lines: Vec<&str> = text.lines().filter(|line| !line.contains(" TRACE ")).collect();
+    eprintln!("---- the end of {}", log.file_name().unwrap_or_default().to_string_lossy());
+    for line in &lines[lines.len().saturating_sub(TAIL_LINES)..] {
+        eprintln!("{line}");
+    }
+}
+
+/// An upload as text, equal if and only if it is equal bit for bit.
+///
+/// # Panics
+/// Never: an upload is JSON.
+#[must_use]
+pub fn exact(upload: &Upload) -> String {
+    serde_json::to_value(upload).expect("an upload is JSON").to_string()
+}
+
+/// Compares without regard to order, and tells what is missing and what is too many.
+fn same(
+    what: &str,
+    wanted: impl Iterator<Item = String>,
+    found: impl Iterator<Item = String>,
+) -> anyhow::Result<()> {
+    let mut balance: BTreeMap<String, i32> = BTreeMap::new();
+    wanted.for_each(|one| *balance.entry(one).or_default() += 1);
+    found.for_each(|one| *balance.entry(one).or_default() -= 1);
+    let short =
+        |(text, count): (&String, &i32)| format!("{count:+} {}", text.chars().take(160).collect::<String>());
+    let wrong: Vec<String> = balance.iter().filter(|(_, count)| **count != 0).map(short).collect();
+    ensure!(
+        wrong.is_empty(),
+        "{what} is not as expected (+ is missing, - is too many), {} in all:\n{}",
+        wrong.len(),
+        wrong[..wrong.len().min(20)].join("\n")
+    );
+    Ok(())
+}

@@ -1,0 +1,1 @@
+//! Replays: whatever becomes of servers and programs, a retry gets the first answer.
