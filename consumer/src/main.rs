@@ -1,2 +1,221 @@
-//! To be written.
-fn main() {}
+//! `milepost-consumer`: composes the parts and runs sessions until a signal.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use milepost_consumer::emit::{EmitSettings, EmittedOffsets};
+use milepost_consumer::expire::{self, ExpireSettings};
+use milepost_consumer::metric;
+use milepost_consumer::persist::PersistSettings;
+use milepost_consumer::poll::PollSettings;
+use milepost_consumer::session::{self, Parts};
+use milepost_consumer::settings::ConsumerSettings;
+use milepost_shared::clock::Clock;
+use milepost_shared::crash::Crash;
+use milepost_shared::ops::{self, Readiness};
+use milepost_shared::settings::{self, EXIT_CONFIG};
+use milepost_shared::store::{connect, migrate};
+use milepost_shared::topics::{TopicAdmin, TopicNames};
+use milepost_shared::{shutdown, telemetry};
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::PgConnectOptions;
+use tokio_util::sync::CancellationToken;
+
+fn main() -> ExitCode {
+    let settings = settings::read::<ConsumerSettings>();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: cannot start: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = match runtime.block_on(run(settings)) {
+        Ok(code) => code,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "stopped by an error");
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    };
+    // A blocking Kafka request may be under way; it holds nothing that matters any more.
+    runtime.shutdown_timeout(Duration::from_secs(2));
+    code
+}
+
+async fn run(settings: ConsumerSettings) -> anyhow::Result<ExitCode> {
+    let metrics = telemetry::start(&settings.telemetry)?;
+    metric::describe();
+    let stop = shutdown::on_signal()?;
+    let readiness = Readiness::default();
+    for name in ["kafka", "postgres", "emission", "journal"] {
+        readiness.register(name, true);
+    }
+    readiness.up("emission");
+    readiness.up("journal");
+    let listener = ops::bind(settings.ops_listen).await?;
+    let serving = CancellationToken::new();
+    let pages = tokio::spawn(ops::serve(listener, readiness.clone(), metrics, serving.clone()));
+
+    let options =
+        connect::options(&settings.database.database_url, "milepost-consumer", settings.persist_timeout)?;
+    let code = match check(&settings, &options, &readiness, &stop).await {
+        Ok(true) => consume(&settings, options, readiness, &stop).await.map(|()| ExitCode::SUCCESS),
+        Ok(false) => Ok(ExitCode::SUCCESS),
+        Err(violation) => {
+            tracing::error!(error = format!("{violation:#}"), "bad configuration");
+            eprintln!("error: {violation:#}");
+            Ok(ExitCode::from(u8::try_from(EXIT_CONFIG)?))
+        }
+    };
+    serving.cancel();
+    pages.await.context("operator pages")??;
+    code
+}
+
+/// Checks schema and topics, waiting for servers that are not up yet. False if the program was stopped meanwhile.
+async fn check(
+    settings: &ConsumerSettings,
+    options: &PgConnectOptions,
+    readiness: &Readiness,
+    stop: &CancellationToken,
+) -> anyhow::Result<bool> {
+    let topics = TopicAdmin::new(&settings.kafka)?;
+    let mut delays = backoff(settings).build();
+    loop {
+        let describing = stop.run_until_cancelled(topics.describe(&settings.kafka));
+        let Some(described) = describing.await else { return Ok(false) };
+        match described {
+            Ok(actual) => {
+                milepost_shared::topics::refuse_violations(&settings.kafka, &actual)?;
+                readiness.up("kafka");
+                break;
+            }
+            Err(error) => readiness.down("kafka", format!("{error:#}")),
+        }
+        let delay = delays.next().unwrap_or(settings.backoff_max);
+        if stop.run_until_cancelled(tokio::time::sleep(delay)).await.is_none() {
+            return Ok(false);
+        }
+    }
+    let mut delays = backoff(settings).build();
+    loop {
+        match stop.run_until_cancelled(options.connect()).await {
+            None => return Ok(false),
+            Some(Ok(mut connection)) => {
+                migrate::check_version(&mut connection).await?;
+                readiness.up("postgres");
+                return Ok(true);
+            }
+            Some(Err(_)) => readiness.down("postgres", "cannot connect"),
+        }
+        let delay = delays.next().unwrap_or(settings.backoff_max);
+        if stop.run_until_cancelled(tokio::time::sleep(delay)).await.is_none() {
+            return Ok(false);
+        }
+    }
+}
+
+fn backoff(settings: &ConsumerSettings) -> ExponentialBuilder {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100).min(settings.backoff_max))
+        .with_max_delay(settings.backoff_max)
+        .with_jitter_seed(rand::random())
+        .without_max_times()
+}
+
+/// Runs sessions, one after the other, with maintenance beside them.
+async fn consume(
+    settings: &ConsumerSettings,
+    options: PgConnectOptions,
+    readiness: Readiness,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let parts = parts(settings, options, readiness);
+    let ending = CancellationToken::new();
+    let expiring = tokio::spawn(expire::run(
+        expire_settings(settings),
+        parts.options.clone(),
+        Clock::new(settings.test.clock_offset_ms),
+        parts.emitted.clone(),
+        ending.clone(),
+    ));
+    let result = sessions(settings, &parts, stop).await;
+    ending.cancel();
+    expiring.await.context("maintenance")?;
+    result
+}
+
+async fn sessions(
+    settings: &ConsumerSettings,
+    parts: &Parts,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let partitions = usize::try_from(settings.kafka.partitions)?;
+    let mut delays = backoff(settings).build();
+    let mut begun = tokio::time::Instant::now();
+    while !stop.is_cancelled() {
+        let Err(error) = session::run(parts, partitions, stop).await else { continue };
+        if !error.heals() {
+            return Err(error.into());
+        }
+        tracing::warn!(%error, "session ended; another one starts from what is persisted");
+        // A session that lasted was a good one: the next trouble is a new one.
+        if begun.elapsed() > Duration::from_secs(60) {
+            delays = backoff(settings).build();
+        }
+        begun = tokio::time::Instant::now();
+        let delay = delays.next().unwrap_or(settings.backoff_max);
+        stop.run_until_cancelled(tokio::time::sleep(delay)).await;
+    }
+    Ok(())
+}
+
+fn parts(settings: &ConsumerSettings, options: PgConnectOptions, readiness: Readiness) -> Parts {
+    let topics = TopicNames::new(&settings.kafka.topic_prefix);
+    let brokers = settings.kafka.kafka_brokers.clone();
+    Parts {
+        poll: PollSettings {
+            brokers: brokers.clone(),
+            topics: topics.clone(),
+            group: TopicNames::group(&settings.kafka.topic_prefix),
+            session_timeout: settings.session_timeout,
+            bounds: settings.bounds(),
+            dead_letter_run_max: settings.dead_letter_run_max,
+        },
+        persist: PersistSettings {
+            topic: topics.uploads.clone(),
+            ttl: settings.kafka.idempotency_ttl,
+            timeout: settings.persist_timeout,
+            backoff_max: settings.backoff_max,
+            copy_locations_min: settings.copy_locations_min,
+            dead_letter_run_max: settings.dead_letter_run_max,
+        },
+        emit: EmitSettings {
+            brokers,
+            topics,
+            linger: settings.emit_linger,
+            backoff_max: settings.backoff_max,
+        },
+        offset_commit_interval: settings.offset_commit_interval,
+        drain_timeout: settings.drain_timeout,
+        options,
+        readiness,
+        crash: Crash::new(settings.test.crash_at.clone()),
+        emitted: EmittedOffsets::default(),
+    }
+}
+
+fn expire_settings(settings: &ConsumerSettings) -> ExpireSettings {
+    ExpireSettings {
+        brokers: settings.kafka.kafka_brokers.clone(),
+        topic: TopicNames::new(&settings.kafka.topic_prefix).uploads,
+        partitions: settings.kafka.partitions,
+        ttl: settings.kafka.idempotency_ttl,
+        grace: settings.expiry_grace,
+        interval: settings.maintenance_interval,
+        timeout: settings.persist_timeout + Duration::from_secs(30),
+    }
+}

@@ -45,8 +45,8 @@ impl Readiness {
     }
 
     /// Reports that a dependency does not work, and why. The text is for operators; no secret in it.
-    pub fn down(&self, name: &'static str, detail: impl ToString) {
-        let detail = detail.to_string();
+    pub fn down(&self, name: &'static str, detail: impl Into<String>) {
+        let detail = detail.into();
         self.update(name, |dependency| {
             dependency.up = false;
             dependency.detail = detail;

@@ -25,7 +25,7 @@ pub trait Settings: Parser + CommandFactory {
 /// Reads the settings of this process, or prints every fault and exits with 78 (0 after `--help` or `--version`).
 #[must_use]
 pub fn read<S: Settings>() -> S {
-    match parse::<S>(std::env::args_os().collect()) {
+    match parse::<S>(&std::env::args_os().collect::<Vec<_>>()) {
         Ok(settings) => settings,
         Err(Refused::Told(error)) => error.exit(),
         Err(Refused::Faults(faults)) => {
@@ -51,13 +51,13 @@ pub enum Refused {
 ///
 /// # Errors
 /// [`Refused`], with every fault rather than the first.
-pub fn parse<S: Settings>(arguments: Vec<OsString>) -> Result<S, Refused> {
+pub fn parse<S: Settings>(arguments: &[OsString]) -> Result<S, Refused> {
     let mut command = S::command();
     let mut faults = Vec::new();
     // clap stops at the first fault. So the argument at fault is made to accept anything, and parsing is tried again: it
     // ends, since each round takes one argument out of play.
     loop {
-        let error = match command.clone().try_get_matches_from(&arguments) {
+        let error = match command.clone().try_get_matches_from(arguments) {
             Ok(matches) if faults.is_empty() => match S::from_arg_matches(&matches) {
                 Ok(settings) => {
                     faults.extend(settings.faults());
@@ -213,7 +213,9 @@ mod tests {
     }
 
     fn parse_example(arguments: &[&str]) -> Result<Example, Refused> {
-        parse(std::iter::once(&"example").chain(arguments).map(OsString::from).collect())
+        let arguments: Vec<OsString> =
+            std::iter::once(&"example").chain(arguments).map(OsString::from).collect();
+        parse(&arguments)
     }
 
     #[test]

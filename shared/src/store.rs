@@ -1,5 +1,5 @@
 //! Every SQL statement of Milepost, by who runs it: the gateway reads ([`lookup`], [`api_keys`]), the consumer writes
-//! ([`batch`], [`progress`], [`partitions`]), the administrator manages ([`accounts`], [`migrate`]).
+//! ([`batch`], [`copy`], [`progress`], [`partitions`]), the administrator manages ([`accounts`], [`migrate`]).
 //!
 //! Time is a bind value, never `now()`. Not found is `None`.
 
@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod api_keys;
 pub mod batch;
 pub mod connect;
+pub mod copy;
 pub mod lookup;
 pub mod migrate;
 pub mod partitions;

@@ -187,6 +187,22 @@ pub fn violations(settings: &KafkaSettings, actual: &BTreeMap<String, ActualTopi
     found
 }
 
+/// Refuses topics that violate a rule.
+///
+/// # Errors
+/// One line per violation, naming topic, setting, value and bound.
+pub fn refuse_violations(
+    settings: &KafkaSettings,
+    actual: &BTreeMap<String, ActualTopic>,
+) -> anyhow::Result<()> {
+    let violations = violations(settings, actual);
+    if violations.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
+    bail!("{}", lines.join("\n"))
+}
+
 /// The configuration that topics are created with; it keeps every rule.
 #[must_use]
 pub fn creation(settings: &KafkaSettings) -> [(String, Vec<(&'static str, String)>); 3] {
@@ -302,12 +318,7 @@ impl TopicAdmin {
     /// # Errors
     /// One line per violation, naming topic, setting, value and bound; or the cluster cannot be reached in time.
     pub async fn check(&self, settings: &KafkaSettings) -> anyhow::Result<()> {
-        let violations = violations(settings, &self.describe(settings).await?);
-        if violations.is_empty() {
-            return Ok(());
-        }
-        let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
-        bail!("{}", lines.join("\n"))
+        refuse_violations(settings, &self.describe(settings).await?)
     }
 }
 

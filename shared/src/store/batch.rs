@@ -1,1 +1,260 @@
-//! To be written.
+//! The statements of a batch's transaction, in their order: keys are read, then keys, devices, locations and dead letters
+//! are written. The fence comes first ([`super::progress::advance`]). Rows go in sorted by key, so that two transactions
+//! never wait for each other in a circle.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use sqlx::postgres::PgRow;
+use sqlx::{PgConnection, Row as _};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::answer::{KeyState, Position};
+use crate::clock::JournalTime;
+use crate::fingerprint::Fingerprint;
+use crate::key::KeyHash;
+use crate::upload::Location;
+
+/// Reads one row of `idempotency_keys`.
+pub(crate) fn key_row(row: &PgRow) -> sqlx::Result<(KeyHash, KeyState)> {
+    let hash = |column: &str| -> sqlx::Result<[u8; 32]> {
+        let bytes: &[u8] = row.try_get(column)?;
+        bytes.try_into().map_err(|_| sqlx::Error::Decode(format!("{column} is not 32 bytes").into()))
+    };
+    let body: Vec<u8> = row.try_get("response_body")?;
+    let status: i16 = row.try_get("response_status")?;
+    let state = KeyState {
+        account: row.try_get("account_id")?,
+        fingerprint: Fingerprint(hash("fingerprint")?),
+        status: u16::try_from(status).map_err(|error| sqlx::Error::Decode(error.into()))?,
+        body: body.into(),
+        accepted_at: JournalTime::from_datetime(row.try_get("accepted_at")?),
+        expires_at: JournalTime::from_datetime(row.try_get("expires_at")?),
+        source: Position {
+            partition: row.try_get("source_partition")?,
+            offset: row.try_get("source_offset")?,
+        },
+    };
+    Ok((KeyHash(hash("key_hash")?), state))
+}
+
+/// Every row of the given keys, all windows that are still in the table.
+///
+/// # Errors
+/// The database cannot be asked.
+pub async fn windows(
+    connection: &mut PgConnection,
+    keys: &[KeyHash],
+) -> sqlx::Result<Vec<(KeyHash, KeyState)>> {
+    let keys: Vec<&[u8]> = keys.iter().map(|key| &key.0[..]).collect();
+    sqlx::query(
+        "SELECT key_hash, account_id, fingerprint, response_status, response_body, accepted_at, expires_at, \
+         source_partition, source_offset FROM idempotency_keys WHERE key_hash = ANY($1)",
+    )
+    .bind(keys)
+    .fetch_all(connection)
+    .await?
+    .iter()
+    .map(key_row)
+    .collect()
+}
+
+/// Which of the accounts exist.
+///
+/// # Errors
+/// The database cannot be asked.
+pub async fn known_accounts(connection: &mut PgConnection, accounts: &[Uuid]) -> sqlx::Result<HashSet<Uuid>> {
+    let known: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM accounts WHERE id = ANY($1)")
+        .bind(accounts)
+        .fetch_all(connection)
+        .await?;
+    Ok(known.into_iter().collect())
+}
+
+/// Inserts keys, final from the start.
+///
+/// # Errors
+/// The database refuses.
+pub async fn insert_keys(
+    connection: &mut PgConnection,
+    mut keys: Vec<(KeyHash, &KeyState)>,
+) -> sqlx::Result<()> {
+    keys.sort_by_key(|(key, state)| (*key, state.accepted_at));
+    let states = || keys.iter().map(|(_, state)| *state);
+    let column =
+        |time: fn(&KeyState) -> JournalTime| states().map(|s| time(s).to_datetime()).collect::<Vec<_>>();
+    sqlx::query(
+        "INSERT INTO idempotency_keys (key_hash, account_id, fingerprint, response_status, response_body, \
+         accepted_at, expires_at, source_partition, source_offset) \
+         SELECT * FROM unnest($1::bytea[], $2::uuid[], $3::bytea[], $4::smallint[], $5::bytea[], \
+         $6::timestamptz[], $7::timestamptz[], $8::int[], $9::bigint[])",
+    )
+    .bind(keys.iter().map(|(key, _)| &key.0[..]).collect::<Vec<_>>())
+    .bind(states().map(|state| state.account).collect::<Vec<_>>())
+    .bind(states().map(|state| &state.fingerprint.0[..]).collect::<Vec<_>>())
+    .bind(states().map(|state| i16::try_from(state.status).unwrap_or(i16::MAX)).collect::<Vec<_>>())
+    .bind(states().map(|state| &state.body[..]).collect::<Vec<_>>())
+    .bind(column(|state| state.accepted_at))
+    .bind(column(|state| state.expires_at))
+    .bind(states().map(|state| state.source.partition).collect::<Vec<_>>())
+    .bind(states().map(|state| state.source.offset).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// A device as the client names it, within an account.
+pub type DeviceName<'a> = (Uuid, &'a str);
+
+/// The last that was heard of a device in a batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Sighting {
+    /// Journal time of its newest upload.
+    pub seen_at: JournalTime,
+    /// The location with the greatest (captured time, latitude, longitude), so that order does not matter.
+    pub captured_at: i64,
+    /// Degrees.
+    pub latitude: f64,
+    /// Degrees.
+    pub longitude: f64,
+}
+
+impl Sighting {
+    /// What is known after both, in whichever order they came.
+    #[must_use]
+    pub fn merged(&self, other: &Self) -> Self {
+        let order = |s: &Self| (s.captured_at, s.latitude, s.longitude);
+        let later = if order(other) > order(self) { other } else { self };
+        Self { seen_at: self.seen_at.max(other.seen_at), ..*later }
+    }
+}
+
+/// Makes sure the devices exist and notes where they were last. Returns their ids.
+///
+/// # Errors
+/// The database refuses.
+pub async fn upsert_devices<'a>(
+    connection: &mut PgConnection,
+    devices: &BTreeMap<DeviceName<'a>, Sighting>,
+) -> sqlx::Result<BTreeMap<DeviceName<'a>, i64>> {
+    let rows = sqlx::query(
+        "INSERT INTO devices AS d (account_id, device, last_seen_at, last_captured_at, last_latitude, last_longitude) \
+         SELECT * FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::float8[], $6::float8[]) \
+         ON CONFLICT (account_id, device) DO UPDATE SET \
+           last_seen_at = greatest(d.last_seen_at, excluded.last_seen_at), \
+           (last_captured_at, last_latitude, last_longitude) = ( \
+             SELECT c, la, lo FROM (VALUES (d.last_captured_at, d.last_latitude, d.last_longitude), \
+               (excluded.last_captured_at, excluded.last_latitude, excluded.last_longitude)) AS v (c, la, lo) \
+             ORDER BY c DESC, la DESC, lo DESC LIMIT 1) \
+         RETURNING account_id, device, id",
+    )
+    .bind(devices.keys().map(|(account, _)| *account).collect::<Vec<_>>())
+    .bind(devices.keys().map(|(_, device)| *device).collect::<Vec<_>>())
+    .bind(devices.values().map(|s| s.seen_at.to_datetime()).collect::<Vec<_>>())
+    .bind(devices.values().map(|s| JournalTime(s.captured_at).to_datetime()).collect::<Vec<_>>())
+    .bind(devices.values().map(|s| s.latitude).collect::<Vec<_>>())
+    .bind(devices.values().map(|s| s.longitude).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    let ids: HashMap<(Uuid, String), i64> = rows
+        .iter()
+        .map(|row| Ok(((row.try_get("account_id")?, row.try_get("device")?), row.try_get("id")?)))
+        .collect::<sqlx::Result<_>>()?;
+    devices
+        .keys()
+        .map(|(account, device)| {
+            let id = ids.get(&(*account, (*device).to_owned())).ok_or(sqlx::Error::RowNotFound)?;
+            Ok(((*account, *device), *id))
+        })
+        .collect()
+}
+
+/// One row for `locations`.
+#[derive(Debug, Clone, Copy)]
+pub struct LocationRow<'a> {
+    /// Of the device.
+    pub device_id: i64,
+    /// The location as sent.
+    pub location: &'a Location,
+    /// Journal time of its upload.
+    pub received_at: JournalTime,
+    /// The upload's record.
+    pub source: Position,
+    /// Its place in the upload, from 0.
+    pub ordinal: i32,
+}
+
+/// Inserts locations by INSERT .. SELECT FROM unnest: quicker than COPY for small batches.
+///
+/// # Errors
+/// The database refuses.
+pub async fn insert_locations(connection: &mut PgConnection, rows: &[LocationRow<'_>]) -> sqlx::Result<()> {
+    let number =
+        |value: fn(&Location) -> Option<f64>| rows.iter().map(|row| value(row.location)).collect::<Vec<_>>();
+    let time = |time: i64| JournalTime(time).to_datetime();
+    sqlx::query(
+        "INSERT INTO locations (device_id, captured_at, latitude, longitude, accuracy, altitude, bearing, speed, \
+         battery_level, provider, network_type, received_at, source_partition, source_offset, ordinal) \
+         SELECT * FROM unnest($1::bigint[], $2::timestamptz[], $3::float8[], $4::float8[], $5::float8[], \
+         $6::float8[], $7::float8[], $8::float8[], $9::float8[], $10::text[], $11::text[], $12::timestamptz[], \
+         $13::int[], $14::bigint[], $15::int[])",
+    )
+    .bind(rows.iter().map(|row| row.device_id).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| time(row.location.timestamp)).collect::<Vec<OffsetDateTime>>())
+    .bind(rows.iter().map(|row| row.location.latitude).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.location.longitude).collect::<Vec<_>>())
+    .bind(number(|location| location.accuracy))
+    .bind(number(|location| location.altitude))
+    .bind(number(|location| location.bearing))
+    .bind(number(|location| location.speed))
+    .bind(number(|location| location.battery_level))
+    .bind(rows.iter().map(|row| row.location.provider.as_deref()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.location.network_type.as_deref()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.received_at.to_datetime()).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.source.partition).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.source.offset).collect::<Vec<_>>())
+    .bind(rows.iter().map(|row| row.ordinal).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// A record that can never be persisted.
+#[derive(Debug, Clone, Copy)]
+pub struct DeadLetter<'a> {
+    /// Where it stands in the journal.
+    pub position: Position,
+    /// When the broker appended it.
+    pub time: JournalTime,
+    /// Its Kafka key.
+    pub key: Option<&'a [u8]>,
+    /// Its Kafka value.
+    pub value: Option<&'a [u8]>,
+    /// Why.
+    pub reason: &'a str,
+}
+
+/// Inserts dead letters.
+///
+/// # Errors
+/// The database refuses.
+pub async fn insert_dead_letters(
+    connection: &mut PgConnection,
+    topic: &str,
+    letters: &[DeadLetter<'_>],
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "INSERT INTO dead_letters (topic, partition, \"offset\", journal_time, record_key, record_value, reason) \
+         SELECT $1, * FROM unnest($2::int[], $3::bigint[], $4::timestamptz[], $5::bytea[], $6::bytea[], $7::text[])",
+    )
+    .bind(topic)
+    .bind(letters.iter().map(|letter| letter.position.partition).collect::<Vec<_>>())
+    .bind(letters.iter().map(|letter| letter.position.offset).collect::<Vec<_>>())
+    .bind(letters.iter().map(|letter| letter.time.to_datetime()).collect::<Vec<_>>())
+    .bind(letters.iter().map(|letter| letter.key).collect::<Vec<_>>())
+    .bind(letters.iter().map(|letter| letter.value).collect::<Vec<_>>())
+    .bind(letters.iter().map(|letter| letter.reason).collect::<Vec<_>>())
+    .execute(connection)
+    .await?;
+    Ok(())
+}

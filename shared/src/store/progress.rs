@@ -1,1 +1,150 @@
-//! To be written.
+//! `partition_progress`: the fence, the clock of expiry, and where a partition starts.
+
+use sqlx::{PgConnection, Row as _};
+use time::OffsetDateTime;
+
+use crate::clock::JournalTime;
+
+/// How far one partition of the journal has come. Times are the greatest seen; `None` before the first record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Partition of the journal.
+    pub partition: i32,
+    /// First offset that is not persisted.
+    pub next_offset: i64,
+    /// Journal time of the records persisted.
+    pub log_time: Option<JournalTime>,
+    /// First offset whose result and fact are not known to be acknowledged.
+    pub emitted_offset: i64,
+    /// Journal time of the records emitted.
+    pub emitted_time: Option<JournalTime>,
+}
+
+/// One step of the fence: a partition moves from `expected` to `next`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advance {
+    /// Partition of the journal.
+    pub partition: i32,
+    /// What `next_offset` must be.
+    pub expected: i64,
+    /// What it becomes.
+    pub next: i64,
+    /// Greatest journal time in between.
+    pub time: JournalTime,
+}
+
+/// Reads the progress of a journal topic, of the partitions that have one.
+///
+/// # Errors
+/// The database cannot be asked.
+pub async fn load(connection: &mut PgConnection, topic: &str) -> sqlx::Result<Vec<Progress>> {
+    let rows = sqlx::query(
+        "SELECT partition, next_offset, nullif(log_time, '-infinity') AS log_time, emitted_offset, \
+         nullif(emitted_time, '-infinity') AS emitted_time \
+         FROM partition_progress WHERE topic = $1 ORDER BY partition",
+    )
+    .bind(topic)
+    .fetch_all(connection)
+    .await?;
+    let time = |time: Option<OffsetDateTime>| time.map(JournalTime::from_datetime);
+    rows.iter()
+        .map(|row| {
+            Ok(Progress {
+                partition: row.try_get("partition")?,
+                next_offset: row.try_get("next_offset")?,
+                log_time: time(row.try_get("log_time")?),
+                emitted_offset: row.try_get("emitted_offset")?,
+                emitted_time: time(row.try_get("emitted_time")?),
+            })
+        })
+        .collect()
+}
+
+/// Gives a partition its row, at offset 0, if it has none.
+///
+/// # Errors
+/// The database refuses.
+pub async fn begin(connection: &mut PgConnection, topic: &str, partition: i32) -> sqlx::Result<()> {
+    sqlx::query("INSERT INTO partition_progress (topic, partition) VALUES ($1, $2) ON CONFLICT DO NOTHING")
+        .bind(topic)
+        .bind(partition)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// The fence: compares and sets the progress of all partitions of a batch, and so locks them until the transaction ends.
+/// Returns the partitions whose progress was not the expected one; if there are any, the transaction must roll back.
+///
+/// # Errors
+/// The database refuses.
+pub async fn advance(
+    connection: &mut PgConnection,
+    topic: &str,
+    advances: &[Advance],
+) -> sqlx::Result<Vec<i32>> {
+    let moved: Vec<i32> = sqlx::query_scalar(
+        "UPDATE partition_progress p SET next_offset = a.next, log_time = greatest(p.log_time, a.log_time) \
+         FROM unnest($2::int[], $3::bigint[], $4::bigint[], $5::timestamptz[]) \
+              AS a (partition, expected, next, log_time) \
+         WHERE p.topic = $1 AND p.partition = a.partition AND p.next_offset = a.expected \
+         RETURNING p.partition",
+    )
+    .bind(topic)
+    .bind(advances.iter().map(|advance| advance.partition).collect::<Vec<_>>())
+    .bind(advances.iter().map(|advance| advance.expected).collect::<Vec<_>>())
+    .bind(advances.iter().map(|advance| advance.next).collect::<Vec<_>>())
+    .bind(advances.iter().map(|advance| advance.time.to_datetime()).collect::<Vec<_>>())
+    .fetch_all(connection)
+    .await?;
+    Ok(advances.iter().map(|advance| advance.partition).filter(|p| !moved.contains(p)).collect())
+}
+
+/// Notes how far results and facts have been acknowledged. Never moves back.
+///
+/// # Errors
+/// The database refuses.
+pub async fn note_emitted(
+    connection: &mut PgConnection,
+    topic: &str,
+    partition: i32,
+    next_offset: i64,
+    time: JournalTime,
+) -> sqlx::Result<()> {
+    sqlx::query(
+        "UPDATE partition_progress SET emitted_offset = $3, emitted_time = greatest(emitted_time, $4) \
+         WHERE topic = $1 AND partition = $2 AND emitted_offset < $3 AND $3 <= next_offset",
+    )
+    .bind(topic)
+    .bind(partition)
+    .bind(next_offset)
+    .bind(time.to_datetime())
+    .execute(connection)
+    .await?;
+    Ok(())
+}
+
+/// How many records just before the progress were all moved to `dead_letters`, at most `max`.
+///
+/// # Errors
+/// The database cannot be asked.
+pub async fn garbage_run(
+    connection: &mut PgConnection,
+    topic: &str,
+    partition: i32,
+    next_offset: i64,
+    max: usize,
+) -> sqlx::Result<usize> {
+    let offsets: Vec<i64> = sqlx::query_scalar(
+        "SELECT \"offset\" FROM dead_letters WHERE topic = $1 AND partition = $2 AND \"offset\" < $3 \
+         ORDER BY \"offset\" DESC LIMIT $4",
+    )
+    .bind(topic)
+    .bind(partition)
+    .bind(next_offset)
+    .bind(i64::try_from(max).unwrap_or(i64::MAX))
+    .fetch_all(connection)
+    .await?;
+    let expected = (0..next_offset).rev();
+    Ok(offsets.into_iter().zip(expected).take_while(|(offset, expected)| offset == expected).count())
+}

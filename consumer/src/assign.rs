@@ -1,0 +1,198 @@
+//! Where a partition starts, and which partitions are this consumer's at the moment.
+//!
+//! The position to resume from is the smaller of the table's progress and the group's offset (design, section 6.3): what
+//! lies between the two is emitted again or persisted again, whichever store lost it.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// What is known of a partition when it is assigned. Offsets are next offsets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Known {
+    /// First offset that is not persisted.
+    pub progress: i64,
+    /// First offset that the group has not acknowledged; `None` if the group knows nothing.
+    pub group: Option<i64>,
+    /// First offset that the journal still holds.
+    pub journal_start: i64,
+    /// The offset after the journal's last.
+    pub journal_end: i64,
+}
+
+/// Records that are needed and that the journal does not hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Gap {
+    /// Records were deleted before they were persisted or emitted.
+    #[error(
+        "journal partition {partition} lacks the offsets {from} to {}: they are not persisted and emitted, and the \
+         journal begins at {to}. Restore them, or accept the loss with 'milepost-admin progress set'",
+        to - 1
+    )]
+    Deleted {
+        /// The journal partition.
+        partition: i32,
+        /// First offset missing.
+        from: i64,
+        /// First offset there.
+        to: i64,
+    },
+    /// The journal ends before what was persisted: it was truncated, or is another one.
+    #[error(
+        "journal partition {partition} ends at {end}, but everything below {progress} is persisted: the journal was \
+         truncated or replaced. Restore it, or accept it with 'milepost-admin progress set'"
+    )]
+    Truncated {
+        /// The journal partition.
+        partition: i32,
+        /// The offset after the journal's last.
+        end: i64,
+        /// The table's progress.
+        progress: i64,
+    },
+}
+
+/// The offset to poll a partition from.
+///
+/// # Errors
+/// [`Gap`]: nothing may be skipped.
+pub fn start(partition: i32, known: Known) -> Result<i64, Gap> {
+    let Known { progress, group, journal_start, journal_end } = known;
+    if progress > journal_end {
+        return Err(Gap::Truncated { partition, end: journal_end, progress });
+    }
+    // A group without offsets may have emitted anything or nothing: all that the journal holds is emitted again.
+    let from = progress.min(group.unwrap_or(journal_start.min(progress)));
+    if from < journal_start {
+        return Err(Gap::Deleted { partition, from, to: journal_start });
+    }
+    Ok(from)
+}
+
+/// A partition that is this consumer's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Assigned {
+    /// Counts assignments, so that records polled before a rebalance are told from those after it.
+    pub generation: u64,
+    /// The table's progress at assignment: records below are only emitted again.
+    pub settled_below: i64,
+    /// The offset expected from the next poll.
+    pub expected: i64,
+}
+
+/// The partitions that are this consumer's. Written by the polling thread only, read by all.
+#[derive(Debug, Clone, Default)]
+pub struct Assignment(Arc<Mutex<(u64, BTreeMap<i32, Assigned>)>>);
+
+impl Assignment {
+    /// Adds a partition.
+    pub fn add(&self, partition: i32, settled_below: i64, start: i64) {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.0 += 1;
+        let generation = inner.0;
+        inner.1.insert(partition, Assigned { generation, settled_below, expected: start });
+    }
+
+    /// Takes a partition away.
+    pub fn remove(&self, partition: i32) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&partition);
+    }
+
+    /// Notes that the record at `offset` was polled. Returns what was assigned before, with the offset expected; `None` if
+    /// the partition is not this consumer's.
+    pub fn polled(&self, partition: i32, offset: i64) -> Option<Assigned> {
+        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let assigned = inner.1.get_mut(&partition)?;
+        let before = *assigned;
+        assigned.expected = offset + 1;
+        Some(before)
+    }
+
+    /// Whether a partition is still the one assigned in `generation`.
+    #[must_use]
+    pub fn is_current(&self, partition: i32, generation: u64) -> bool {
+        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.1.get(&partition).is_some_and(|assigned| assigned.generation == generation)
+    }
+
+    /// The offset expected next from a partition.
+    #[must_use]
+    pub fn expected(&self, partition: i32) -> Option<i64> {
+        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        inner.1.get(&partition).map(|assigned| assigned.expected)
+    }
+
+    /// All partitions assigned.
+    #[must_use]
+    pub fn partitions(&self) -> Vec<i32> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.keys().copied().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn known(progress: i64, group: Option<i64>, journal: (i64, i64)) -> Known {
+        Known { progress, group, journal_start: journal.0, journal_end: journal.1 }
+    }
+
+    #[test]
+    fn the_smaller_of_progress_and_group_offset_is_where_to_resume() {
+        assert_eq!(start(0, known(50, Some(40), (0, 100))), Ok(40));
+        assert_eq!(start(0, known(40, Some(50), (0, 100))), Ok(40));
+        assert_eq!(start(0, known(0, None, (0, 0))), Ok(0));
+    }
+
+    #[test]
+    fn without_group_offsets_everything_the_journal_holds_is_emitted_again() {
+        assert_eq!(start(0, known(50, None, (0, 100))), Ok(0));
+        assert_eq!(start(0, known(50, None, (30, 100))), Ok(30));
+    }
+
+    #[test]
+    fn records_gone_before_they_were_persisted_or_emitted_are_a_gap_and_never_skipped() {
+        let gap = |from, to| Err(Gap::Deleted { partition: 3, from, to });
+        assert_eq!(start(3, known(20, Some(20), (30, 100))), gap(20, 30));
+        assert_eq!(start(3, known(40, Some(20), (30, 100))), gap(20, 30));
+        assert_eq!(start(3, known(0, None, (30, 100))), gap(0, 30));
+        assert_eq!(
+            start(3, known(20, None, (0, 10))),
+            Err(Gap::Truncated { partition: 3, end: 10, progress: 20 })
+        );
+        let text = Gap::Deleted { partition: 3, from: 20, to: 30 }.to_string();
+        assert!(text.contains("partition 3 lacks the offsets 20 to 29"), "{text}");
+    }
+
+    proptest! {
+        #[test]
+        fn a_start_skips_nothing_that_is_not_both_persisted_and_emitted(
+            progress in 0..100i64, group in proptest::option::of(0..100i64), first in 0..100i64, length in 0..100i64,
+        ) {
+            let known = known(progress, group, (first, first + length));
+            if let Ok(from) = start(0, known) {
+                prop_assert!(from <= progress);
+                prop_assert!(from >= first && from <= first + length);
+                if let Some(group) = group {
+                    prop_assert!(from <= group);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn records_of_an_earlier_assignment_are_told_apart() {
+        let assignment = Assignment::default();
+        assignment.add(1, 10, 5);
+        let polled = assignment.polled(1, 5).unwrap();
+        assert_eq!((polled.settled_below, polled.expected), (10, 5));
+        assert_eq!(assignment.polled(1, 6).unwrap().expected, 6);
+        assert!(assignment.is_current(1, polled.generation));
+        assignment.remove(1);
+        assert_eq!(assignment.polled(1, 7), None);
+        assignment.add(1, 10, 5);
+        assert!(!assignment.is_current(1, polled.generation));
+        assert_eq!(assignment.partitions(), [1]);
+    }
+}

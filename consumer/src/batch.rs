@@ -1,0 +1,257 @@
+//! A batch: what one transaction settles. Records of several partitions, in journal order within each.
+
+use std::collections::BTreeMap;
+
+use milepost_shared::clock::JournalTime;
+
+use crate::record::{Content, Record};
+
+/// Bounds of a batch; the first one reached closes it.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Records.
+    pub records: usize,
+    /// Locations of all records together.
+    pub locations: usize,
+    /// Bytes of all record values together.
+    pub bytes: usize,
+}
+
+/// What a batch holds of one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Which assignment of the partition the records were polled under.
+    pub generation: u64,
+    /// First offset that progress does not cover yet; equal to `next` if it covers all of them.
+    pub first_new: i64,
+    /// The offset after the last record.
+    pub next: i64,
+    /// The greatest journal time in it.
+    pub time: JournalTime,
+}
+
+/// The records of one transaction, at least one.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// In the order polled.
+    pub records: Vec<Record>,
+    /// By partition.
+    pub spans: BTreeMap<i32, Span>,
+    locations: usize,
+    bytes: usize,
+}
+
+impl Batch {
+    /// Adds the next record of its partition. `settled_below` is the partition's progress when it was assigned.
+    pub fn push(&mut self, record: Record, bytes: usize, generation: u64, settled_below: i64) {
+        self.locations += record.content.locations();
+        self.bytes += bytes;
+        let next = record.position.offset + 1;
+        let span = self.spans.entry(record.position.partition).or_insert(Span {
+            generation,
+            first_new: record.position.offset.max(settled_below),
+            next,
+            time: record.time,
+        });
+        span.next = next;
+        span.first_new = span.first_new.min(next.max(settled_below));
+        span.time = span.time.max(record.time);
+        self.records.push(record);
+    }
+
+    /// Whether nothing is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Whether a bound is reached.
+    #[must_use]
+    pub fn is_full(&self, bounds: Bounds) -> bool {
+        self.records.len() >= bounds.records
+            || self.locations >= bounds.locations
+            || self.bytes >= bounds.bytes
+    }
+
+    /// Drops the records of partitions for which `keep` is false, such as those lost in a rebalance.
+    pub fn retain_partitions(&mut self, keep: impl Fn(i32, &Span) -> bool) {
+        self.spans.retain(|partition, span| keep(*partition, span));
+        let spans = &self.spans;
+        self.records.retain(|record| spans.contains_key(&record.position.partition));
+    }
+
+    /// Drops the records of a partition from `offset` on.
+    pub fn cut(&mut self, partition: i32, offset: i64) {
+        self.records
+            .retain(|record| record.position.partition != partition || record.position.offset < offset);
+        let left = self.records.iter().filter(|record| record.position.partition == partition);
+        match left.map(|record| record.time).max() {
+            Some(time) => {
+                if let Some(span) = self.spans.get_mut(&partition) {
+                    span.next = offset;
+                    span.first_new = span.first_new.min(offset);
+                    span.time = time;
+                }
+            }
+            None => drop(self.spans.remove(&partition)),
+        }
+    }
+
+    /// The records that progress does not cover yet, and so are to be decided and persisted.
+    #[must_use]
+    pub fn is_new(&self, record: &Record) -> bool {
+        self.spans
+            .get(&record.position.partition)
+            .is_some_and(|span| record.position.offset >= span.first_new)
+    }
+}
+
+/// Counts garbage in a row, per partition, so that a bad deploy stops the consumer instead of draining the topic into
+/// `dead_letters`.
+#[derive(Debug, Default)]
+pub struct GarbageRuns(BTreeMap<i32, usize>);
+
+/// A run of garbage longer than the bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "journal partition {partition} holds more than {max} records in a row that cannot be read, up to offset {offset}; \
+     nothing from there on was moved to dead_letters. Mend their producer, or raise DEAD_LETTER_RUN_MAX to go on"
+)]
+pub struct GarbageRun {
+    /// The journal partition.
+    pub partition: i32,
+    /// The first record beyond the bound.
+    pub offset: i64,
+    /// The bound.
+    pub max: usize,
+}
+
+impl GarbageRuns {
+    /// Continues a run that an earlier consumer left at the end of its progress, so that restarts do not drain the topic
+    /// bound by bound.
+    pub fn resume(&mut self, partition: i32, length: usize) {
+        self.0.insert(partition, length);
+    }
+
+    /// Goes over the new records of a batch and cuts it before the first record beyond the bound, which it returns.
+    pub fn bound(&mut self, batch: &mut Batch, max: usize) -> Option<GarbageRun> {
+        let mut excess = None;
+        for record in batch.records.iter().filter(|record| batch.is_new(record)) {
+            let run = self.0.entry(record.position.partition).or_default();
+            match record.content {
+                Content::Upload(_) => *run = 0,
+                Content::Garbage(_) if *run >= max => {
+                    let (partition, offset) = (record.position.partition, record.position.offset);
+                    excess = Some(GarbageRun { partition, offset, max });
+                    break;
+                }
+                Content::Garbage(_) => *run += 1,
+            }
+        }
+        if let Some(run) = excess {
+            batch.cut(run.partition, run.offset);
+        }
+        excess
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use milepost_shared::answer::Position;
+    use milepost_shared::fingerprint::Fingerprint;
+    use milepost_shared::journal::JournalRecord;
+    use milepost_shared::key::KeyHash;
+    use milepost_shared::upload::{Location, Upload};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::record::Garbage;
+
+    fn record(partition: i32, offset: i64, good: bool) -> Record {
+        let content = if good {
+            let upload = Upload { device: "d".to_owned(), locations: vec![Location::new(1, 2.0, 3.0)] };
+            Content::Upload(Box::new(JournalRecord {
+                key_hash: KeyHash([0; 32]),
+                account: Uuid::nil(),
+                fingerprint: Fingerprint::of(&upload),
+                upload,
+            }))
+        } else {
+            Content::Garbage(Garbage { reason: String::new(), key: None, value: None })
+        };
+        Record {
+            position: Position { partition, offset },
+            time: JournalTime(offset * 10),
+            traceparent: None,
+            content,
+        }
+    }
+
+    fn batch(records: impl IntoIterator<Item = Record>, settled_below: i64) -> Batch {
+        let mut batch = Batch::default();
+        for record in records {
+            batch.push(record, 100, 1, settled_below);
+        }
+        batch
+    }
+
+    #[test]
+    fn a_span_tells_new_records_from_settled_ones() {
+        let whole = |settled| batch((5..9).map(|offset| record(0, offset, true)), settled).spans[&0];
+        assert_eq!((whole(0).first_new, whole(0).next), (5, 9));
+        assert_eq!((whole(7).first_new, whole(7).next), (7, 9));
+        let settled = batch((5..9).map(|offset| record(0, offset, true)), 20);
+        assert!(settled.records.iter().all(|record| !settled.is_new(record)));
+        let mixed = batch((5..9).map(|offset| record(0, offset, true)), 7);
+        let new: Vec<bool> = mixed.records.iter().map(|record| mixed.is_new(record)).collect();
+        assert_eq!(new, [false, false, true, true]);
+        assert_eq!(mixed.spans[&0].time, JournalTime(80));
+    }
+
+    #[test]
+    fn each_bound_closes_a_batch() {
+        let full = |records, locations, bytes| {
+            batch((0..4).map(|offset| record(0, offset, true)), 0).is_full(Bounds {
+                records,
+                locations,
+                bytes,
+            })
+        };
+        assert!(!full(5, 5, 401));
+        assert!(full(4, 5, 401));
+        assert!(full(5, 4, 401));
+        assert!(full(5, 5, 400));
+    }
+
+    #[test]
+    fn a_lost_partition_leaves_the_batch_and_the_others_stay() {
+        let mut batch = batch([record(0, 1, true), record(1, 1, true), record(0, 2, true)], 0);
+        batch.retain_partitions(|partition, _| partition == 1);
+        assert_eq!(batch.records.len(), 1);
+        assert_eq!(batch.spans.keys().copied().collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn a_run_of_garbage_is_cut_at_the_bound_and_remembered_across_batches_and_restarts() {
+        let mut runs = GarbageRuns::default();
+        let mut first =
+            batch([record(0, 0, true), record(0, 1, false), record(1, 0, true), record(0, 2, false)], 0);
+        assert_eq!(runs.bound(&mut first, 3), None);
+        let mut second = batch([record(0, 3, false), record(0, 4, false), record(1, 1, true)], 0);
+        assert_eq!(runs.bound(&mut second, 3), Some(GarbageRun { partition: 0, offset: 4, max: 3 }));
+        assert_eq!((second.records.len(), second.spans[&0].next), (2, 4));
+
+        let mut restarted = GarbageRuns::default();
+        restarted.resume(0, 3);
+        let mut third = batch([record(0, 4, false)], 4);
+        assert!(restarted.bound(&mut third, 3).is_some());
+        assert!(third.is_empty() && third.spans.is_empty());
+    }
+
+    #[test]
+    fn a_good_record_ends_a_run() {
+        let mut runs = GarbageRuns::default();
+        let good_every_third = (0..30).map(|offset| record(0, offset, offset % 3 == 0));
+        assert_eq!(runs.bound(&mut batch(good_every_third, 0), 2), None);
+    }
+}

@@ -1,0 +1,245 @@
+//! Expire: table partitions are made ahead of time and dropped when every window in them is over (design, section 6.2).
+//!
+//! A partition of keys is dropped only when *journal* time has passed its last window in every partition of the journal,
+//! and everything from it has been emitted. So expiry never overtakes a consumer that lags behind.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use metrics::counter;
+use milepost_shared::clock::{Clock, JournalTime};
+use milepost_shared::store::partitions::{self, KeyPartition, Partitioned};
+use milepost_shared::store::progress::{self, Progress};
+use rdkafka::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::emit::EmittedOffsets;
+use crate::metric;
+use crate::persist::{LOCATIONS_KEPT, LOCATIONS_WIDTH};
+
+/// Longest wait for a watermark.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Table partitions that exist ahead of the current one.
+const AHEAD: u32 = 2;
+
+/// What maintenance is made of.
+#[derive(Debug, Clone)]
+pub struct ExpireSettings {
+    /// Kafka bootstrap servers.
+    pub brokers: String,
+    /// The journal's topic name.
+    pub topic: String,
+    /// Its partitions.
+    pub partitions: i32,
+    /// How long a key is remembered, and the width of a table partition.
+    pub ttl: Duration,
+    /// How long after its last window a table partition is kept.
+    pub grace: Duration,
+    /// How often to look.
+    pub interval: Duration,
+    /// Longest look.
+    pub timeout: Duration,
+}
+
+/// What decides about expiry, of one journal partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct JournalClock {
+    /// Journal time has passed this moment; `None` if it never began.
+    pub passed: Option<JournalTime>,
+    /// Everything accepted before this moment has been emitted; `None` if nothing is.
+    pub emitted: Option<JournalTime>,
+}
+
+/// Reads the clock of one journal partition.
+///
+/// `journal_end` is its high watermark, and `wall` a wall-clock time read *before* that: when nothing is left to persist,
+/// whatever comes later is stamped later.
+#[must_use]
+pub fn journal_clock(progress: Option<&Progress>, journal_end: i64, wall: JournalTime) -> JournalClock {
+    let next_offset = progress.map_or(0, |progress| progress.next_offset);
+    let log_time = progress.and_then(|progress| progress.log_time);
+    let drained = next_offset >= journal_end;
+    let passed = if drained { log_time.max(Some(wall)) } else { log_time };
+    let all_emitted = progress.is_none_or(|progress| progress.emitted_offset >= progress.next_offset);
+    let emitted = if all_emitted { passed } else { progress.and_then(|progress| progress.emitted_time) };
+    JournalClock { passed, emitted }
+}
+
+/// Whether a table partition of keys may go: all its windows are over in every journal partition, and its answers are out.
+#[must_use]
+pub fn may_expire(partition: &KeyPartition, clocks: &[JournalClock], grace: Duration) -> bool {
+    let over = partition.keep_until.plus(grace);
+    clocks.iter().all(|clock| {
+        clock.passed.is_some_and(|passed| passed >= over)
+            && clock.emitted.is_some_and(|emitted| emitted >= partition.accepted.end)
+    })
+}
+
+/// Looks after table partitions until `stop`. Each consumer of an installation does; the database makes them take turns.
+pub async fn run(
+    settings: ExpireSettings,
+    options: PgConnectOptions,
+    clock: Clock,
+    emitted: EmittedOffsets,
+    stop: CancellationToken,
+) {
+    let mut tick = tokio::time::interval(settings.interval);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(tick.tick()).await.is_some() {
+        let look = tokio::time::timeout(settings.timeout, look(&settings, &options, clock, &emitted));
+        match stop.run_until_cancelled(look).await {
+            None => return,
+            Some(Ok(Ok(()))) => {}
+            Some(Ok(Err(error))) => {
+                tracing::warn!(error = format!("{error:#}"), "maintenance failed; trying again")
+            }
+            Some(Err(_)) => tracing::warn!("maintenance took too long; trying again"),
+        }
+    }
+}
+
+async fn look(
+    settings: &ExpireSettings,
+    options: &PgConnectOptions,
+    clock: Clock,
+    emitted: &EmittedOffsets,
+) -> anyhow::Result<()> {
+    let mut connection = options.connect().await.context("cannot reach Postgres")?;
+    for (partition, emitted) in emitted.take() {
+        progress::note_emitted(&mut connection, &settings.topic, partition, emitted.next, emitted.time)
+            .await?;
+    }
+    make_ahead(&mut connection, settings, clock).await?;
+    let expired = expired(&mut connection, settings, clock).await?;
+    for partition in expired {
+        if partitions::detach(&mut connection, &partition.name).await? {
+            counter!(metric::EXPIRED).increment(1);
+            tracing::info!(table = partition.name, "key partition expired");
+        }
+    }
+    partitions::drop_detached(&mut connection).await?;
+    connection.close().await?;
+    Ok(())
+}
+
+async fn make_ahead(
+    connection: &mut PgConnection,
+    settings: &ExpireSettings,
+    clock: Clock,
+) -> sqlx::Result<()> {
+    let ttl = settings.ttl;
+    let tables = [(Partitioned::Keys, ttl, ttl), (Partitioned::Locations, LOCATIONS_WIDTH, LOCATIONS_KEPT)];
+    for (table, width, kept) in tables {
+        for ahead in 0..=AHEAD {
+            let moment = clock.now().plus(width * ahead);
+            partitions::ensure(connection, table, moment, width, kept).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn expired(
+    connection: &mut PgConnection,
+    settings: &ExpireSettings,
+    clock: Clock,
+) -> anyhow::Result<Vec<KeyPartition>> {
+    // Two clocks, and the earlier one counts, so that one wrong clock cannot expire a key too early.
+    let wall = clock.now().min(partitions::server_time(connection).await?);
+    let mut candidates = partitions::key_partitions(connection).await?;
+    candidates.retain(|partition| partition.keep_until.plus(settings.grace) <= wall);
+    if candidates.is_empty() {
+        return Ok(candidates);
+    }
+    // After the clock, before the progress: see `journal_clock`.
+    let watermarks = settings.clone();
+    let ends = tokio::task::spawn_blocking(move || journal_ends(&watermarks)).await??;
+    let progress = progress::load(connection, &settings.topic).await?;
+    let clocks: Vec<JournalClock> = (0..)
+        .zip(ends)
+        .map(|(partition, end)| {
+            let progress = progress.iter().find(|progress| progress.partition == partition);
+            journal_clock(progress, end, wall)
+        })
+        .collect();
+    candidates.retain(|partition| may_expire(partition, &clocks, settings.grace));
+    Ok(candidates)
+}
+
+fn journal_ends(settings: &ExpireSettings) -> anyhow::Result<Vec<i64>> {
+    let client: BaseConsumer = ClientConfig::new()
+        .set("bootstrap.servers", &settings.brokers)
+        .set("client.id", "milepost-consumer-expire")
+        .create()
+        .context("cannot make a Kafka client")?;
+    (0..settings.partitions)
+        .map(|partition| {
+            let watermarks = client.fetch_watermarks(&settings.topic, partition, REQUEST_TIMEOUT);
+            Ok(watermarks.context("cannot read the journal's end")?.1)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use milepost_shared::store::partitions::Stretch;
+
+    use super::*;
+
+    const WALL: JournalTime = JournalTime(10_000);
+
+    fn progress(next_offset: i64, log_time: i64, emitted_offset: i64, emitted_time: i64) -> Progress {
+        Progress {
+            partition: 0,
+            next_offset,
+            log_time: Some(JournalTime(log_time)),
+            emitted_offset,
+            emitted_time: Some(JournalTime(emitted_time)),
+        }
+    }
+
+    /// Accepted in [0, 1000), windows of 1000.
+    fn key_partition() -> KeyPartition {
+        KeyPartition {
+            name: String::new(),
+            accepted: Stretch { start: JournalTime(0), end: JournalTime(1000) },
+            keep_until: JournalTime(2000),
+        }
+    }
+
+    fn expires(progress: Option<&Progress>, journal_end: i64) -> bool {
+        let clock = journal_clock(progress, journal_end, WALL);
+        may_expire(&key_partition(), &[clock], Duration::from_millis(500))
+    }
+
+    #[test]
+    fn a_lagging_consumer_keeps_its_keys_whatever_the_wall_clock_says() {
+        assert!(!expires(Some(&progress(5, 1500, 5, 1500)), 6));
+        assert!(expires(Some(&progress(5, 2500, 5, 2500)), 6));
+        assert!(!expires(Some(&progress(5, 2499, 5, 2499)), 6));
+        assert!(!expires(None, 6));
+    }
+
+    #[test]
+    fn a_drained_partition_goes_by_the_wall_clock() {
+        assert!(expires(Some(&progress(5, 1500, 5, 1500)), 5));
+        assert!(expires(None, 0));
+    }
+
+    #[test]
+    fn what_is_not_emitted_keeps_its_keys() {
+        assert!(!expires(Some(&progress(5, 1500, 4, 900)), 5));
+        assert!(expires(Some(&progress(5, 1500, 4, 1000)), 5));
+    }
+
+    #[test]
+    fn one_journal_partition_that_is_behind_holds_all_back() {
+        let done = journal_clock(None, 0, WALL);
+        let behind = journal_clock(Some(&progress(5, 1500, 5, 1500)), 9, WALL);
+        assert!(may_expire(&key_partition(), &[done, done], Duration::ZERO));
+        assert!(!may_expire(&key_partition(), &[done, behind], Duration::ZERO));
+    }
+}

@@ -1,0 +1,59 @@
+//! The consumer's metrics, by the verbs of the design.
+
+use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+
+/// Records by what they turned out to be; label `decision`: new, copy, conflict, dead-letter, recalled.
+pub const DECIDED: &str = "milepost_consumer_decided_total";
+/// Locations persisted.
+pub const LOCATIONS: &str = "milepost_consumer_locations_persisted_total";
+/// Batches that the fence refused.
+pub const FENCED: &str = "milepost_consumer_fenced_total";
+/// Records moved to `dead_letters`.
+pub const DEAD_LETTERS: &str = "milepost_consumer_dead_letters_total";
+/// Attempts to persist that failed and are tried again.
+pub const PERSIST_RETRIES: &str = "milepost_consumer_persist_retries_total";
+/// Records per batch.
+pub const BATCH: &str = "milepost_consumer_batch_records";
+/// Duration of a batch's transaction, seconds.
+pub const PERSIST: &str = "milepost_consumer_persist_seconds";
+/// Duration of a batch's emission, seconds.
+pub const EMIT: &str = "milepost_consumer_emit_seconds";
+/// Records emitted; label `topic`: results, locations.
+pub const EMITTED: &str = "milepost_consumer_emitted_total";
+/// Times the emitting producer was made anew after a failure.
+pub const PRODUCER_REBUILDS: &str = "milepost_consumer_producer_rebuilds_total";
+/// Partitions assigned to this consumer.
+pub const ASSIGNED: &str = "milepost_consumer_assigned_partitions";
+/// Table partitions of keys dropped.
+pub const EXPIRED: &str = "milepost_consumer_key_partitions_dropped_total";
+/// Journal partitions stopped at a record of a newer schema.
+pub const STOPPED: &str = "milepost_consumer_stopped_partitions";
+
+/// Describes every series and makes it exist with 0.
+pub fn describe() {
+    describe_counter!(DECIDED, "Journal records by what they turned out to be");
+    for decision in ["new", "copy", "conflict", "dead-letter", "recalled"] {
+        counter!(DECIDED, "decision" => decision).absolute(0);
+    }
+    describe_counter!(LOCATIONS, "Locations persisted");
+    describe_counter!(FENCED, "Batches that the fence refused");
+    describe_counter!(DEAD_LETTERS, "Records moved to dead_letters");
+    describe_counter!(PERSIST_RETRIES, "Attempts to persist that failed and are tried again");
+    describe_counter!(PRODUCER_REBUILDS, "Times the emitting producer was made anew");
+    describe_counter!(EXPIRED, "Table partitions of keys dropped");
+    for name in [LOCATIONS, FENCED, DEAD_LETTERS, PERSIST_RETRIES, PRODUCER_REBUILDS, EXPIRED] {
+        counter!(name).absolute(0);
+    }
+    describe_counter!(EMITTED, "Records emitted by topic");
+    for topic in ["results", "locations"] {
+        counter!(EMITTED, "topic" => topic).absolute(0);
+    }
+    describe_gauge!(ASSIGNED, "Partitions assigned to this consumer");
+    describe_gauge!(STOPPED, "Journal partitions stopped at a record of a newer schema");
+    gauge!(ASSIGNED).set(0.0);
+    gauge!(STOPPED).set(0.0);
+    describe_histogram!(BATCH, "Records per batch");
+    describe_histogram!(PERSIST, "Duration of a batch's transaction in seconds");
+    describe_histogram!(EMIT, "Duration of a batch's emission in seconds");
+    let _ = (histogram!(BATCH), histogram!(PERSIST), histogram!(EMIT));
+}

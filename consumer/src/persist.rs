@@ -1,0 +1,487 @@
+//! Persist and finalize: one transaction per batch, the fence first (design, section 6.1).
+
+use std::collections::{BTreeMap, HashSet};
+use std::time::{Duration, Instant};
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use metrics::{counter, histogram};
+use milepost_shared::answer::KeyState;
+use milepost_shared::crash::{Crash, CrashPoint};
+use milepost_shared::journal::JournalRecord;
+use milepost_shared::key::KeyHash;
+use milepost_shared::ops::Readiness;
+use milepost_shared::store::partitions::{Partitioned, Stretch};
+use milepost_shared::store::progress::Advance;
+use milepost_shared::store::{batch as statements, copy, partitions, progress};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::batch::{Batch, GarbageRun, GarbageRuns};
+use crate::decide::{Claim, Decision, Windows};
+use crate::emit::Emission;
+use crate::metric;
+use crate::record::{Content, Garbage, Record};
+
+/// Width of a partition of `locations`.
+pub const LOCATIONS_WIDTH: Duration = Duration::from_secs(86_400);
+/// Locations are kept until somebody drops them: a thousand years.
+pub const LOCATIONS_KEPT: Duration = Duration::from_secs(1000 * 365 * 86_400);
+/// Stretches of journal time remembered as covered by a table partition.
+const COVERED_MAX: usize = 64;
+
+/// What the persister is set to.
+#[derive(Debug, Clone)]
+pub struct PersistSettings {
+    /// The journal's topic name.
+    pub topic: String,
+    /// How long a key is remembered.
+    pub ttl: Duration,
+    /// Longest attempt.
+    pub timeout: Duration,
+    /// Longest pause between attempts.
+    pub backoff_max: Duration,
+    /// Locations from which COPY is used.
+    pub copy_locations_min: usize,
+    /// Most garbage in a row.
+    pub dead_letter_run_max: usize,
+}
+
+/// Why the persister gave up on a batch, which then changed nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum PersistError {
+    /// Another consumer has moved these partitions on, or the database is an earlier state: start over from its progress.
+    #[error("fenced off: the progress of journal partitions {0:?} is not where this consumer left it")]
+    Fenced(Vec<i32>),
+    /// Too much garbage in a row. What came before it is persisted.
+    #[error(transparent)]
+    GarbageRun(#[from] GarbageRun),
+    /// The program is stopping.
+    #[error("stopping")]
+    Stopped,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub struct Persisted {
+    /// What to emit, in journal order per partition.
+    pub emissions: Vec<Emission>,
+    /// Set if the batch ended before a run of garbage beyond the bound.
+    pub garbage_run: Option<GarbageRun>,
+}
+
+/// Persists batches over one connection, which it makes again whenever it is in doubt.
+pub struct Persister {
+    settings: PersistSettings,
+    options: PgConnectOptions,
+    connection: Option<PgConnection>,
+    readiness: Readiness,
+    crash: Crash,
+    stop: CancellationToken,
+    accounts: HashSet<Uuid>,
+    runs: GarbageRuns,
+    covered: Vec<(Partitioned, Stretch)>,
+}
+
+enum Failure {
+    Database(sqlx::Error),
+    Fenced(Vec<i32>),
+    TimedOut,
+}
+
+impl From<sqlx::Error> for Failure {
+    fn from(error: sqlx::Error) -> Self {
+        Self::Database(error)
+    }
+}
+
+impl Persister {
+    /// A persister for one session. `stop` ends its waits.
+    #[must_use]
+    pub fn new(
+        settings: PersistSettings,
+        options: PgConnectOptions,
+        readiness: Readiness,
+        crash: Crash,
+        stop: CancellationToken,
+    ) -> Self {
+        let (accounts, runs, covered) = Default::default();
+        Self { settings, options, connection: None, readiness, crash, stop, accounts, runs, covered }
+    }
+
+    /// Continues a run of garbage that ends at a partition's progress.
+    pub fn resume_run(&mut self, partition: i32, length: usize) {
+        self.runs.resume(partition, length);
+    }
+
+    /// Persists a batch, trying for as long as the database is away, read-only or slow.
+    ///
+    /// # Errors
+    /// [`PersistError`]; nothing of the batch is persisted then.
+    pub async fn persist(&mut self, mut batch: Batch) -> Result<Persisted, PersistError> {
+        histogram!(metric::BATCH).record(count(batch.records.len()));
+        self.retry(&mut batch, async |this, batch| this.refuse_strangers(batch).await).await?;
+        let garbage_run = self.runs.bound(&mut batch, self.settings.dead_letter_run_max);
+        if batch.is_empty() {
+            return match garbage_run {
+                Some(run) => Err(run.into()),
+                None => Ok(Persisted::default()),
+            };
+        }
+        let settled = self.retry(&mut batch, async |this, batch| this.transact(batch).await).await?;
+        count_decisions(&batch, &settled);
+        Ok(Persisted { emissions: emissions(batch, settled), garbage_run })
+    }
+
+    /// Repeats a step until it succeeds. No database error makes a dead letter: what was decoded can be stored, so an error
+    /// is the database's condition, and passes.
+    async fn retry<T>(
+        &mut self,
+        batch: &mut Batch,
+        step: impl AsyncFn(&mut Self, &mut Batch) -> Result<T, Failure>,
+    ) -> Result<T, PersistError> {
+        let backoff = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(50).min(self.settings.backoff_max))
+            .with_max_delay(self.settings.backoff_max)
+            .with_jitter_seed(rand::random())
+            .without_max_times();
+        let mut delays = backoff.build();
+        loop {
+            let begun = Instant::now();
+            let timeout = self.settings.timeout + Duration::from_secs(5);
+            let attempt = match tokio::time::timeout(timeout, step(self, batch)).await {
+                Ok(result) => result,
+                Err(_) => Err(Failure::TimedOut),
+            };
+            let reason = match attempt {
+                Ok(done) => {
+                    histogram!(metric::PERSIST).record(begun.elapsed());
+                    self.readiness.up("postgres");
+                    return Ok(done);
+                }
+                Err(Failure::Fenced(partitions)) => {
+                    counter!(metric::FENCED).increment(1);
+                    self.connection = None;
+                    return Err(PersistError::Fenced(partitions));
+                }
+                Err(Failure::TimedOut) => "no answer in time".to_owned(),
+                Err(Failure::Database(error)) => describe(&error),
+            };
+            // Whatever the transaction's state, dropping the connection ends it.
+            self.connection = None;
+            self.covered.clear();
+            counter!(metric::PERSIST_RETRIES).increment(1);
+            self.readiness.down("postgres", reason.clone());
+            let delay = delays.next().unwrap_or(self.settings.backoff_max);
+            let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+            tracing::warn!(reason, delay_ms, "cannot persist; the batch is tried again");
+            if self.stop.run_until_cancelled(tokio::time::sleep(delay)).await.is_none() {
+                return Err(PersistError::Stopped);
+            }
+        }
+    }
+
+    async fn connection(&mut self) -> sqlx::Result<PgConnection> {
+        match self.connection.take() {
+            Some(connection) => Ok(connection),
+            None => self.options.connect().await,
+        }
+    }
+
+    /// Turns uploads of unknown accounts into garbage. Accounts are never deleted, so a known one stays known.
+    async fn refuse_strangers(&mut self, batch: &mut Batch) -> Result<(), Failure> {
+        let asked: HashSet<Uuid> = batch
+            .records
+            .iter()
+            .filter_map(|record| match &record.content {
+                Content::Upload(upload) => Some(upload.account),
+                Content::Garbage(_) => None,
+            })
+            .filter(|account| !self.accounts.contains(account))
+            .collect();
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let asked: Vec<Uuid> = asked.into_iter().collect();
+        let mut connection = self.connection().await?;
+        let known = statements::known_accounts(&mut connection, &asked).await?;
+        self.connection = Some(connection);
+        self.accounts.extend(known);
+        for record in &mut batch.records {
+            if let Content::Upload(upload) = &record.content
+                && !self.accounts.contains(&upload.account)
+            {
+                record.content = Content::Garbage(Garbage {
+                    reason: "unknown account".to_owned(),
+                    key: Some(upload.key_hash.to_string().into_bytes()),
+                    value: Some(upload.encode()),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    async fn transact(&mut self, batch: &Batch) -> Result<Vec<Settled>, Failure> {
+        self.crash.point(CrashPoint::BeforeTransaction);
+        let mut connection = self.connection().await?;
+        self.cover(&mut connection, batch).await?;
+        let mut transaction = connection.begin().await?;
+        self.fence(&mut transaction, batch).await?;
+        let settled = self.decide(&mut transaction, batch).await?;
+        self.write(&mut transaction, batch, &settled).await?;
+        self.crash.point(CrashPoint::InTransaction);
+        transaction.commit().await?;
+        self.crash.point(CrashPoint::AfterCommit);
+        self.connection = Some(connection);
+        Ok(settled)
+    }
+
+    /// Makes the table partitions that the batch needs, ahead of its transaction. Maintenance has normally made them long
+    /// ago; a replay of an old journal needs old ones.
+    async fn cover(&mut self, connection: &mut PgConnection, batch: &Batch) -> sqlx::Result<()> {
+        let ttl = self.settings.ttl;
+        let tables =
+            [(Partitioned::Keys, ttl, ttl), (Partitioned::Locations, LOCATIONS_WIDTH, LOCATIONS_KEPT)];
+        for record in batch.records.iter().filter(|record| batch.is_new(record)) {
+            for (table, width, kept) in tables {
+                if self.covered.iter().any(|(of, stretch)| *of == table && stretch.contains(record.time)) {
+                    continue;
+                }
+                let stretch = partitions::ensure(connection, table, record.time, width, kept).await?;
+                if self.covered.len() == COVERED_MAX {
+                    self.covered.remove(0);
+                }
+                self.covered.push((table, stretch));
+            }
+        }
+        Ok(())
+    }
+
+    async fn fence(&self, connection: &mut PgConnection, batch: &Batch) -> Result<(), Failure> {
+        let advances: Vec<Advance> = batch
+            .spans
+            .iter()
+            .filter(|(_, span)| span.first_new < span.next)
+            .map(|(partition, span)| Advance {
+                partition: *partition,
+                expected: span.first_new,
+                next: span.next,
+                time: span.time,
+            })
+            .collect();
+        let fenced = progress::advance(connection, &self.settings.topic, &advances).await?;
+        if fenced.is_empty() { Ok(()) } else { Err(Failure::Fenced(fenced)) }
+    }
+
+    /// Settles every record in journal order.
+    async fn decide(&self, connection: &mut PgConnection, batch: &Batch) -> sqlx::Result<Vec<Settled>> {
+        let keys: HashSet<KeyHash> = uploads(batch).map(|(_, upload)| upload.key_hash).collect();
+        let keys: Vec<KeyHash> = keys.into_iter().collect();
+        let mut windows = Windows::default();
+        for (key_hash, state) in statements::windows(connection, &keys).await? {
+            windows.insert(key_hash, state);
+        }
+        Ok(batch
+            .records
+            .iter()
+            .map(|record| match &record.content {
+                Content::Garbage(_) => Settled::Garbage,
+                Content::Upload(upload) if batch.is_new(record) => {
+                    let (decision, state) = windows.settle(&claim(record, upload), self.settings.ttl);
+                    Settled::Decided(decision, state)
+                }
+                Content::Upload(upload) => windows
+                    .recall(&upload.key_hash, record.position)
+                    .map_or(Settled::Forgotten, |(state, persisted)| Settled::Recalled { state, persisted }),
+            })
+            .collect())
+    }
+
+    async fn write(
+        &self,
+        connection: &mut PgConnection,
+        batch: &Batch,
+        settled: &[Settled],
+    ) -> sqlx::Result<()> {
+        let new: Vec<(&Record, &JournalRecord, &KeyState)> = batch
+            .records
+            .iter()
+            .zip(settled)
+            .filter_map(|(record, settled)| match (&record.content, settled) {
+                (Content::Upload(upload), Settled::Decided(Decision::New, state)) => {
+                    Some((record, &**upload, state))
+                }
+                _ => None,
+            })
+            .collect();
+        if !new.is_empty() {
+            let keys = new.iter().map(|(_, upload, state)| (upload.key_hash, *state)).collect();
+            statements::insert_keys(connection, keys).await?;
+            let devices = sightings(&new);
+            let ids = statements::upsert_devices(connection, &devices).await?;
+            let rows = rows(&new, &ids);
+            if rows.len() >= self.settings.copy_locations_min {
+                copy::copy_locations(connection, &rows).await?;
+            } else {
+                statements::insert_locations(connection, &rows).await?;
+            }
+        }
+        let letters = dead_letters(batch);
+        if !letters.is_empty() {
+            statements::insert_dead_letters(connection, &self.settings.topic, &letters).await?;
+        }
+        Ok(())
+    }
+}
+
+/// What a record of a batch turned out to be.
+#[derive(Debug)]
+enum Settled {
+    Decided(Decision, KeyState),
+    /// Below the progress: emitted again.
+    Recalled {
+        state: KeyState,
+        persisted: bool,
+    },
+    /// Below the progress, and nothing of it is known any more: its answer and fact were emitted before it expired.
+    Forgotten,
+    Garbage,
+}
+
+fn uploads(batch: &Batch) -> impl Iterator<Item = (&Record, &JournalRecord)> {
+    batch.records.iter().filter_map(|record| match &record.content {
+        Content::Upload(upload) => Some((record, &**upload)),
+        Content::Garbage(_) => None,
+    })
+}
+
+fn claim(record: &Record, upload: &JournalRecord) -> Claim {
+    Claim {
+        key_hash: upload.key_hash,
+        account: upload.account,
+        fingerprint: upload.fingerprint,
+        locations: upload.upload.locations.len(),
+        position: record.position,
+        time: record.time,
+    }
+}
+
+fn sightings<'a>(
+    new: &[(&'a Record, &'a JournalRecord, &KeyState)],
+) -> BTreeMap<statements::DeviceName<'a>, statements::Sighting> {
+    let mut devices: BTreeMap<statements::DeviceName<'a>, statements::Sighting> = BTreeMap::new();
+    for (record, upload, _) in new {
+        for location in &upload.upload.locations {
+            let sighting = statements::Sighting {
+                seen_at: record.time,
+                captured_at: location.timestamp,
+                latitude: location.latitude,
+                longitude: location.longitude,
+            };
+            devices
+                .entry((upload.account, upload.upload.device.as_str()))
+                .and_modify(|last| *last = last.merged(&sighting))
+                .or_insert(sighting);
+        }
+    }
+    devices
+}
+
+fn rows<'a>(
+    new: &[(&'a Record, &'a JournalRecord, &KeyState)],
+    ids: &BTreeMap<statements::DeviceName<'a>, i64>,
+) -> Vec<statements::LocationRow<'a>> {
+    let mut rows = Vec::with_capacity(new.iter().map(|(_, upload, _)| upload.upload.locations.len()).sum());
+    for (record, upload, _) in new {
+        let device_id = ids[&(upload.account, upload.upload.device.as_str())];
+        rows.extend((0..).zip(&upload.upload.locations).map(|(ordinal, location)| statements::LocationRow {
+            device_id,
+            location,
+            received_at: record.time,
+            source: record.position,
+            ordinal,
+        }));
+    }
+    rows
+}
+
+fn dead_letters(batch: &Batch) -> Vec<statements::DeadLetter<'_>> {
+    batch
+        .records
+        .iter()
+        .filter(|record| batch.is_new(record))
+        .filter_map(|record| match &record.content {
+            Content::Upload(_) => None,
+            Content::Garbage(garbage) => Some(statements::DeadLetter {
+                position: record.position,
+                time: record.time,
+                key: garbage.key.as_deref(),
+                value: garbage.value.as_deref(),
+                reason: &garbage.reason,
+            }),
+        })
+        .collect()
+}
+
+fn emissions(batch: Batch, settled: Vec<Settled>) -> Vec<Emission> {
+    let spans = batch.spans;
+    batch
+        .records
+        .into_iter()
+        .zip(settled)
+        .map(|(record, settled)| {
+            let generation = spans.get(&record.position.partition).map_or(0, |span| span.generation);
+            let (position, time, traceparent) = (record.position, record.time, record.traceparent);
+            let answer = match (record.content, settled) {
+                (Content::Upload(upload), Settled::Decided(decision, state)) => {
+                    Some((upload, state, decision == Decision::New))
+                }
+                (Content::Upload(upload), Settled::Recalled { state, persisted }) => {
+                    Some((upload, state, persisted))
+                }
+                _ => None,
+            };
+            Emission { position, time, generation, traceparent, answer }
+        })
+        .collect()
+}
+
+fn count_decisions(batch: &Batch, settled: &[Settled]) {
+    for (record, settled) in batch.records.iter().zip(settled) {
+        let decision = match settled {
+            Settled::Decided(Decision::New, _) => {
+                counter!(metric::LOCATIONS).increment(record.content.locations() as u64);
+                "new"
+            }
+            Settled::Decided(Decision::Copy, _) => "copy",
+            Settled::Decided(Decision::Conflict, _) => "conflict",
+            Settled::Recalled { .. } | Settled::Forgotten => "recalled",
+            Settled::Garbage if batch.is_new(record) => {
+                counter!(metric::DEAD_LETTERS).increment(1);
+                let Content::Garbage(Garbage { reason, .. }) = &record.content else { continue };
+                let (partition, offset) = (record.position.partition, record.position.offset);
+                tracing::warn!(partition, offset, reason, "record moved to dead_letters");
+                "dead-letter"
+            }
+            Settled::Garbage => "recalled",
+        };
+        counter!(metric::DECIDED, "decision" => decision).increment(1);
+    }
+}
+
+/// A database error without values: Postgres' own message may quote a row.
+fn describe(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(error) => {
+            format!("database error {}", error.code().as_deref().unwrap_or("without code"))
+        }
+        sqlx::Error::Io(error) => format!("connection: {}", error.kind()),
+        other => other.to_string(),
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a batch holds at most 10,000 records")]
+fn count(records: usize) -> f64 {
+    records as f64
+}

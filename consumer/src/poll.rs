@@ -1,0 +1,480 @@
+//! Poll: reads the journal on a thread of its own, follows rebalances, and gathers batches.
+//!
+//! A thread, because a rebalance callback may block for Postgres, and because `StreamConsumer` can lose wake-ups
+//! (fede1024/rust-rdkafka#665). Polling never stops: when nobody takes the batches, the partitions are paused.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use metrics::gauge;
+use milepost_shared::answer::Position;
+use milepost_shared::crash::{Crash, CrashPoint};
+use milepost_shared::ops::Readiness;
+use milepost_shared::store::progress;
+use milepost_shared::topics::TopicNames;
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::types::RDKafkaRespErr as RebalanceCode;
+use rdkafka::{ClientConfig, ClientContext, Message as _, Offset, Statistics, TopicPartitionList};
+use sqlx::ConnectOptions as _;
+use sqlx::postgres::PgConnectOptions;
+use tokio::runtime::Handle;
+use tokio::sync::{Mutex, Semaphore, SemaphorePermit, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::assign::{self, Assignment, Gap, Known};
+use crate::batch::{Batch, Bounds};
+use crate::metric;
+use crate::record::{self, NewerSchema};
+
+/// Longest wait for a Kafka request inside a rebalance.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for Postgres inside a rebalance; well below `max.poll.interval.ms`.
+const ASSIGN_TIMEOUT: Duration = Duration::from_secs(120);
+const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
+/// Longest wait for the batch in flight before a partition is given away.
+const REVOKE_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a full batch waits to be taken before the partitions are paused, which throws prefetched records away.
+const FULL_WAIT: Duration = Duration::from_secs(2);
+/// Longest poll while a batch waits to be taken; it is also how late the wish for one may be seen.
+const POLL_WAITING: Duration = Duration::from_millis(1);
+const POLL_IDLE: Duration = Duration::from_millis(100);
+/// Poll while paused: only for rebalances and events.
+const POLL_PAUSED: Duration = Duration::from_millis(20);
+
+/// Why polling ended by itself. All of them are for an operator, or for a new session, to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum PollError {
+    /// The journal lacks records that are needed.
+    #[error(transparent)]
+    Gap(#[from] Gap),
+    /// The client is beyond repair; a new one may do.
+    #[error("Kafka client failed: {0}")]
+    Kafka(#[from] KafkaError),
+    /// Postgres did not tell where to start.
+    #[error("cannot read the progress of the partitions assigned: {0}")]
+    Progress(String),
+}
+
+/// What the polling thread is made of.
+#[derive(Debug, Clone)]
+pub struct PollSettings {
+    /// Kafka bootstrap servers.
+    pub brokers: String,
+    /// The journal's topic name.
+    pub topics: TopicNames,
+    /// The consumer group's name.
+    pub group: String,
+    /// When the group gives a silent member up.
+    pub session_timeout: Duration,
+    /// Bounds of a batch.
+    pub bounds: Bounds,
+    /// Most garbage in a row that is asked for at assignment.
+    pub dead_letter_run_max: usize,
+}
+
+/// A message from the polling thread.
+pub enum Polled {
+    /// Records to settle.
+    Batch(Batch),
+    /// A partition was assigned whose progress ends in a run of garbage this long.
+    GarbageRun(i32, usize),
+}
+
+/// Follows rebalances. Its callbacks run on the polling thread, inside `poll`.
+pub struct Membership {
+    runtime: Handle,
+    options: PgConnectOptions,
+    settings: PollSettings,
+    assignment: Assignment,
+    /// Held while a batch is in its transaction.
+    persisting: Arc<Mutex<()>>,
+    readiness: Readiness,
+    polled: mpsc::Sender<Polled>,
+    failure: std::sync::Mutex<Option<PollError>>,
+}
+
+impl ClientContext for Membership {
+    fn stats(&self, statistics: Statistics) {
+        if statistics.brokers.values().any(|broker| broker.state == "UP") {
+            self.readiness.up("kafka");
+        }
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
+            self.readiness.down("kafka", "all brokers are down");
+        }
+        tracing::warn!(%error, reason, "Kafka client");
+    }
+}
+
+impl ConsumerContext for Membership {
+    fn rebalance(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        code: RebalanceCode,
+        partitions: &mut TopicPartitionList,
+    ) {
+        let result = match code {
+            RebalanceCode::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, partitions),
+            _ => self.revoke(consumer, partitions).map_err(PollError::from),
+        };
+        gauge!(metric::ASSIGNED).set(u32::try_from(self.assignment.partitions().len()).unwrap_or(0));
+        if let Err(error) = result {
+            self.fail(error);
+        }
+    }
+}
+
+impl Membership {
+    fn fail(&self, error: PollError) {
+        self.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);
+    }
+
+    fn take_failure(&self) -> Option<PollError> {
+        self.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
+    }
+
+    /// Finds where each partition starts, then takes all of them at once: a second assign would start them twice.
+    fn assign(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        partitions: &mut TopicPartitionList,
+    ) -> Result<(), PollError> {
+        let numbers: Vec<i32> = partitions.elements().iter().map(|element| element.partition()).collect();
+        let progress = self.runtime.block_on(self.progress(&numbers))?;
+        let committed = consumer.committed_offsets(partitions.clone(), REQUEST_TIMEOUT)?;
+        let topic = &self.settings.topics.uploads;
+        for (partition, (next_offset, run)) in numbers.iter().copied().zip(progress) {
+            let (journal_start, journal_end) =
+                consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?;
+            let group =
+                committed.find_partition(topic, partition).and_then(|element| match element.offset() {
+                    Offset::Offset(offset) => Some(offset),
+                    _ => None,
+                });
+            let known = Known { progress: next_offset, group, journal_start, journal_end };
+            let start = assign::start(partition, known)?;
+            tracing::info!(partition, start, progress = next_offset, ?group, "partition assigned");
+            partitions.set_partition_offset(topic, partition, Offset::Offset(start))?;
+            self.assignment.add(partition, next_offset, start);
+            // The queue has room for one batch and a run for each partition.
+            if self.polled.try_send(Polled::GarbageRun(partition, run)).is_err() {
+                return Err(PollError::Progress("the persister takes nothing".to_owned()));
+            }
+        }
+        consumer.incremental_assign(partitions)?;
+        Ok(())
+    }
+
+    /// Progress and garbage run of each partition. Waits for Postgres, but not so long that the group gives this consumer up.
+    async fn progress(&self, partitions: &[i32]) -> Result<Vec<(i64, usize)>, PollError> {
+        let attempt = async {
+            loop {
+                match self.ask_progress(partitions).await {
+                    Ok(progress) => return progress,
+                    Err(error) => {
+                        let reason = match error {
+                            sqlx::Error::Database(error) => error.code().unwrap_or_default().into_owned(),
+                            other => other.to_string(),
+                        };
+                        self.readiness.down("postgres", reason.clone());
+                        tracing::warn!(reason, "cannot read the progress; trying again");
+                        tokio::time::sleep(Duration::from_millis(500)).await;
+                    }
+                }
+            }
+        };
+        tokio::time::timeout(ASSIGN_TIMEOUT, attempt)
+            .await
+            .map_err(|_| PollError::Progress("Postgres is away for too long".to_owned()))
+    }
+
+    async fn ask_progress(&self, partitions: &[i32]) -> sqlx::Result<Vec<(i64, usize)>> {
+        let topic = &self.settings.topics.uploads;
+        let mut connection = self.options.connect().await?;
+        let mut known = Vec::with_capacity(partitions.len());
+        for partition in partitions {
+            progress::begin(&mut connection, topic, *partition).await?;
+        }
+        let rows = progress::load(&mut connection, topic).await?;
+        for partition in partitions {
+            let row = rows.iter().find(|row| row.partition == *partition);
+            let next_offset = row.map_or(0, |row| row.next_offset);
+            let max = self.settings.dead_letter_run_max;
+            let run = progress::garbage_run(&mut connection, topic, *partition, next_offset, max).await?;
+            known.push((next_offset, run));
+        }
+        self.readiness.up("postgres");
+        Ok(known)
+    }
+
+    fn revoke(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        partitions: &TopicPartitionList,
+    ) -> Result<(), KafkaError> {
+        for element in partitions.elements() {
+            tracing::info!(partition = element.partition(), "partition revoked");
+            self.assignment.remove(element.partition());
+        }
+        // The next owner reads the progress: let the batch in flight finish first. If it does not, the fence decides.
+        let finish = async { tokio::time::timeout(REVOKE_TIMEOUT, self.persisting.lock()).await.is_ok() };
+        if !self.runtime.block_on(finish) {
+            tracing::warn!("partitions were given away with a batch in flight");
+        }
+        consumer.incremental_unassign(partitions)
+    }
+}
+
+/// The polling thread's own state.
+pub struct Poller {
+    consumer: Arc<BaseConsumer<Membership>>,
+    polled: mpsc::Sender<Polled>,
+    wanted: Arc<Semaphore>,
+    runtime: Handle,
+    crash: Crash,
+    batch: Batch,
+    paused: bool,
+    stopped: Vec<i32>,
+}
+
+/// What a poller shares with the rest of its session.
+pub struct Shared {
+    /// Written by the poller.
+    pub assignment: Assignment,
+    /// Held by the persister during a transaction.
+    pub persisting: Arc<Mutex<()>>,
+    /// A permit for each batch that the persister wants.
+    pub wanted: Arc<Semaphore>,
+    /// To the persister: room for one batch and one garbage run for each partition.
+    pub polled: mpsc::Sender<Polled>,
+    /// Reports `kafka`, `postgres` and `journal`.
+    pub readiness: Readiness,
+    /// Crash points.
+    pub crash: Crash,
+}
+
+impl Poller {
+    /// Joins the group.
+    ///
+    /// # Errors
+    /// The client cannot be made from the settings.
+    pub fn new(
+        settings: &PollSettings,
+        options: &PgConnectOptions,
+        shared: &Shared,
+    ) -> Result<Self, KafkaError> {
+        let membership = Membership {
+            runtime: Handle::current(),
+            options: options.clone(),
+            settings: settings.clone(),
+            assignment: shared.assignment.clone(),
+            persisting: Arc::clone(&shared.persisting),
+            readiness: shared.readiness.clone(),
+            polled: shared.polled.clone(),
+            failure: std::sync::Mutex::default(),
+        };
+        let consumer: BaseConsumer<Membership> = config(settings).create_with_context(membership)?;
+        consumer.subscribe(&[&settings.topics.uploads])?;
+        Ok(Self {
+            consumer: Arc::new(consumer),
+            polled: shared.polled.clone(),
+            wanted: Arc::clone(&shared.wanted),
+            runtime: Handle::current(),
+            crash: shared.crash.clone(),
+            batch: Batch::default(),
+            paused: false,
+            stopped: Vec::new(),
+        })
+    }
+
+    /// The client, for committing offsets elsewhere.
+    #[must_use]
+    pub fn consumer(&self) -> Arc<BaseConsumer<Membership>> {
+        Arc::clone(&self.consumer)
+    }
+
+    /// Polls until `stop`. What is gathered and not taken by then is polled again in another session.
+    ///
+    /// # Errors
+    /// [`PollError`]
+    pub fn run(mut self, stop: &CancellationToken) -> Result<(), PollError> {
+        let bounds = self.consumer.context().settings.bounds;
+        while !stop.is_cancelled() {
+            if let Some(failure) = self.consumer.context().take_failure() {
+                return Err(failure);
+            }
+            self.hand_over();
+            if self.batch.is_full(bounds) && !self.wait_until_wanted() {
+                self.pause()?;
+            }
+            let wait = match (self.paused, self.batch.is_empty()) {
+                (true, _) => POLL_PAUSED,
+                (false, true) => POLL_IDLE,
+                (false, false) => POLL_WAITING,
+            };
+            let consumer = Arc::clone(&self.consumer);
+            match consumer.poll(wait) {
+                None => {}
+                Some(Ok(message)) => self.gather(&message)?,
+                Some(Err(error)) => self.judge(error)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn gather(&mut self, message: &BorrowedMessage<'_>) -> Result<(), PollError> {
+        let (partition, offset) = (message.partition(), message.offset());
+        if self.stopped.contains(&partition) {
+            return Ok(());
+        }
+        let context = self.consumer.context();
+        let Some(assigned) = context.assignment.polled(partition, offset) else { return Ok(()) };
+        if offset != assigned.expected {
+            return Err(Gap::Deleted { partition, from: assigned.expected, to: offset }.into());
+        }
+        self.crash.point(CrashPoint::Polled);
+        match record::decode(message) {
+            Ok(record) => {
+                let bytes = message.payload_len() + message.key_len();
+                self.batch.push(record, bytes, assigned.generation, assigned.settled_below);
+            }
+            Err(newer) => self.stop_partition(newer)?,
+        }
+        Ok(())
+    }
+
+    /// A record that only a later build can read: its partition waits for that build, the others go on.
+    fn stop_partition(&mut self, newer: NewerSchema) -> Result<(), PollError> {
+        let Position { partition, .. } = newer.position;
+        tracing::error!(partition, offset = newer.position.offset, "{newer}");
+        self.consumer.context().readiness.down("journal", newer.to_string());
+        self.stopped.push(partition);
+        gauge!(metric::STOPPED).set(u32::try_from(self.stopped.len()).unwrap_or(0));
+        let mut one = TopicPartitionList::new();
+        one.add_partition(&self.consumer.context().settings.topics.uploads, partition);
+        self.consumer.pause(&one)?;
+        Ok(())
+    }
+
+    /// Gives the batch to the persister if it wants one: no batch waits to become fuller.
+    fn hand_over(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
+        if self.wanted.try_acquire().map(SemaphorePermit::forget).is_ok() {
+            self.send();
+        }
+    }
+
+    fn send(&mut self) {
+        let batch = std::mem::take(&mut self.batch);
+        if self.polled.try_send(Polled::Batch(batch)).is_err() {
+            // Only when the persister is gone, and then the session ends.
+            tracing::debug!("nobody takes the batch");
+        }
+        self.resume();
+    }
+
+    fn wait_until_wanted(&mut self) -> bool {
+        if self.paused {
+            return false;
+        }
+        let wanted = Arc::clone(&self.wanted);
+        let wait = async { tokio::time::timeout(FULL_WAIT, wanted.acquire()).await };
+        let Ok(Ok(permit)) = self.runtime.block_on(wait) else { return false };
+        permit.forget();
+        self.send();
+        true
+    }
+
+    fn pause(&mut self) -> Result<(), KafkaError> {
+        if !self.paused {
+            tracing::debug!("paused: the persister is busy");
+            self.consumer.pause(&self.consumer.assignment()?)?;
+            self.paused = true;
+        }
+        Ok(())
+    }
+
+    fn resume(&mut self) {
+        if !std::mem::take(&mut self.paused) {
+            return;
+        }
+        let resumed = self.consumer.assignment().and_then(|assignment| {
+            let mut running = TopicPartitionList::new();
+            for element in assignment.elements() {
+                if !self.stopped.contains(&element.partition()) {
+                    running.add_partition(element.topic(), element.partition());
+                }
+            }
+            self.consumer.resume(&running)
+        });
+        if let Err(error) = resumed {
+            self.consumer.context().fail(error.into());
+        }
+    }
+
+    /// Most errors are news of a connection that librdkafka mends itself.
+    fn judge(&self, error: KafkaError) -> Result<(), PollError> {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
+                self.find_gap(error)
+            }
+            Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::PollExceeded) => Err(error.into()),
+            _ => {
+                tracing::debug!(%error, "poll");
+                Ok(())
+            }
+        }
+    }
+
+    /// The journal no longer holds the offset that a partition stands at: says which.
+    fn find_gap(&self, error: KafkaError) -> Result<(), PollError> {
+        let context = self.consumer.context();
+        for partition in context.assignment.partitions() {
+            let topic = &context.settings.topics.uploads;
+            let (start, end) = self.consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?;
+            let Some(expected) = context.assignment.expected(partition) else { continue };
+            if expected < start {
+                return Err(Gap::Deleted { partition, from: expected, to: start }.into());
+            }
+            if expected > end {
+                return Err(Gap::Truncated { partition, end, progress: expected }.into());
+            }
+        }
+        Err(error.into())
+    }
+}
+
+fn config(settings: &PollSettings) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", &settings.brokers)
+        .set("group.id", &settings.group)
+        .set("client.id", "milepost-consumer")
+        // The group offset moves after emission, by an explicit list, and in no other way.
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        // Never skip: an offset that the journal does not hold is an error.
+        .set("auto.offset.reset", "error")
+        .set("partition.assignment.strategy", "cooperative-sticky")
+        .set("session.timeout.ms", settings.session_timeout.as_millis().to_string())
+        .set("heartbeat.interval.ms", (settings.session_timeout.as_millis() / 10).to_string())
+        .set("max.poll.interval.ms", MAX_POLL_INTERVAL.as_millis().to_string())
+        // An arriving record is fetched at once; these only bound empty waits and memory.
+        .set("fetch.min.bytes", "1")
+        .set("fetch.wait.max.ms", "500")
+        .set("fetch.queue.backoff.ms", "50")
+        .set("queued.min.messages", "10000")
+        .set("queued.max.messages.kbytes", "32768")
+        .set("fetch.message.max.bytes", "4194304")
+        .set("allow.auto.create.topics", "false")
+        .set("socket.keepalive.enable", "true")
+        .set("reconnect.backoff.max.ms", "2000")
+        .set("statistics.interval.ms", "1000");
+    config
+}

@@ -1,0 +1,252 @@
+//! A session: one membership in the consumer group, with its own poller, persister and emitter.
+//!
+//! Whatever is in doubt ends the session, and the next one starts from what Postgres and the group say. So there is one way
+//! to recover, and it is the one taken at every start.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use milepost_shared::crash::{Crash, CrashPoint};
+use milepost_shared::ops::Readiness;
+use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::{Offset, TopicPartitionList};
+use sqlx::postgres::PgConnectOptions;
+use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::assign::Assignment;
+use crate::batch::Batch;
+use crate::emit::{Emission, EmitSettings, Emitted, EmittedOffsets, Emitter};
+use crate::persist::{PersistError, PersistSettings, Persister};
+use crate::poll::{Membership, PollError, PollSettings, Polled, Poller, Shared};
+
+/// All that sessions are made of.
+#[derive(Clone)]
+pub struct Parts {
+    /// For the poller.
+    pub poll: PollSettings,
+    /// For the persister.
+    pub persist: PersistSettings,
+    /// For the emitter.
+    pub emit: EmitSettings,
+    /// How often the group offset is committed at most.
+    pub offset_commit_interval: Duration,
+    /// How long a stopping session waits for the batch in flight.
+    pub drain_timeout: Duration,
+    /// How to reach Postgres.
+    pub options: PgConnectOptions,
+    /// Where dependencies are reported.
+    pub readiness: Readiness,
+    /// Crash points.
+    pub crash: Crash,
+    /// How far emission has come, for expiry.
+    pub emitted: EmittedOffsets,
+}
+
+/// Why a session ended before it was asked to.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// From the poller.
+    #[error(transparent)]
+    Poll(#[from] PollError),
+    /// From the persister.
+    #[error(transparent)]
+    Persist(#[from] PersistError),
+    /// The producer cannot be made.
+    #[error("cannot make a Kafka client: {0}")]
+    Kafka(#[from] KafkaError),
+    /// A part panicked; the place is in the log.
+    #[error("a part of the consumer panicked")]
+    Panicked,
+}
+
+impl SessionError {
+    /// Whether another session can go on by itself. If not, an operator has to act: nothing may be skipped.
+    #[must_use]
+    pub fn heals(&self) -> bool {
+        !matches!(
+            self,
+            Self::Poll(PollError::Gap(_)) | Self::Persist(PersistError::GarbageRun(_)) | Self::Panicked
+        )
+    }
+}
+
+/// Runs one session until `stop`, or until something is in doubt.
+///
+/// # Errors
+/// [`SessionError`]; what was polled and not persisted is polled again in the next session.
+pub async fn run(parts: &Parts, partitions: usize, stop: &CancellationToken) -> Result<(), SessionError> {
+    let session = stop.child_token();
+    let hard = CancellationToken::new();
+    // One batch, and a garbage run for each partition that is assigned.
+    let (polled, to_persist) = mpsc::channel(2 + 2 * partitions);
+    let (persisted, to_emit) = mpsc::channel(1);
+    let shared = Shared {
+        assignment: Assignment::default(),
+        persisting: Arc::new(Mutex::new(())),
+        wanted: Arc::new(Semaphore::new(0)),
+        polled,
+        readiness: parts.readiness.clone(),
+        crash: parts.crash.clone(),
+    };
+    let poller = Poller::new(&parts.poll, &parts.options, &shared)?;
+    let consumer = poller.consumer();
+    let emitter =
+        Emitter::new(parts.emit.clone(), parts.readiness.clone(), parts.crash.clone(), hard.clone())?;
+
+    let poll_stop = session.clone();
+    let polling = tokio::task::spawn_blocking(move || {
+        let result = poller.run(&poll_stop).map_err(SessionError::from);
+        poll_stop.cancel();
+        result
+    });
+    let offsets = Offsets {
+        consumer,
+        assignment: shared.assignment.clone(),
+        topic: parts.poll.topics.uploads.clone(),
+        crash: parts.crash.clone(),
+    };
+    let emitting =
+        tokio::spawn(emit(emitter, to_emit, offsets, parts.emitted.clone(), parts.offset_commit_interval));
+    let persisting = tokio::spawn(persist(
+        Persister::new(
+            parts.persist.clone(),
+            parts.options.clone(),
+            parts.readiness.clone(),
+            parts.crash.clone(),
+            hard.clone(),
+        ),
+        shared,
+        to_persist,
+        persisted,
+        session.clone(),
+    ));
+
+    session.cancelled().await;
+    let overrun = hard.clone();
+    let drain_timeout = parts.drain_timeout;
+    let deadline = tokio::spawn(async move {
+        tokio::time::sleep(drain_timeout).await;
+        overrun.cancel();
+    });
+    let (polling, persisting, emitting) = tokio::join!(polling, persisting, emitting);
+    deadline.abort();
+    // Leaving the group may block, and calls back into the runtime.
+    let left = match emitting {
+        Ok(consumer) => tokio::task::spawn_blocking(move || drop(consumer)).await,
+        Err(panicked) => Err(panicked),
+    };
+    let panicked = |_| SessionError::Panicked;
+    let results =
+        [persisting.map_err(panicked).flatten(), polling.map_err(panicked).flatten(), left.map_err(panicked)];
+    results.into_iter().find(Result::is_err).unwrap_or(Ok(()))
+}
+
+/// Persists what is polled until the session ends, then lets the emitter end.
+async fn persist(
+    mut persister: Persister,
+    shared: Shared,
+    mut polled: mpsc::Receiver<Polled>,
+    persisted: mpsc::Sender<Vec<Emission>>,
+    session: CancellationToken,
+) -> Result<(), SessionError> {
+    // However this ends, the rest of the session ends with it.
+    let _end = session.clone().drop_guard();
+    loop {
+        shared.wanted.add_permits(1);
+        let Some(mut batch) = next_batch(&mut persister, &mut polled, &session).await else { return Ok(()) };
+        let held = shared.persisting.lock().await;
+        batch.retain_partitions(|partition, span| shared.assignment.is_current(partition, span.generation));
+        if batch.is_empty() {
+            continue;
+        }
+        let result = persister.persist(batch).await;
+        drop(held);
+        let done = match result {
+            Err(PersistError::Stopped) => return Ok(()),
+            other => other?,
+        };
+        // The emitter takes the next batch when it has emitted the last, or is gone for good.
+        if persisted.send(done.emissions).await.is_err() {
+            return Ok(());
+        }
+        if let Some(run) = done.garbage_run {
+            return Err(PersistError::GarbageRun(run).into());
+        }
+    }
+}
+
+async fn next_batch(
+    persister: &mut Persister,
+    polled: &mut mpsc::Receiver<Polled>,
+    session: &CancellationToken,
+) -> Option<Batch> {
+    loop {
+        match session.run_until_cancelled(polled.recv()).await?? {
+            Polled::Batch(batch) => return Some(batch),
+            Polled::GarbageRun(partition, length) => persister.resume_run(partition, length),
+        }
+    }
+}
+
+/// Emits what is persisted until no more comes, and commits the group offset behind it. Returns the consumer, whose last
+/// owner must drop it outside of the runtime.
+async fn emit(
+    mut emitter: Emitter,
+    mut persisted: mpsc::Receiver<Vec<Emission>>,
+    offsets: Offsets,
+    emitted: EmittedOffsets,
+    interval: Duration,
+) -> Arc<BaseConsumer<Membership>> {
+    let mut uncommitted = BTreeMap::new();
+    let mut tick = tokio::time::interval(interval);
+    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            batch = persisted.recv() => {
+                let Some(batch) = batch else { break };
+                let Ok(done) = emitter.emit(&batch).await else { break };
+                emitted.note(&done);
+                uncommitted.extend(done);
+            }
+            _ = tick.tick() => {
+                offsets.commit(&uncommitted, CommitMode::Async);
+                uncommitted.clear();
+            }
+        }
+    }
+    // Blocks for one round trip; a failure only means that some records are emitted again.
+    tokio::task::block_in_place(|| offsets.commit(&uncommitted, CommitMode::Sync));
+    offsets.consumer
+}
+
+/// Moves the group offset.
+struct Offsets {
+    consumer: Arc<BaseConsumer<Membership>>,
+    assignment: Assignment,
+    topic: String,
+    crash: Crash,
+}
+
+impl Offsets {
+    fn commit(&self, emitted: &BTreeMap<i32, Emitted>, mode: CommitMode) {
+        let mut list = TopicPartitionList::new();
+        for (partition, emitted) in emitted {
+            if self.assignment.is_current(*partition, emitted.generation) {
+                let offset = Offset::Offset(emitted.next);
+                // Only an invalid offset is refused, and this one came from the journal.
+                let _ = list.add_partition_offset(&self.topic, *partition, offset);
+            }
+        }
+        if list.count() == 0 {
+            return;
+        }
+        self.crash.point(CrashPoint::BeforeOffsetCommit);
+        if let Err(error) = self.consumer.commit(&list, mode) {
+            tracing::info!(%error, "group offset not committed; some records will be emitted again");
+        }
+    }
+}
