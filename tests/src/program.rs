@@ -56,7 +56,7 @@ impl Program {
 
     /// Changes a setting for the next start.
     pub fn set(&mut self, name: &str, value: &str) {
-        self.environment.insert(name.to_owned(), value.to_string());
+        self.environment.insert(name.to_owned(), value.to_owned());
     }
 
     /// Takes a setting back, for the next start.
@@ -112,6 +112,12 @@ impl Program {
     pub async fn ready(&self) -> bool {
         let page = self.http.get(format!("http://{}/readyz", self.ops)).send().await;
         page.is_ok_and(|page| page.status().is_success())
+    }
+
+    /// Whether `/readyz` says that a dependency is up now.
+    pub async fn has_up(&self, dependency: &str) -> bool {
+        let page = self.page("/readyz").await.and_then(|page| serde_json::from_str(&page).ok());
+        page.is_some_and(|page: serde_json::Value| page["dependencies"][dependency]["up"] == true)
     }
 
     /// A page of the operators' listener; `None` if it does not answer.

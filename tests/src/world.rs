@@ -282,21 +282,25 @@ impl World {
         Client::new(gateway.listen.context("not a gateway")?, &self.account.secret)
     }
 
-    /// Waits until the group has committed all of the journal: everything is persisted and emitted.
+    /// Waits until all of the journal is persisted and emitted: the tables' progress and the group's offset have passed it.
     ///
     /// # Errors
-    /// It has not within a minute, with how far it is.
+    /// They have not within a minute, with how far they are.
     pub async fn settled(&self) -> anyhow::Result<()> {
         let group = TopicNames::group(&self.prefix);
         let mut seen = String::new();
-        let settled = eventually(SETTLED, "all of the journal is committed", async || {
+        let settled = eventually(SETTLED, "all of the journal is persisted and emitted", async || {
             let ends = self.kafka.ends(&self.topics.uploads).await?;
             let committed = self.kafka.committed(&group, &self.topics.uploads).await?;
-            seen = format!("ends {ends:?}, committed {committed:?}");
-            let done = |((first, next), committed): (&(i64, i64), &Option<i64>)| {
-                committed.unwrap_or(*first) >= *next
-            };
-            Ok(ends.iter().zip(&committed).all(done).then_some(()))
+            // The database may be the one that is away.
+            let progress = self.tables.progress().await.unwrap_or_default();
+            seen = format!("ends {ends:?}, committed {committed:?}, progress {progress:?}");
+            let done = (0..).zip(ends.iter().zip(&committed)).all(|(partition, ((_, next), committed))| {
+                let of_partition = progress.iter().find(|progress| progress.partition == partition);
+                let persisted = of_partition.map_or(0, |progress| progress.next_offset);
+                committed.unwrap_or(0) >= *next && persisted >= *next
+            });
+            Ok(done.then_some(()))
         });
         let settled = settled.await;
         settled.with_context(|| seen)

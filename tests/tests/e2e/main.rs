@@ -3,3 +3,4 @@
 
 mod replays;
 mod uploads;
+mod waiting;
