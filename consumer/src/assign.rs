@@ -84,12 +84,13 @@ pub struct Assigned {
 pub struct Assignment(Arc<Mutex<(u64, BTreeMap<i32, Assigned>)>>);
 
 impl Assignment {
-    /// Adds a partition.
-    pub fn add(&self, partition: i32, settled_below: i64, start: i64) {
+    /// Adds a partition. Returns the assignment's generation.
+    pub fn add(&self, partition: i32, settled_below: i64, start: i64) -> u64 {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         inner.0 += 1;
         let generation = inner.0;
         inner.1.insert(partition, Assigned { generation, settled_below, expected: start });
+        generation
     }
 
     /// Takes a partition away.

@@ -258,7 +258,7 @@ fn producer(settings: &EmitSettings) -> Result<FutureProducer, KafkaError> {
         .create()
 }
 
-/// A shared view of how far emission has come, for the group offset and for expiry.
+/// How far emission has come in a session, for expiry.
 #[derive(Debug, Clone, Default)]
 pub struct EmittedOffsets(Arc<Mutex<BTreeMap<i32, Emitted>>>);
 
@@ -268,10 +268,10 @@ impl EmittedOffsets {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(emitted);
     }
 
-    /// Takes what was noted since the last call.
+    /// All that was noted.
     #[must_use]
-    pub fn take(&self) -> BTreeMap<i32, Emitted> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    pub fn snapshot(&self) -> BTreeMap<i32, Emitted> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 

@@ -3,6 +3,7 @@
 //! A partition of keys is dropped only when *journal* time has passed its last window in every partition of the journal,
 //! and everything from it has been emitted. So expiry never overtakes a consumer that lags behind.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -17,7 +18,8 @@ use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::emit::EmittedOffsets;
+use crate::assign::Assignment;
+use crate::emit::{Emitted, EmittedOffsets};
 use crate::metric;
 use crate::persist::{LOCATIONS_KEPT, LOCATIONS_WIDTH};
 
@@ -39,6 +41,8 @@ pub struct ExpireSettings {
     pub ttl: Duration,
     /// How long after its last window a table partition is kept.
     pub grace: Duration,
+    /// The consumer's wall clock.
+    pub clock: Clock,
     /// How often to look.
     pub interval: Duration,
     /// Longest look.
@@ -79,42 +83,59 @@ pub fn may_expire(partition: &KeyPartition, clocks: &[JournalClock], grace: Dura
     })
 }
 
+/// The database's progress fell behind what this consumer has persisted: it was put back to an earlier state.
+#[derive(Debug, thiserror::Error)]
+#[error("the progress of journal partitions {0:?} was put back; what is missing is persisted again")]
+pub struct PutBack(pub Vec<i32>);
+
 /// Looks after table partitions until `stop`. Each consumer of an installation does; the database makes them take turns.
+///
+/// # Errors
+/// [`PutBack`], noticed here even when no record comes that would meet the fence.
 pub async fn run(
     settings: ExpireSettings,
     options: PgConnectOptions,
-    clock: Clock,
     emitted: EmittedOffsets,
+    assignment: Assignment,
     stop: CancellationToken,
-) {
+) -> Result<(), PutBack> {
     let mut tick = tokio::time::interval(settings.interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        let look = tokio::time::timeout(settings.timeout, look(&settings, &options, clock, &emitted));
+        let look = tokio::time::timeout(settings.timeout, look(&settings, &options, &emitted, &assignment));
         match stop.run_until_cancelled(look).await {
-            None => return,
-            Some(Ok(Ok(()))) => {}
+            None => break,
+            Some(Ok(Ok(put_back))) if put_back.is_empty() => {}
+            Some(Ok(Ok(put_back))) => return Err(PutBack(put_back)),
             Some(Ok(Err(error))) => {
                 tracing::warn!(error = format!("{error:#}"), "maintenance failed; trying again")
             }
             Some(Err(_)) => tracing::warn!("maintenance took too long; trying again"),
         }
     }
+    Ok(())
 }
 
+/// One look. Returns this consumer's partitions whose progress was put back.
 async fn look(
     settings: &ExpireSettings,
     options: &PgConnectOptions,
-    clock: Clock,
     emitted: &EmittedOffsets,
-) -> anyhow::Result<()> {
+    assignment: &Assignment,
+) -> anyhow::Result<Vec<i32>> {
     let mut connection = options.connect().await.context("cannot reach Postgres")?;
-    for (partition, emitted) in emitted.take() {
+    let emitted = emitted.snapshot();
+    let progress = progress::load(&mut connection, &settings.topic).await?;
+    let put_back = put_back(&emitted, &progress, assignment);
+    if !put_back.is_empty() {
+        return Ok(put_back);
+    }
+    for (partition, emitted) in emitted {
         progress::note_emitted(&mut connection, &settings.topic, partition, emitted.next, emitted.time)
             .await?;
     }
-    make_ahead(&mut connection, settings, clock).await?;
-    let expired = expired(&mut connection, settings, clock).await?;
+    make_ahead(&mut connection, settings).await?;
+    let expired = expired(&mut connection, settings).await?;
     for partition in expired {
         if partitions::detach(&mut connection, &partition.name).await? {
             counter!(metric::EXPIRED).increment(1);
@@ -123,19 +144,28 @@ async fn look(
     }
     partitions::drop_detached(&mut connection).await?;
     connection.close().await?;
-    Ok(())
+    Ok(Vec::new())
 }
 
-async fn make_ahead(
-    connection: &mut PgConnection,
-    settings: &ExpireSettings,
-    clock: Clock,
-) -> sqlx::Result<()> {
+/// What was emitted was persisted before; if the table says otherwise, it is not the table it was.
+fn put_back(emitted: &BTreeMap<i32, Emitted>, progress: &[Progress], assignment: &Assignment) -> Vec<i32> {
+    emitted
+        .iter()
+        .filter(|(partition, emitted)| {
+            let next_offset =
+                progress.iter().find(|row| row.partition == **partition).map_or(0, |row| row.next_offset);
+            assignment.is_current(**partition, emitted.generation) && next_offset < emitted.next
+        })
+        .map(|(partition, _)| *partition)
+        .collect()
+}
+
+async fn make_ahead(connection: &mut PgConnection, settings: &ExpireSettings) -> sqlx::Result<()> {
     let ttl = settings.ttl;
     let tables = [(Partitioned::Keys, ttl, ttl), (Partitioned::Locations, LOCATIONS_WIDTH, LOCATIONS_KEPT)];
     for (table, width, kept) in tables {
         for ahead in 0..=AHEAD {
-            let moment = clock.now().plus(width * ahead);
+            let moment = settings.clock.now().plus(width * ahead);
             partitions::ensure(connection, table, moment, width, kept).await?;
         }
     }
@@ -145,10 +175,9 @@ async fn make_ahead(
 async fn expired(
     connection: &mut PgConnection,
     settings: &ExpireSettings,
-    clock: Clock,
 ) -> anyhow::Result<Vec<KeyPartition>> {
     // Two clocks, and the earlier one counts, so that one wrong clock cannot expire a key too early.
-    let wall = clock.now().min(partitions::server_time(connection).await?);
+    let wall = settings.clock.now().min(partitions::server_time(connection).await?);
     let mut candidates = partitions::key_partitions(connection).await?;
     candidates.retain(|partition| partition.keep_until.plus(settings.grace) <= wall);
     if candidates.is_empty() {
@@ -233,6 +262,18 @@ mod tests {
     fn what_is_not_emitted_keeps_its_keys() {
         assert!(!expires(Some(&progress(5, 1500, 4, 900)), 5));
         assert!(expires(Some(&progress(5, 1500, 4, 1000)), 5));
+    }
+
+    #[test]
+    fn a_table_put_back_is_noticed_for_the_partitions_that_are_this_consumers() {
+        let assignment = Assignment::default();
+        let generation = assignment.add(0, 0, 0);
+        let emitted = |generation, next| BTreeMap::from([(0, Emitted { generation, next, time: WALL })]);
+        let table = [progress(5, 0, 0, 0)];
+        assert!(put_back(&emitted(generation, 5), &table, &assignment).is_empty());
+        assert_eq!(put_back(&emitted(generation, 6), &table, &assignment), [0]);
+        assert_eq!(put_back(&emitted(generation, 6), &[], &assignment), [0]);
+        assert!(put_back(&emitted(generation + 1, 6), &table, &assignment).is_empty());
     }
 
     #[test]

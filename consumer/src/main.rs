@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use backon::{BackoffBuilder as _, ExponentialBuilder};
-use milepost_consumer::emit::{EmitSettings, EmittedOffsets};
-use milepost_consumer::expire::{self, ExpireSettings};
+use milepost_consumer::emit::EmitSettings;
+use milepost_consumer::expire::ExpireSettings;
 use milepost_consumer::metric;
 use milepost_consumer::persist::PersistSettings;
 use milepost_consumer::poll::PollSettings;
@@ -62,7 +62,9 @@ async fn run(settings: ConsumerSettings) -> anyhow::Result<ExitCode> {
     let options =
         connect::options(&settings.database.database_url, "milepost-consumer", settings.persist_timeout)?;
     let code = match check(&settings, &options, &readiness, &stop).await {
-        Ok(true) => consume(&settings, options, readiness, &stop).await.map(|()| ExitCode::SUCCESS),
+        Ok(true) => sessions(&settings, &parts(&settings, options, readiness), &stop)
+            .await
+            .map(|()| ExitCode::SUCCESS),
         Ok(false) => Ok(ExitCode::SUCCESS),
         Err(violation) => {
             tracing::error!(error = format!("{violation:#}"), "bad configuration");
@@ -126,28 +128,7 @@ fn backoff(settings: &ConsumerSettings) -> ExponentialBuilder {
         .without_max_times()
 }
 
-/// Runs sessions, one after the other, with maintenance beside them.
-async fn consume(
-    settings: &ConsumerSettings,
-    options: PgConnectOptions,
-    readiness: Readiness,
-    stop: &CancellationToken,
-) -> anyhow::Result<()> {
-    let parts = parts(settings, options, readiness);
-    let ending = CancellationToken::new();
-    let expiring = tokio::spawn(expire::run(
-        expire_settings(settings),
-        parts.options.clone(),
-        Clock::new(settings.test.clock_offset_ms),
-        parts.emitted.clone(),
-        ending.clone(),
-    ));
-    let result = sessions(settings, &parts, stop).await;
-    ending.cancel();
-    expiring.await.context("maintenance")?;
-    result
-}
-
+/// Runs sessions, one after the other.
 async fn sessions(
     settings: &ConsumerSettings,
     parts: &Parts,
@@ -199,12 +180,12 @@ fn parts(settings: &ConsumerSettings, options: PgConnectOptions, readiness: Read
             linger: settings.emit_linger,
             backoff_max: settings.backoff_max,
         },
+        expire: expire_settings(settings),
         offset_commit_interval: settings.offset_commit_interval,
         drain_timeout: settings.drain_timeout,
         options,
         readiness,
         crash: Crash::new(settings.test.crash_at.clone()),
-        emitted: EmittedOffsets::default(),
     }
 }
 
@@ -215,6 +196,7 @@ fn expire_settings(settings: &ConsumerSettings) -> ExpireSettings {
         partitions: settings.kafka.partitions,
         ttl: settings.kafka.idempotency_ttl,
         grace: settings.expiry_grace,
+        clock: Clock::new(settings.test.clock_offset_ms),
         interval: settings.maintenance_interval,
         timeout: settings.persist_timeout + Duration::from_secs(30),
     }

@@ -3,6 +3,7 @@
 //! A thread, because a rebalance callback may block for Postgres, and because `StreamConsumer` can lose wake-ups
 //! (fede1024/rust-rdkafka#665). Polling never stops: when nobody takes the batches, the partitions are paused.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use metrics::gauge;
 use milepost_shared::answer::Position;
 use milepost_shared::crash::{Crash, CrashPoint};
 use milepost_shared::ops::Readiness;
-use milepost_shared::store::progress;
+use milepost_shared::store::progress::{self, Progress};
 use milepost_shared::topics::TopicNames;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -25,6 +26,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::assign::{self, Assignment, Gap, Known};
 use crate::batch::{Batch, Bounds};
+use crate::emit::{Emitted, EmittedOffsets};
 use crate::metric;
 use crate::record::{self, NewerSchema};
 
@@ -92,6 +94,7 @@ pub struct Membership {
     persisting: Arc<Mutex<()>>,
     readiness: Readiness,
     polled: mpsc::Sender<Polled>,
+    emitted: EmittedOffsets,
     failure: std::sync::Mutex<Option<PollError>>,
 }
 
@@ -147,7 +150,8 @@ impl Membership {
         let progress = self.runtime.block_on(self.progress(&numbers))?;
         let committed = consumer.committed_offsets(partitions.clone(), REQUEST_TIMEOUT)?;
         let topic = &self.settings.topics.uploads;
-        for (partition, (next_offset, run)) in numbers.iter().copied().zip(progress) {
+        for (partition, (progress, run)) in numbers.iter().copied().zip(progress) {
+            let next_offset = progress.next_offset;
             let (journal_start, journal_end) =
                 consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?;
             let group =
@@ -159,7 +163,11 @@ impl Membership {
             let start = assign::start(partition, known)?;
             tracing::info!(partition, start, progress = next_offset, ?group, "partition assigned");
             partitions.set_partition_offset(topic, partition, Offset::Offset(start))?;
-            self.assignment.add(partition, next_offset, start);
+            let generation = self.assignment.add(partition, next_offset, start);
+            if let (Some(time), true) = (progress.log_time, start == next_offset) {
+                self.emitted
+                    .note(&BTreeMap::from([(partition, Emitted { generation, next: next_offset, time })]));
+            }
             // The queue has room for one batch and a run for each partition.
             if self.polled.try_send(Polled::GarbageRun(partition, run)).is_err() {
                 return Err(PollError::Progress("the persister takes nothing".to_owned()));
@@ -170,7 +178,7 @@ impl Membership {
     }
 
     /// Progress and garbage run of each partition. Waits for Postgres, but not so long that the group gives this consumer up.
-    async fn progress(&self, partitions: &[i32]) -> Result<Vec<(i64, usize)>, PollError> {
+    async fn progress(&self, partitions: &[i32]) -> Result<Vec<(Progress, usize)>, PollError> {
         let attempt = async {
             loop {
                 match self.ask_progress(partitions).await {
@@ -192,7 +200,7 @@ impl Membership {
             .map_err(|_| PollError::Progress("Postgres is away for too long".to_owned()))
     }
 
-    async fn ask_progress(&self, partitions: &[i32]) -> sqlx::Result<Vec<(i64, usize)>> {
+    async fn ask_progress(&self, partitions: &[i32]) -> sqlx::Result<Vec<(Progress, usize)>> {
         let topic = &self.settings.topics.uploads;
         let mut connection = self.options.connect().await?;
         let mut known = Vec::with_capacity(partitions.len());
@@ -201,11 +209,10 @@ impl Membership {
         }
         let rows = progress::load(&mut connection, topic).await?;
         for partition in partitions {
-            let row = rows.iter().find(|row| row.partition == *partition);
-            let next_offset = row.map_or(0, |row| row.next_offset);
+            let row = rows.iter().find(|row| row.partition == *partition).ok_or(sqlx::Error::RowNotFound)?;
             let max = self.settings.dead_letter_run_max;
-            let run = progress::garbage_run(&mut connection, topic, *partition, next_offset, max).await?;
-            known.push((next_offset, run));
+            let run = progress::garbage_run(&mut connection, topic, *partition, row.next_offset, max).await?;
+            known.push((*row, run));
         }
         self.readiness.up("postgres");
         Ok(known)
@@ -238,7 +245,8 @@ pub struct Poller {
     crash: Crash,
     batch: Batch,
     paused: bool,
-    stopped: Vec<i32>,
+    /// Partitions stopped at a record of a newer schema, by the assignment in which they met it.
+    stopped: BTreeMap<i32, u64>,
 }
 
 /// What a poller shares with the rest of its session.
@@ -251,6 +259,8 @@ pub struct Shared {
     pub wanted: Arc<Semaphore>,
     /// To the persister: room for one batch and one garbage run for each partition.
     pub polled: mpsc::Sender<Polled>,
+    /// How far emission has come.
+    pub emitted: EmittedOffsets,
     /// Reports `kafka`, `postgres` and `journal`.
     pub readiness: Readiness,
     /// Crash points.
@@ -275,6 +285,7 @@ impl Poller {
             persisting: Arc::clone(&shared.persisting),
             readiness: shared.readiness.clone(),
             polled: shared.polled.clone(),
+            emitted: shared.emitted.clone(),
             failure: std::sync::Mutex::default(),
         };
         let consumer: BaseConsumer<Membership> = config(settings).create_with_context(membership)?;
@@ -287,7 +298,7 @@ impl Poller {
             crash: shared.crash.clone(),
             batch: Batch::default(),
             paused: false,
-            stopped: Vec::new(),
+            stopped: BTreeMap::new(),
         })
     }
 
@@ -328,11 +339,11 @@ impl Poller {
 
     fn gather(&mut self, message: &BorrowedMessage<'_>) -> Result<(), PollError> {
         let (partition, offset) = (message.partition(), message.offset());
-        if self.stopped.contains(&partition) {
-            return Ok(());
-        }
         let context = self.consumer.context();
         let Some(assigned) = context.assignment.polled(partition, offset) else { return Ok(()) };
+        if self.stopped.get(&partition) == Some(&assigned.generation) {
+            return Ok(());
+        }
         if offset != assigned.expected {
             return Err(Gap::Deleted { partition, from: assigned.expected, to: offset }.into());
         }
@@ -342,17 +353,17 @@ impl Poller {
                 let bytes = message.payload_len() + message.key_len();
                 self.batch.push(record, bytes, assigned.generation, assigned.settled_below);
             }
-            Err(newer) => self.stop_partition(newer)?,
+            Err(newer) => self.stop_partition(newer, assigned.generation)?,
         }
         Ok(())
     }
 
     /// A record that only a later build can read: its partition waits for that build, the others go on.
-    fn stop_partition(&mut self, newer: NewerSchema) -> Result<(), PollError> {
+    fn stop_partition(&mut self, newer: NewerSchema, generation: u64) -> Result<(), PollError> {
         let Position { partition, .. } = newer.position;
         tracing::error!(partition, offset = newer.position.offset, "{newer}");
         self.consumer.context().readiness.down("journal", newer.to_string());
-        self.stopped.push(partition);
+        self.stopped.insert(partition, generation);
         gauge!(metric::STOPPED).set(u32::try_from(self.stopped.len()).unwrap_or(0));
         let mut one = TopicPartitionList::new();
         one.add_partition(&self.consumer.context().settings.topics.uploads, partition);
@@ -407,7 +418,7 @@ impl Poller {
         let resumed = self.consumer.assignment().and_then(|assignment| {
             let mut running = TopicPartitionList::new();
             for element in assignment.elements() {
-                if !self.stopped.contains(&element.partition()) {
+                if !self.stopped.contains_key(&element.partition()) {
                     running.add_partition(element.topic(), element.partition());
                 }
             }

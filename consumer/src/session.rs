@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::assign::Assignment;
 use crate::batch::Batch;
 use crate::emit::{Emission, EmitSettings, Emitted, EmittedOffsets, Emitter};
+use crate::expire::{self, ExpireSettings, PutBack};
 use crate::persist::{PersistError, PersistSettings, Persister};
 use crate::poll::{Membership, PollError, PollSettings, Polled, Poller, Shared};
 
@@ -32,6 +33,8 @@ pub struct Parts {
     pub persist: PersistSettings,
     /// For the emitter.
     pub emit: EmitSettings,
+    /// For expiry.
+    pub expire: ExpireSettings,
     /// How often the group offset is committed at most.
     pub offset_commit_interval: Duration,
     /// How long a stopping session waits for the batch in flight.
@@ -42,8 +45,6 @@ pub struct Parts {
     pub readiness: Readiness,
     /// Crash points.
     pub crash: Crash,
-    /// How far emission has come, for expiry.
-    pub emitted: EmittedOffsets,
 }
 
 /// Why a session ended before it was asked to.
@@ -55,6 +56,9 @@ pub enum SessionError {
     /// From the persister.
     #[error(transparent)]
     Persist(#[from] PersistError),
+    /// From expiry.
+    #[error(transparent)]
+    PutBack(#[from] PutBack),
     /// The producer cannot be made.
     #[error("cannot make a Kafka client: {0}")]
     Kafka(#[from] KafkaError),
@@ -89,6 +93,7 @@ pub async fn run(parts: &Parts, partitions: usize, stop: &CancellationToken) -> 
         persisting: Arc::new(Mutex::new(())),
         wanted: Arc::new(Semaphore::new(0)),
         polled,
+        emitted: EmittedOffsets::default(),
         readiness: parts.readiness.clone(),
         crash: parts.crash.clone(),
     };
@@ -110,7 +115,13 @@ pub async fn run(parts: &Parts, partitions: usize, stop: &CancellationToken) -> 
         crash: parts.crash.clone(),
     };
     let emitting =
-        tokio::spawn(emit(emitter, to_emit, offsets, parts.emitted.clone(), parts.offset_commit_interval));
+        tokio::spawn(emit(emitter, to_emit, offsets, shared.emitted.clone(), parts.offset_commit_interval));
+    let expiring = tokio::spawn(maintain(
+        parts.clone(),
+        shared.emitted.clone(),
+        shared.assignment.clone(),
+        session.clone(),
+    ));
     let persisting = tokio::spawn(persist(
         Persister::new(
             parts.persist.clone(),
@@ -132,7 +143,7 @@ pub async fn run(parts: &Parts, partitions: usize, stop: &CancellationToken) -> 
         tokio::time::sleep(drain_timeout).await;
         overrun.cancel();
     });
-    let (polling, persisting, emitting) = tokio::join!(polling, persisting, emitting);
+    let (polling, persisting, emitting, expiring) = tokio::join!(polling, persisting, emitting, expiring);
     deadline.abort();
     // Leaving the group may block, and calls back into the runtime.
     let left = match emitting {
@@ -140,9 +151,24 @@ pub async fn run(parts: &Parts, partitions: usize, stop: &CancellationToken) -> 
         Err(panicked) => Err(panicked),
     };
     let panicked = |_| SessionError::Panicked;
-    let results =
-        [persisting.map_err(panicked).flatten(), polling.map_err(panicked).flatten(), left.map_err(panicked)];
+    let results = [
+        expiring.map_err(panicked).flatten(),
+        persisting.map_err(panicked).flatten(),
+        polling.map_err(panicked).flatten(),
+        left.map_err(panicked),
+    ];
     results.into_iter().find(Result::is_err).unwrap_or(Ok(()))
+}
+
+/// Looks after table partitions until the session ends.
+async fn maintain(
+    parts: Parts,
+    emitted: EmittedOffsets,
+    assignment: Assignment,
+    session: CancellationToken,
+) -> Result<(), SessionError> {
+    let _end = session.clone().drop_guard();
+    expire::run(parts.expire, parts.options, emitted, assignment, session).await.map_err(SessionError::from)
 }
 
 /// Persists what is polled until the session ends, then lets the emitter end.
