@@ -23,11 +23,24 @@ lock() {
 }
 
 # launch COMMAND...: in a session of its own, so that neither Ctrl-C nor the end of a terminal reaches it, and with no
-# output of the caller's, who may be waiting for the end of it.
+# output of the caller's, who may be waiting for the end of it. Its part of the log begins at byte `log_begin`.
 launch() {
+  log_begin=$(stat -c %s "$dir/log" 2>/dev/null || echo 0)
+  # A Ctrl-C waits until the pid file names a process that a stop will recognise.
+  local interrupted=0
+  trap 'interrupted=1' INT TERM
   setsid "$@" </dev/null >>"$dir/log" 2>&1 9>&- &
   echo $! >"$dir/pid"
+  wait_until 10 recognised $! || true
+  trap - INT TERM
+  ((interrupted == 0)) || exit 130
 }
+
+# It has become the server, or has ended.
+recognised() { running_pid >/dev/null || gone "$1"; }
+
+# What the log says since the launch.
+log_since() { tail -c "+$((log_begin + 1))" "$dir/log"; }
 
 # await_ready SECONDS CHECK...: until CHECK succeeds. Shows the end of the log when the process ends before that, or is
 # not ready in time (and is killed then).
@@ -39,7 +52,7 @@ await_ready() {
     else sleep 0.1; continue
     fi
     signal_and_wait KILL 10 || true
-    say "---- the end of $dir/log"; tail -n 25 "$dir/log" >&2 || true; say "----"
+    say "---- the end of $dir/log"; log_since | tail -n 25 >&2 || true; say "----"
     die "$name $why"
   done
 }
