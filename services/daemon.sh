@@ -17,6 +17,8 @@ gone() { [[ ! -e /proc/$1 ]] || grep -q '^State:.*zombie' "/proc/$1/status" 2>/d
 
 # One start or stop at a time. Descriptor 9 is closed in the server, or it would keep the lock.
 lock() {
+  # Nothing was ever started there, so nothing is to be stopped.
+  [[ $verb == start || -d $dir ]] || exit 0
   mkdir -p "$dir"
   exec 9>"$dir/lock"
   flock -w 180 9 || die "another start or stop of $name in $dir has not ended for 180 s"
