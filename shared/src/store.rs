@@ -1,5 +1,5 @@
 //! Every SQL statement of Milepost, by who runs it: the gateway reads ([`lookup`], [`api_keys`]), the consumer writes
-//! ([`batch`], [`copy`], [`progress`], [`partitions`]), the administrator manages ([`accounts`], [`migrate`]).
+//! ([`batch`], [`copy`], [`progress`], [`partitions`]), the administrator manages ([`accounts`], [`dead_letters`], [`migrate`]).
 //!
 //! Time is a bind value, never `now()`. Not found is `None`.
 
@@ -8,7 +8,10 @@ pub mod api_keys;
 pub mod batch;
 pub mod connect;
 pub mod copy;
+pub mod dead_letters;
 pub mod lookup;
 pub mod migrate;
 pub mod partitions;
 pub mod progress;
+#[cfg(any(test, feature = "test-support"))]
+pub mod testing;

@@ -1,0 +1,77 @@
+use super::*;
+use crate::clock::Clock;
+use crate::store::testing::{Role, TestDatabase, database};
+
+async fn with_account(name: &str) -> (TestDatabase, PgConnection, Account) {
+    let database = database().await;
+    let mut connection = database.connect(Role::Owner).await;
+    let account = Account { id: Uuid::new_v4(), name: name.to_owned(), created_at: now() };
+    assert!(create_account(&mut connection, &account).await.unwrap());
+    (database, connection, account)
+}
+
+fn now() -> OffsetDateTime {
+    Clock::new(0).now().to_datetime()
+}
+
+fn key(account: &Account, prefix: &str) -> ApiKey {
+    ApiKey { prefix: prefix.to_owned(), account_id: account.id, created_at: now(), revoked_at: None }
+}
+
+#[tokio::test]
+async fn a_name_is_given_once_and_accounts_are_listed_by_name() {
+    let (_database, mut connection, zoe) = with_account("Zoë").await;
+    let adam = Account { id: Uuid::new_v4(), name: "Adam".to_owned(), created_at: now() };
+    let other_zoe = Account { id: Uuid::new_v4(), ..zoe.clone() };
+    assert!(create_account(&mut connection, &adam).await.unwrap());
+    assert!(!create_account(&mut connection, &other_zoe).await.unwrap());
+    assert_eq!(accounts(&mut connection).await.unwrap(), [adam, zoe]);
+}
+
+#[tokio::test]
+async fn the_table_refuses_a_name_without_characters_or_with_too_many() {
+    let (_database, mut connection, account) = with_account(&"ä".repeat(NAME_CHARS_MAX)).await;
+    for name in [String::new(), "ä".repeat(NAME_CHARS_MAX + 1)] {
+        let account = Account { id: Uuid::new_v4(), name, ..account.clone() };
+        assert!(create_account(&mut connection, &account).await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn keys_belong_to_an_account_that_exists() {
+    let (_database, mut connection, account) = with_account("a").await;
+    let other = Account { id: Uuid::new_v4(), name: "b".to_owned(), created_at: now() };
+    assert!(!create_key(&mut connection, &key(&other, "mp_0"), &[0; 32]).await.unwrap());
+    assert!(create_account(&mut connection, &other).await.unwrap());
+
+    let stored = [key(&account, "mp_1"), key(&other, "mp_2"), key(&account, "mp_3")];
+    for (key, byte) in stored.iter().zip(1..) {
+        assert!(create_key(&mut connection, key, &[byte; 32]).await.unwrap());
+    }
+    assert_eq!(keys(&mut connection, None).await.unwrap(), stored);
+    assert_eq!(keys(&mut connection, Some(other.id)).await.unwrap(), stored[1..2]);
+    assert_eq!(keys(&mut connection, Some(Uuid::nil())).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn neither_a_secret_nor_a_prefix_is_stored_twice() {
+    let (_database, mut connection, account) = with_account("a").await;
+    assert!(create_key(&mut connection, &key(&account, "mp_1"), &[1; 32]).await.unwrap());
+    assert!(create_key(&mut connection, &key(&account, "mp_2"), &[1; 32]).await.is_err());
+    assert!(create_key(&mut connection, &key(&account, "mp_1"), &[2; 32]).await.is_err());
+}
+
+#[tokio::test]
+async fn a_revoked_key_stays_revoked_since_the_first_time() {
+    let (_database, mut connection, account) = with_account("a").await;
+    for (prefix, byte) in [("mp_1", 1), ("mp_2", 2)] {
+        assert!(create_key(&mut connection, &key(&account, prefix), &[byte; 32]).await.unwrap());
+    }
+    let first = now();
+    assert!(revoke_key(&mut connection, "mp_1", first).await.unwrap());
+    assert!(revoke_key(&mut connection, "mp_1", first + time::Duration::HOUR).await.unwrap());
+    assert!(!revoke_key(&mut connection, "mp_9", first).await.unwrap());
+    let revoked: Vec<_> =
+        keys(&mut connection, None).await.unwrap().into_iter().map(|key| key.revoked_at).collect();
+    assert_eq!(revoked, [Some(first), None]);
+}
