@@ -6,6 +6,7 @@
 //! planted values. A test that ends in any other way has failed, and the ends of its logs are printed.
 
 mod client;
+mod database;
 mod eventually;
 mod kafka;
 mod planted;
@@ -18,6 +19,7 @@ mod tables;
 mod world;
 
 pub use client::{Answer, Client, Post};
+pub use database::Database;
 pub use eventually::eventually;
 pub use kafka::{Kafka, Record};
 pub use planted::Planted;

@@ -10,14 +10,12 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use milepost_shared::topics::TopicNames;
 use milepost_shared::upload::Upload;
-use reqwest::Url;
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgPoolOptions};
-use sqlx::{Connection as _, Executor as _};
 use tempfile::TempDir;
 use tokio::process::Command;
 use uuid::Uuid;
 
 use crate::client::Client;
+use crate::database::Database;
 use crate::eventually;
 use crate::kafka::Kafka;
 use crate::planted::Planted;
@@ -79,7 +77,8 @@ pub struct World {
     pub planted: Planted,
     /// The first account.
     pub account: Account,
-    database: String,
+    /// Its database.
+    pub database: Database,
     secrets: Mutex<Vec<String>>,
     logs: TempDir,
     programs: AtomicU32,
@@ -110,18 +109,13 @@ impl World {
     /// # Errors
     /// Postgres or `milepost-admin` fails.
     pub async fn without_topics(services: Services, plan: Plan) -> anyhow::Result<Self> {
-        let database = format!("t{:016x}", rand::random::<u64>());
-        let mut owner =
-            PgConnection::connect(&services.database_url).await.context("Postgres is not there")?;
-        owner.execute(format!("CREATE DATABASE {database}").as_str()).await?;
-        let prefix = format!("{database}.");
-        let options: PgConnectOptions = services.database_url.parse()?;
-        let pool = PgPoolOptions::new().max_connections(3).connect_lazy_with(options.database(&database));
+        let database = Database::create(&services.database_url).await?;
+        let prefix = format!("{}.", database.name);
         let mut world = Self {
             plan,
             topics: TopicNames::new(&prefix),
             kafka: Kafka::new(&services.kafka),
-            tables: Tables { pool },
+            tables: Tables { pool: database.pool()? },
             planted: Planted::new(),
             account: Account { id: Uuid::nil(), name: String::new(), secret: String::new() },
             database,
@@ -137,38 +131,20 @@ impl World {
         Ok(world)
     }
 
-    /// The name of its database.
-    #[must_use]
-    pub fn database(&self) -> &str {
-        &self.database
-    }
-
-    /// The URL of its database for a role.
-    ///
-    /// # Panics
-    /// Never: a URL that was connected to can be parsed.
-    #[must_use]
-    pub fn database_url(&self, role: &str) -> String {
-        let mut url: Url = self.services.database_url.parse().expect("it was connected to");
-        url.set_path(&self.database);
-        url.set_username(role).expect("a postgres URL has a user");
-        url.into()
-    }
-
     /// The settings that all programs share.
-    fn environment(&self, role: &str) -> BTreeMap<String, String> {
+    fn environment(&self, role: &str) -> anyhow::Result<BTreeMap<String, String>> {
         let duration = |duration: Duration| format!("{}ms", duration.as_millis());
-        [
+        let environment = [
             ("KAFKA_BROKERS", self.services.kafka.clone()),
             ("TOPIC_PREFIX", self.prefix.clone()),
             ("PARTITIONS", self.plan.partitions.to_string()),
             ("IDEMPOTENCY_TTL", duration(self.plan.ttl)),
             ("CONSUMER_OUTAGE_MAX", duration(self.plan.consumer_outage_max)),
-            ("DATABASE_URL", self.database_url(role)),
+            ("DATABASE_URL", self.database.url(role)?),
             ("MILEPOST_LOG", "trace".to_owned()),
         ]
-        .map(|(name, value)| (name.to_owned(), value))
-        .into()
+        .map(|(name, value)| (name.to_owned(), value));
+        Ok(environment.into())
     }
 
     /// Runs `milepost-admin`. What it writes to standard error goes to a log; standard output shows secrets.
@@ -177,7 +153,7 @@ impl World {
     /// It cannot be started, or has not ended within 40 seconds.
     pub async fn admin(&self, arguments: &[&str]) -> anyhow::Result<Output> {
         let mut command = Command::new(self.services.bin_dir.join("milepost-admin"));
-        command.args(arguments).env_clear().envs(self.environment("milepost")).kill_on_drop(true);
+        command.args(arguments).env_clear().envs(self.environment("milepost")?).kill_on_drop(true);
         let output = tokio::time::timeout(Duration::from_secs(40), command.stdin(Stdio::null()).output());
         let output = output.await.context("milepost-admin does not end")?.context("no milepost-admin")?;
         std::fs::write(self.new_log("admin"), &output.stderr)?;
@@ -230,7 +206,7 @@ impl World {
         let address = || anyhow::Ok(([127, 0, 0, 1], free_port()?).into());
         let listen = if listens { Some(address()?) } else { None };
         let binary = self.services.bin_dir.join(format!("milepost-{binary}"));
-        Program::new(name, binary, log, address()?, listen, self.environment(role))
+        Program::new(name, binary, log, address()?, listen, self.environment(role)?)
     }
 
     /// A gateway that is not started yet.
@@ -396,8 +372,7 @@ impl World {
 
     async fn remove(&self) -> anyhow::Result<()> {
         self.tables.pool.close().await;
-        let mut owner = PgConnection::connect(&self.services.database_url).await?;
-        owner.execute(format!("DROP DATABASE IF EXISTS {} WITH (FORCE)", self.database).as_str()).await?;
+        self.database.remove().await?;
         let TopicNames { uploads, results, locations } = &self.topics;
         self.kafka.delete_topics(&[uploads, results, locations]).await
     }

@@ -4,3 +4,4 @@
 mod replays;
 mod uploads;
 mod waiting;
+mod window;
