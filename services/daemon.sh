@@ -1,15 +1,20 @@
 # Sourced by the scripts that run one server in the background: `kafka`, `postgres`, `program`. They set
-#   name  what it is called in messages       dir   where its `pid`, `log` and `lock` are, and nothing of it elsewhere
-#   comm  the kernel's name of its process    home  the directory that process works in
-# A process is taken for ours only if its name and its working directory say so, because the kernel gives the number in
-# an old pid file to somebody else.
+#
+#   name  what it is called in messages
+#   dir   where its `pid`, `log` and `lock` are
+#   comm  the kernel's name of its process
+#   home  the directory that process works in
+#
+# A process is taken for ours only if its name and its working directory say so, because the kernel gives
+# the number in an old pid file to somebody else.
 # shellcheck shell=bash
 
 # Prints the pid of the running server, or fails.
 running_pid() {
   local pid
   pid=$(cat "$dir/pid" 2>/dev/null) || return 1
-  [[ $pid =~ ^[0-9]+$ && "$(cat "/proc/$pid/comm" 2>/dev/null)" == "$comm" && "/proc/$pid/cwd" -ef "$home" ]] || return 1
+  [[ $pid =~ ^[0-9]+$ && "/proc/$pid/cwd" -ef "$home" ]] || return 1
+  [[ "$(cat "/proc/$pid/comm" 2>/dev/null)" == "$comm" ]] || return 1
   echo "$pid"
 }
 
@@ -24,8 +29,9 @@ lock() {
   flock -w 180 9 || die "another start or stop of $name in $dir has not ended for 180 s"
 }
 
-# launch COMMAND...: in a session of its own, so that neither Ctrl-C nor the end of a terminal reaches it, and with no
-# output of the caller's, who may be waiting for the end of it. Its part of the log begins at byte `log_begin`.
+# launch COMMAND...: in a session of its own, so that neither Ctrl-C nor the end of a terminal reaches it,
+# and with no output of the caller's, who may be waiting for the end of it. Its part of the log begins at
+# byte `log_begin`.
 launch() {
   log_begin=$(stat -c %s "$dir/log" 2>/dev/null || echo 0)
   # A Ctrl-C waits until the pid file names a process that a stop will recognise.
@@ -44,8 +50,8 @@ recognised() { running_pid >/dev/null || gone "$1"; }
 # What the log says since the launch.
 log_since() { tail -c "+$((log_begin + 1))" "$dir/log"; }
 
-# await_ready SECONDS CHECK...: until CHECK succeeds. Shows the end of the log when the process ends before that, or is
-# not ready in time (and is killed then).
+# await_ready SECONDS CHECK...: until CHECK succeeds. Shows the end of the log when the process ends before
+# that, or is not ready in time (and is killed then).
 await_ready() {
   local end=$((SECONDS + $1)) why=; shift
   until "$@"; do
@@ -86,7 +92,8 @@ report() {
   if pid=$(running_pid); then echo "running $pid $(cat "$dir/port")"; else echo stopped; exit 3; fi
 }
 
-# Nothing to do if it runs on this port already; a sentence if it runs on another one, or somebody else has the port.
+# Nothing to do if it runs on this port already; a sentence if it runs on another one, or somebody else has
+# the port.
 already_started() {
   if running_pid >/dev/null; then
     [[ "$(cat "$dir/port")" == "$port" ]] && return 0

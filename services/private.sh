@@ -1,5 +1,6 @@
-# Sourced where Postgres keeps something. It refuses to run as root, so for root it runs as `nobody`, who may not enter
-# a clone below /root. Its directories are then in /var/tmp, behind a symbolic link from where they belong.
+# Sourced where Postgres keeps something. It refuses to run as root, so for root it runs as `nobody`, who
+# may not enter a clone below /root. Its directories are then in /var/tmp, behind a symbolic link from where
+# they belong.
 # shellcheck shell=bash
 
 # make_private_directory LINK: a new empty directory, reached by LINK; whatever was there is removed.

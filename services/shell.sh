@@ -2,7 +2,8 @@
 # shellcheck shell=bash
 set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
-dist=$root/.dev/dist
+# A directory per content of the pom: another version is never unpacked over the files of servers that run.
+dist=$root/.dev/dist/$(sha256sum <"$root/services/pom.xml" | cut -c1-12)
 
 say() { printf '%s\n' "$*" >&2; }
 die() { say "$(basename "$0"): $*"; exit 1; }
@@ -22,11 +23,12 @@ port_open() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 # Who listens there, as far as this user may see it: ` by "java" (pid 17)`, or nothing.
 port_owner() {
   command -v ss >/dev/null || return 0
-  ss -Hltnp "sport = :$1" 2>/dev/null | sed -nE 's/.*users:\(\(("[^"]*"),pid=([0-9]+).*/ by \1 (pid \2)/p' | head -n1
+  ss -Hltnp "sport = :$1" 2>/dev/null \
+    | sed -nE 's/.*users:\(\(("[^"]*"),pid=([0-9]+).*/ by \1 (pid \2)/p' | head -n1
 }
 
-# A port nobody listens on, below the range the kernel hands out for outgoing connections. Random, not the next one:
-# many servers may be started side by side.
+# A port nobody listens on, below the range the kernel hands out for outgoing connections. Random, not the
+# next one: many servers may be started side by side.
 free_port() {
   local port
   while port=$((20000 + RANDOM % 12000)); port_open "$port"; do :; done
