@@ -485,3 +485,7 @@ fn describe(error: &sqlx::Error) -> String {
 fn count(records: usize) -> f64 {
     records as f64
 }
+
+#[cfg(test)]
+#[path = "persist_tests.rs"]
+mod tests;

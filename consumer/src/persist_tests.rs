@@ -1,0 +1,317 @@
+//! Batches on a real Postgres, with the consumer's own role.
+
+use milepost_shared::answer::Position;
+use milepost_shared::clock::JournalTime;
+use milepost_shared::fingerprint::Fingerprint;
+use milepost_shared::store::accounts::{self, Account};
+use milepost_shared::store::testing::{Role, TestDatabase, database};
+use milepost_shared::upload::{Location, Upload};
+use sqlx::Row as _;
+use time::OffsetDateTime;
+
+use super::*;
+
+const TTL: Duration = Duration::from_secs(3600);
+const TOPIC: &str = "location-uploads";
+const ACCOUNT: Uuid = Uuid::from_u128(7);
+/// Journal time of offset 0; each record is a second later.
+const START_MS: i64 = 1_773_480_413_000;
+
+struct Fixture {
+    database: TestDatabase,
+    connection: PgConnection,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let database = database().await;
+        let mut connection = database.connect(Role::Owner).await;
+        let account =
+            Account { id: ACCOUNT, name: "tests".to_owned(), created_at: OffsetDateTime::UNIX_EPOCH };
+        assert!(accounts::create_account(&mut connection, &account).await.unwrap());
+        for partition in 0..2 {
+            progress::begin(&mut connection, TOPIC, partition).await.unwrap();
+        }
+        Self { database, connection }
+    }
+
+    fn persister(&self, copy_locations_min: usize) -> Persister {
+        let settings = PersistSettings {
+            topic: TOPIC.to_owned(),
+            ttl: TTL,
+            timeout: Duration::from_secs(10),
+            backoff_max: Duration::from_millis(50),
+            copy_locations_min,
+            dead_letter_run_max: 3,
+        };
+        let (readiness, crash, stop) = Default::default();
+        Persister::new(settings, self.database.options(Role::Consumer), readiness, crash, stop)
+    }
+
+    /// Every row of every table that a rebuild must give again, as text in a fixed order.
+    async fn rows(&mut self) -> Vec<String> {
+        let statement = "SELECT x FROM ( \
+            SELECT 1 AS t, to_jsonb(l) - 'device_id' || jsonb_build_object('device', d.device) AS x \
+              FROM locations l JOIN devices d ON d.id = l.device_id \
+            UNION ALL SELECT 2, to_jsonb(k) FROM idempotency_keys k \
+            UNION ALL SELECT 3, to_jsonb(d) - 'id' FROM devices d \
+            UNION ALL SELECT 4, to_jsonb(p) FROM partition_progress p \
+            UNION ALL SELECT 5, to_jsonb(g) FROM dead_letters g) AS rows ORDER BY t, x::text";
+        let rows = sqlx::query(statement).fetch_all(&mut self.connection).await.unwrap();
+        rows.iter().map(|row| row.get::<serde_json::Value, _>(0).to_string()).collect()
+    }
+
+    async fn count(&mut self, table: &str) -> i64 {
+        let statement = format!("SELECT count(*) FROM {table}");
+        sqlx::query_scalar(&statement).fetch_one(&mut self.connection).await.unwrap()
+    }
+
+    async fn next_offset(&mut self, partition: i32) -> i64 {
+        let rows = progress::load(&mut self.connection, TOPIC).await.unwrap();
+        rows.iter().find(|row| row.partition == partition).unwrap().next_offset
+    }
+}
+
+/// An upload of `locations` points under the key `key`, whose content depends on `body`.
+fn upload(partition: i32, offset: i64, key: u8, body: u8, locations: i64) -> Record {
+    let points = (0..locations).map(|i| Location {
+        accuracy: (i % 2 == 0).then_some(5.5),
+        altitude: Some(-3.25),
+        provider: (i % 3 == 0).then(|| "gps".to_owned()),
+        network_type: Some(String::new()),
+        ..Location::new(1000 * i, 48.208_174_3 + f64::from(body), 16.373_818_9)
+    });
+    let upload = Upload { device: format!("device-{body}"), locations: points.collect() };
+    let content = Content::Upload(Box::new(JournalRecord {
+        key_hash: KeyHash([key; 32]),
+        account: ACCOUNT,
+        fingerprint: Fingerprint::of(&upload),
+        upload,
+    }));
+    record(partition, offset, content)
+}
+
+fn garbage(offset: i64) -> Record {
+    let garbage = Garbage { reason: "not JSON".to_owned(), key: None, value: Some(b"\0{".to_vec()) };
+    record(0, offset, Content::Garbage(garbage))
+}
+
+fn record(partition: i32, offset: i64, content: Content) -> Record {
+    let time = JournalTime(START_MS + 1000 * offset);
+    Record { position: Position { partition, offset }, time, traceparent: None, content }
+}
+
+fn batch(settled_below: i64, records: impl IntoIterator<Item = Record>) -> Batch {
+    let mut batch = Batch::default();
+    for record in records {
+        batch.push(record, 100, 1, settled_below);
+    }
+    batch
+}
+
+fn facts(persisted: &Persisted) -> Vec<bool> {
+    persisted.emissions.iter().map(|emission| matches!(emission.answer, Some((_, _, true)))).collect()
+}
+
+#[tokio::test]
+async fn a_batch_is_persisted_whole_and_copies_and_conflicts_leave_no_rows() {
+    let mut fixture = Fixture::new().await;
+    let mut persister = fixture.persister(1000);
+    let records = [
+        upload(0, 0, 1, 1, 3),
+        upload(1, 0, 2, 2, 1),
+        upload(0, 1, 1, 1, 3),
+        upload(0, 2, 1, 9, 5),
+        upload(1, 1, 3, 2, 2),
+    ];
+    let persisted = persister.persist(batch(0, records)).await.unwrap();
+    assert_eq!(facts(&persisted), [true, true, false, false, true]);
+    let states: Vec<&KeyState> =
+        persisted.emissions.iter().map(|emission| &emission.answer.as_ref().unwrap().1).collect();
+    assert_eq!(states[0], states[2]);
+    assert_eq!(states[0], states[3]);
+    assert_eq!(&states[0].body[..], br#"{"success":true,"processedCount":3}"#);
+    assert_eq!(fixture.count("locations").await, 6);
+    assert_eq!(fixture.count("idempotency_keys").await, 3);
+    assert_eq!(fixture.count("devices").await, 2);
+    assert_eq!((fixture.next_offset(0).await, fixture.next_offset(1).await), (3, 2));
+
+    // The next batch finds the window in the table, until its end in journal time.
+    let late = 3600;
+    let records = [upload(0, 3, 1, 1, 3)].into_iter().chain((4..late).map(garbage).take(2));
+    let persisted = persister.persist(batch(0, records)).await.unwrap();
+    assert_eq!(facts(&persisted), [false, false, false]);
+}
+
+#[tokio::test]
+async fn copy_and_insert_write_the_same_rows_and_a_rebuild_gives_them_again() {
+    let mut written = Vec::new();
+    for copy_locations_min in [1, 100_000] {
+        let mut fixture = Fixture::new().await;
+        let mut persister = fixture.persister(copy_locations_min);
+        // Cut into batches differently, too.
+        let records =
+            || (0..6_u8).map(|i| upload(i32::from(i % 2), i64::from(i / 2), i, i, i64::from(i) + 1));
+        if copy_locations_min == 1 {
+            persister.persist(batch(0, records())).await.unwrap();
+        } else {
+            for record in records() {
+                persister.persist(batch(0, [record])).await.unwrap();
+            }
+        }
+        written.push(fixture.rows().await);
+    }
+    assert_eq!(written[0].len(), 21 + 6 + 6 + 2);
+    assert_eq!(written[0], written[1]);
+    assert!(written[0][0].contains("48.2081743") || written[0][0].contains("48.208174"), "{}", written[0][0]);
+}
+
+#[tokio::test]
+async fn a_second_consumer_that_believes_it_owns_the_same_partitions_changes_nothing() {
+    let mut fixture = Fixture::new().await;
+    let (mut owner, mut zombie) = (fixture.persister(1000), fixture.persister(1000));
+    owner.persist(batch(0, [upload(0, 0, 1, 1, 2)])).await.unwrap();
+    let before = fixture.rows().await;
+    let result = zombie.persist(batch(0, [upload(1, 0, 5, 5, 1), upload(0, 0, 1, 1, 2)])).await;
+    assert!(matches!(&result, Err(PersistError::Fenced(partitions)) if partitions == &[0]), "{result:?}");
+    assert_eq!(fixture.rows().await, before);
+
+    // And the owner goes on, also past what the zombie would have claimed.
+    owner.persist(batch(0, [upload(0, 1, 2, 2, 1)])).await.unwrap();
+    let result = zombie.persist(batch(0, [upload(0, 1, 3, 3, 1)])).await;
+    assert!(matches!(result, Err(PersistError::Fenced(_))));
+    assert_eq!(fixture.next_offset(0).await, 2);
+}
+
+#[tokio::test]
+async fn records_below_the_progress_are_recalled_and_not_written_again() {
+    let mut fixture = Fixture::new().await;
+    let records = || [upload(0, 0, 1, 1, 2), upload(0, 1, 1, 1, 2), upload(0, 2, 1, 9, 1), garbage(3)];
+    let first = fixture.persister(1000).persist(batch(0, records())).await.unwrap();
+    let before = fixture.rows().await;
+
+    let again = fixture.persister(1000).persist(batch(4, records())).await.unwrap();
+    assert_eq!(fixture.rows().await, before);
+    assert_eq!(facts(&again), facts(&first));
+    for (first, again) in first.emissions.iter().zip(&again.emissions) {
+        assert_eq!(
+            first.answer.as_ref().map(|(_, state, _)| state),
+            again.answer.as_ref().map(|(_, state, _)| state)
+        );
+    }
+
+    // Half settled, half new.
+    let mixed = records().into_iter().chain([upload(0, 4, 4, 4, 1)]);
+    let mixed = fixture.persister(1000).persist(batch(4, mixed)).await.unwrap();
+    assert_eq!(facts(&mixed), [true, false, false, false, true]);
+    assert_eq!(fixture.next_offset(0).await, 5);
+}
+
+#[tokio::test]
+async fn a_key_is_free_when_its_window_is_over_and_both_windows_are_remembered() {
+    let mut fixture = Fixture::new().await;
+    let mut persister = fixture.persister(1000);
+    persister.persist(batch(0, [upload(0, 0, 1, 1, 1)])).await.unwrap();
+    let in_its_last_second = batch(0, (1..3600).map(|offset| upload(0, offset, 1, 1, 1)));
+    let persisted = persister.persist(in_its_last_second).await.unwrap();
+    assert!(facts(&persisted).iter().all(|fact| !fact));
+    let persisted = persister.persist(batch(0, [upload(0, 3600, 1, 2, 1)])).await.unwrap();
+    assert_eq!(facts(&persisted), [true]);
+    assert_eq!(fixture.count("idempotency_keys").await, 2);
+
+    // Recalled by any row of the key, not only the newest.
+    let again = batch(3601, [upload(0, 0, 1, 1, 1), upload(0, 1, 1, 1, 1), upload(0, 3600, 1, 2, 1)]);
+    let again = persister.persist(again).await.unwrap();
+    assert_eq!(facts(&again), [true, false, true]);
+}
+
+#[tokio::test]
+async fn garbage_and_unknown_accounts_go_to_dead_letters_with_their_reason_and_a_long_run_stops() {
+    let mut fixture = Fixture::new().await;
+    let mut persister = fixture.persister(1000);
+    let mut stranger = upload(0, 1, 1, 1, 1);
+    if let Content::Upload(upload) = &mut stranger.content {
+        upload.account = Uuid::from_u128(8);
+    }
+    let persisted = persister.persist(batch(0, [garbage(0), stranger, upload(0, 2, 1, 1, 1)])).await.unwrap();
+    assert_eq!(facts(&persisted), [false, false, true]);
+    let reasons: Vec<String> = sqlx::query_scalar("SELECT reason FROM dead_letters ORDER BY \"offset\"")
+        .fetch_all(&mut fixture.connection)
+        .await
+        .unwrap();
+    assert_eq!(reasons, ["not JSON", "unknown account"]);
+
+    let run = persister.persist(batch(0, (3..9).map(garbage))).await.unwrap();
+    let stopped = run.garbage_run.unwrap();
+    assert_eq!((stopped.partition, stopped.offset), (0, 6));
+    assert_eq!(fixture.next_offset(0).await, 6);
+    assert_eq!(fixture.count("dead_letters").await, 5);
+
+    // A restart does not drain another three.
+    let mut restarted = fixture.persister(1000);
+    let length = progress::garbage_run(&mut fixture.connection, TOPIC, 0, 6, 3).await.unwrap();
+    restarted.resume_run(0, length);
+    let result = restarted.persist(batch(6, (6..9).map(garbage))).await;
+    assert!(matches!(result, Err(PersistError::GarbageRun(_))), "{result:?}");
+    assert_eq!(fixture.next_offset(0).await, 6);
+}
+
+#[tokio::test]
+async fn a_device_ends_where_it_was_last_whatever_the_order() {
+    let mut ends = Vec::new();
+    for order in [[0, 1], [1, 0]] {
+        let mut fixture = Fixture::new().await;
+        let mut persister = fixture.persister(1000);
+        for (offset, which) in (0..).zip(order) {
+            let mut record = upload(which, 0, u8::try_from(offset).unwrap(), 1, 2 + i64::from(which));
+            record.time = JournalTime(START_MS + i64::from(which));
+            persister.persist(batch(0, [record])).await.unwrap();
+        }
+        let end: (OffsetDateTime, OffsetDateTime) =
+            sqlx::query_as("SELECT last_seen_at, last_captured_at FROM devices")
+                .fetch_one(&mut fixture.connection)
+                .await
+                .unwrap();
+        ends.push((JournalTime::from_datetime(end.0), JournalTime::from_datetime(end.1)));
+    }
+    assert_eq!(ends, [(JournalTime(START_MS + 1), JournalTime(2000)); 2]);
+}
+
+#[tokio::test]
+async fn a_partition_that_was_dropped_meanwhile_is_made_again() {
+    let mut fixture = Fixture::new().await;
+    let mut persister = fixture.persister(1000);
+    persister.persist(batch(0, [upload(0, 0, 1, 1, 1)])).await.unwrap();
+    for part in partitions::key_partitions(&mut fixture.connection).await.unwrap() {
+        assert!(partitions::detach(&mut fixture.connection, &part.name).await.unwrap());
+        assert!(!partitions::detach(&mut fixture.connection, &part.name).await.unwrap());
+    }
+    persister.persist(batch(0, [upload(0, 1, 2, 1, 1)])).await.unwrap();
+    assert_eq!(fixture.count("idempotency_keys").await, 1);
+    assert_eq!(partitions::drop_detached(&mut fixture.connection).await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn table_partitions_of_a_changed_width_never_overlap_and_are_kept_longer_when_asked() {
+    let mut fixture = Fixture::new().await;
+    let connection = &mut fixture.connection;
+    let hour = Duration::from_secs(3600);
+    let at = |hours: i64| JournalTime(hours * 3_600_000);
+    let mut ensure = async |moment, width| {
+        partitions::ensure(connection, Partitioned::Keys, moment, width, width).await.unwrap()
+    };
+    let narrow = ensure(at(10), hour).await;
+    assert_eq!((narrow.start, narrow.end), (at(10), at(11)));
+    let wide = ensure(at(12), 24 * hour).await;
+    assert_eq!((wide.start, wide.end), (at(11), at(24)));
+    let before = ensure(at(3), 24 * hour).await;
+    assert_eq!((before.start, before.end), (at(0), at(10)));
+    assert_eq!(ensure(at(10), 24 * hour).await, narrow);
+    let kept: Vec<JournalTime> = partitions::key_partitions(&mut fixture.connection)
+        .await
+        .unwrap()
+        .iter()
+        .map(|partition| partition.keep_until)
+        .collect();
+    assert_eq!(kept, [at(34), at(35), at(48)]);
+}
