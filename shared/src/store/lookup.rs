@@ -1,1 +1,84 @@
-//! Look-ups of keys, as the gateway makes them.
+//! Look-ups of keys and of progress, as the gateway makes them. It only reads.
+
+use std::collections::HashMap;
+
+use sqlx::{FromRow, PgConnection};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::answer::{KeyState, Position};
+use crate::clock::JournalTime;
+use crate::fingerprint::Fingerprint;
+use crate::key::KeyHash;
+
+#[derive(FromRow)]
+struct Row {
+    key_hash: Vec<u8>,
+    account_id: Uuid,
+    fingerprint: Vec<u8>,
+    response_status: i16,
+    response_body: Vec<u8>,
+    accepted_at: OffsetDateTime,
+    expires_at: OffsetDateTime,
+    source_partition: i32,
+    source_offset: i64,
+}
+
+impl Row {
+    /// `None` for a row that the table's own constraints forbid.
+    fn read(self) -> Option<(KeyHash, KeyState)> {
+        let state = KeyState {
+            account: self.account_id,
+            fingerprint: Fingerprint(self.fingerprint.try_into().ok()?),
+            status: self.response_status.try_into().ok()?,
+            body: self.response_body.into(),
+            accepted_at: JournalTime::from_datetime(self.accepted_at),
+            expires_at: JournalTime::from_datetime(self.expires_at),
+            source: Position { partition: self.source_partition, offset: self.source_offset },
+        };
+        Some((KeyHash(self.key_hash.try_into().ok()?), state))
+    }
+}
+
+/// The windows of each of these keys that the table still holds, oldest first; a key without any is absent. One probe per
+/// key and live partition: two or three, since a partition is as wide as the TTL. Whether a window is still open is the
+/// caller's question, who knows the time to ask it for.
+///
+/// # Errors
+/// The database cannot be reached or refuses.
+pub async fn windows(
+    connection: &mut PgConnection,
+    keys: &[KeyHash],
+) -> sqlx::Result<HashMap<KeyHash, Vec<KeyState>>> {
+    let keys: Vec<&[u8]> = keys.iter().map(|key| &key.0[..]).collect();
+    let rows: Vec<Row> = sqlx::query_as(
+        "SELECT key_hash, account_id, fingerprint, response_status, response_body, accepted_at, expires_at,
+                source_partition, source_offset
+         FROM idempotency_keys WHERE key_hash = ANY($1)",
+    )
+    .bind(keys)
+    .fetch_all(connection)
+    .await?;
+    let mut windows: HashMap<KeyHash, Vec<KeyState>> = HashMap::new();
+    for (key_hash, state) in rows.into_iter().filter_map(Row::read) {
+        windows.entry(key_hash).or_default().push(state);
+    }
+    for states in windows.values_mut() {
+        states.sort_unstable_by_key(|state| (state.accepted_at, state.source.offset));
+    }
+    Ok(windows)
+}
+
+/// How far each partition of a topic is persisted: the offset of the next record. A partition that nobody has begun is
+/// absent.
+///
+/// # Errors
+/// The database cannot be reached or refuses.
+pub async fn next_offsets(connection: &mut PgConnection, topic: &str) -> sqlx::Result<HashMap<i32, i64>> {
+    let rows: Vec<(i32, i64)> =
+        sqlx::query_as("SELECT partition, next_offset FROM partition_progress WHERE topic = $1")
+            .bind(topic)
+            .fetch_all(connection)
+            .await?;
+    Ok(rows.into_iter().collect())
+}

@@ -1,0 +1,95 @@
+//! One flight: look, publish, await. Runs to its end whoever hangs up.
+
+use std::sync::Arc;
+
+use milepost_shared::answer::KeyState;
+use milepost_shared::crash::CrashPoint;
+use milepost_shared::key::KeyHash;
+use milepost_shared::result::ResultRecord;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior, interval_at};
+
+use crate::answers::Middle;
+use crate::in_flight::{Flight, Settled, Source};
+use crate::mine;
+use crate::outcome::Accepted;
+use crate::publish::Published;
+use crate::receipt::Receipt;
+
+/// What the cache knows of the upload's key, if its window is open. An upload without a client's key has none.
+pub(crate) fn cached(middle: &Middle, accepted: &Accepted) -> Option<Settled> {
+    let state = accepted.has_key.then(|| middle.cache.get(accepted.key_hash)).flatten()?;
+    hit(middle, state, Source::Cache)
+}
+
+/// Brings the upload from "not in the cache" to its end, or as far as anybody waits for it.
+pub(crate) async fn fly(
+    middle: Arc<Middle>,
+    accepted: Accepted,
+    flight: Flight,
+    mut results: mpsc::Receiver<Arc<ResultRecord>>,
+) {
+    if accepted.has_key
+        && let Some(state) = middle.lookup.windows(accepted.key_hash).await.newest()
+        && let Some(settled) = {
+            middle.cache.insert(accepted.key_hash, &state);
+            hit(&middle, state, Source::Table)
+        }
+    {
+        return flight.settle(settled);
+    }
+    middle.crash.point(CrashPoint::Accepted);
+    let published = match middle.publisher.publish(&accepted).await {
+        Ok(published) => published,
+        Err(why) => return flight.settle(Settled::Unavailable(why)),
+    };
+    middle.crash.point(CrashPoint::Published);
+    if published.time != mine::UNKNOWN_TIME {
+        middle.journal_clock.saw(published.time);
+    }
+    flight.published(Receipt::new(published.position, published.time, accepted.fingerprint));
+    let settled = tokio::select! {
+        biased;
+        settled = result(&middle, accepted.key_hash, published, &mut results) => settled,
+        () = flight.abandoned() => return,
+    };
+    flight.settle(settled);
+}
+
+/// A known state counts only while its window is open, as far as this gateway can tell; else the journal decides.
+fn hit(middle: &Middle, state: KeyState, source: Source) -> Option<Settled> {
+    state.is_open_at(middle.journal_clock.now()).then_some(Settled::Found { state, source })
+}
+
+/// Awaits the result of the record, from the topic or, every so often, from the table. Results that came before the
+/// acknowledgement are looked at first.
+async fn result(
+    middle: &Middle,
+    key_hash: KeyHash,
+    Published { position, time }: Published,
+    results: &mut mpsc::Receiver<Arc<ResultRecord>>,
+) -> Settled {
+    let found = |state: KeyState, otherwise| {
+        let source = if state.source == position { Source::Own } else { otherwise };
+        Settled::Found { state, source }
+    };
+    let mut poll = interval_at(Instant::now() + middle.answer_poll, middle.answer_poll);
+    poll.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            biased;
+            Some(result) = results.recv() => {
+                if mine::is_mine(position, time, &result) {
+                    return found(result.state.clone(), Source::Results);
+                }
+            }
+            _ = poll.tick() => {
+                let newest = middle.lookup.windows(key_hash).await.newest();
+                if let Some(state) = newest.filter(|state| mine::is_answered_by(position, time, state)) {
+                    middle.cache.insert(key_hash, &state);
+                    return found(state, Source::Table);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! Which partitions' answers are known to be late, so that nobody waits in vain for a consumer that is behind. Pure.
+
+use std::collections::BTreeMap;
+
+/// What is known of each partition. Bounded by the number of partitions.
+#[derive(Debug, Default)]
+pub struct Late {
+    /// Everything up to this offset has been answered, as far as seen.
+    answered: BTreeMap<i32, i64>,
+    /// A waiter for this offset ran out of patience; never at or below `answered`.
+    missed: BTreeMap<i32, i64>,
+}
+
+impl Late {
+    /// A waiter for the answer of this record ran out of patience (one without patience tells nothing).
+    pub fn missed(&mut self, partition: i32, offset: i64) {
+        if self.answered.get(&partition).is_none_or(|answered| *answered < offset) {
+            let missed = self.missed.entry(partition).or_insert(offset);
+            *missed = offset.max(*missed);
+        }
+    }
+
+    /// The answer of this record was seen, so those of all records before it are there too.
+    pub fn answered(&mut self, partition: i32, offset: i64) {
+        let answered = self.answered.entry(partition).or_insert(offset);
+        *answered = offset.max(*answered);
+        if self.missed.get(&partition).is_some_and(|missed| missed <= answered) {
+            self.missed.remove(&partition);
+        }
+    }
+
+    /// Whether waiting for an answer of this partition is in vain for now.
+    #[must_use]
+    pub fn is_late(&self, partition: i32) -> bool {
+        self.missed.contains_key(&partition)
+    }
+
+    /// How many partitions are late.
+    #[must_use]
+    pub fn count(&self) -> usize {
+        self.missed.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_partition_is_late_until_the_missed_answer_or_a_later_one_is_seen() {
+        let mut late = Late::default();
+        assert!(!late.is_late(1));
+        late.missed(1, 10);
+        late.missed(1, 8);
+        assert!(late.is_late(1) && !late.is_late(2));
+        late.answered(1, 9);
+        late.answered(2, 99);
+        assert!(late.is_late(1));
+        late.answered(1, 10);
+        assert_eq!((late.is_late(1), late.count()), (false, 0));
+    }
+
+    #[test]
+    fn an_answer_seen_before_its_waiter_gave_up_makes_nothing_late() {
+        let mut late = Late::default();
+        late.answered(1, 10);
+        late.missed(1, 10);
+        assert!(!late.is_late(1));
+    }
+
+    proptest! {
+        #[test]
+        fn late_means_an_answer_was_missed_and_none_as_new_was_seen(
+            events in prop::collection::vec((any::<bool>(), 0..3i32, 0..20i64), 0..60),
+        ) {
+            let mut late = Late::default();
+            for (answered, partition, offset) in &events {
+                if *answered { late.answered(*partition, *offset) } else { late.missed(*partition, *offset) }
+            }
+            for partition in 0..3 {
+                let newest = |kind: bool| {
+                    events.iter().filter(|e| e.0 == kind && e.1 == partition).map(|e| e.2).max().unwrap_or(-1)
+                };
+                prop_assert_eq!(late.is_late(partition), newest(false) > newest(true));
+            }
+        }
+    }
+}

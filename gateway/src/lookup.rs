@@ -1,0 +1,279 @@
+//! Look-ups in the table, gathered: what concurrent uploads ask for goes out as one query.
+//!
+//! A database that is down or slow costs little: each query has a deadline, and after a failure nothing is asked for a
+//! while, so that uploads go straight to the journal, which decides anyway.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use milepost_shared::answer::KeyState;
+use milepost_shared::key::KeyHash;
+use milepost_shared::ops::Readiness;
+use milepost_shared::settings::DatabaseSettings;
+use milepost_shared::store::{connect, lookup};
+use sqlx::PgConnection;
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::answers::MiddleSettings;
+
+/// The dependency's name on `/readyz`. Not required: without it new uploads are answered by 202.
+pub const POSTGRES: &str = "postgres";
+/// Most keys of one query.
+const BATCH_MAX: usize = 256;
+/// How often progress is read: it shows that the database works, and clears partitions known to be late.
+const PROGRESS_EVERY: Duration = Duration::from_secs(1);
+/// How long nothing is asked after a failure, at first and at most.
+const PAUSE_MIN: Duration = Duration::from_millis(500);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// What the table knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// The windows it holds, oldest first; none if it does not know the key.
+    Windows(Vec<KeyState>),
+    /// It cannot be asked at the moment, or not fast enough.
+    Unavailable,
+}
+
+impl Found {
+    /// The newest window, if one is known.
+    #[must_use]
+    pub fn newest(self) -> Option<KeyState> {
+        match self {
+            Self::Windows(windows) => windows.into_iter().next_back(),
+            Self::Unavailable => None,
+        }
+    }
+}
+
+type Question = (KeyHash, oneshot::Sender<Found>);
+
+/// Asks the table. Cheap to clone.
+#[derive(Clone)]
+pub struct Lookup {
+    questions: mpsc::Sender<Question>,
+    database: Arc<Database>,
+}
+
+struct Database {
+    pool: PgPool,
+    /// Longest wait for a connection and a query together.
+    deadline: Duration,
+    circuit: Mutex<Circuit>,
+    /// A flood of status requests must not take the connections from the uploads.
+    progress: Arc<Semaphore>,
+    journal: String,
+    readiness: Readiness,
+}
+
+impl Lookup {
+    /// Starts gathering; ends when `stop` is cancelled. Connects when first asked.
+    ///
+    /// # Errors
+    /// The URL cannot be parsed.
+    pub fn start(
+        settings: &MiddleSettings,
+        database: &DatabaseSettings,
+        journal: &str,
+        readiness: &Readiness,
+        (tasks, stop): (&TaskTracker, &CancellationToken),
+    ) -> anyhow::Result<Self> {
+        drop(metrics::histogram!("milepost_gateway_lookup_batch_records"));
+        for result in ["ok", "failed"] {
+            metrics::counter!("milepost_gateway_lookups_total", "result" => result).absolute(0);
+        }
+        readiness.register(POSTGRES, false);
+        let options = connect::options(&database.database_url, "milepost-gateway", settings.lookup_timeout)?;
+        let pool = PgPoolOptions::new()
+            // One more for progress.
+            .max_connections(settings.lookup_connections + 1)
+            .acquire_timeout(settings.lookup_timeout)
+            .test_before_acquire(false)
+            .connect_lazy_with(options);
+        let database = Arc::new(Database {
+            pool,
+            deadline: settings.lookup_timeout,
+            circuit: Mutex::default(),
+            progress: Arc::new(Semaphore::new(1)),
+            journal: journal.to_owned(),
+            readiness: readiness.clone(),
+        });
+        let (questions, asked) = mpsc::channel(usize::try_from(settings.lookup_queue).unwrap_or(1));
+        let connections = usize::try_from(settings.lookup_connections).unwrap_or(1);
+        let answering = answer_all(asked, Arc::clone(&database), Arc::new(Semaphore::new(connections)));
+        let stop = stop.clone();
+        tasks.spawn(async move { stop.run_until_cancelled(answering).await });
+        Ok(Self { questions, database })
+    }
+
+    /// The windows of a key.
+    pub async fn windows(&self, key_hash: KeyHash) -> Found {
+        if self.database.circuit().is_open(Instant::now()) {
+            return Found::Unavailable;
+        }
+        let (answer, answered) = oneshot::channel();
+        if self.questions.try_send((key_hash, answer)).is_err() {
+            return Found::Unavailable;
+        }
+        answered.await.unwrap_or(Found::Unavailable)
+    }
+
+    /// How far each partition of the journal is persisted; `None` if the database cannot be asked.
+    pub async fn next_offsets(&self) -> Option<HashMap<i32, i64>> {
+        if self.database.circuit().is_open(Instant::now()) {
+            return None;
+        }
+        let one = Arc::clone(&self.database.progress).acquire_owned();
+        let one = timeout(self.database.deadline, one).await.ok()?.ok()?;
+        let database = Arc::clone(&self.database);
+        // In a task of its own: a client that hangs up must not leave a connection in the middle of a query.
+        let asking = tokio::spawn(async move {
+            let journal = database.journal.as_str();
+            let answer =
+                database.ask(async |connection| lookup::next_offsets(connection, journal).await).await;
+            drop(one);
+            answer
+        });
+        asking.await.ok().flatten()
+    }
+
+    /// Reads progress every second, for readiness and for `tell`, until `stop`.
+    pub async fn watch_progress(self, tell: impl Fn(HashMap<i32, i64>), stop: CancellationToken) {
+        let mut every = tokio::time::interval(PROGRESS_EVERY);
+        every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while stop.run_until_cancelled(every.tick()).await.is_some() {
+            if let Some(next_offsets) = self.next_offsets().await {
+                tell(next_offsets);
+            }
+        }
+    }
+}
+
+/// One query after the other on each connection. Questions that come while all are busy make the next batch.
+async fn answer_all(
+    mut asked: mpsc::Receiver<Question>,
+    database: Arc<Database>,
+    connections: Arc<Semaphore>,
+) {
+    let mut questions = Vec::with_capacity(BATCH_MAX);
+    loop {
+        let Ok(connection) = Arc::clone(&connections).acquire_owned().await else { return };
+        if asked.recv_many(&mut questions, BATCH_MAX).await == 0 {
+            return;
+        }
+        let batch = std::mem::take(&mut questions);
+        let database = Arc::clone(&database);
+        tokio::spawn(async move {
+            database.answer(batch).await;
+            drop(connection);
+        });
+    }
+}
+
+impl Database {
+    async fn answer(&self, batch: Vec<Question>) {
+        #[expect(clippy::cast_precision_loss, reason = "a batch is small")]
+        metrics::histogram!("milepost_gateway_lookup_batch_records").record(batch.len() as f64);
+        let mut keys: Vec<KeyHash> = batch.iter().map(|(key_hash, _)| *key_hash).collect();
+        keys.sort_unstable();
+        keys.dedup();
+        let found = if self.circuit().is_open(Instant::now()) {
+            None
+        } else {
+            self.ask(async |connection| lookup::windows(connection, &keys).await).await
+        };
+        for (key_hash, answer) in batch {
+            let windows = found.as_ref().map(|found| found.get(&key_hash).cloned().unwrap_or_default());
+            // Who asked may have gone.
+            let _ = answer.send(windows.map_or(Found::Unavailable, Found::Windows));
+        }
+    }
+
+    /// Runs a query with the deadline, and keeps circuit and readiness.
+    async fn ask<T>(&self, query: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>) -> Option<T> {
+        let until = Instant::now() + self.deadline;
+        let asking = async {
+            let mut connection = self.pool.acquire().await?;
+            match timeout_at(until, query(&mut connection)).await {
+                Ok(answer) => answer,
+                Err(_) => {
+                    // Its answer may still come, to whoever would use the connection next.
+                    connection.close_on_drop();
+                    Err(sqlx::Error::PoolTimedOut)
+                }
+            }
+        };
+        match asking.await {
+            Ok(answer) => {
+                self.circuit().close();
+                self.readiness.up(POSTGRES);
+                metrics::counter!("milepost_gateway_lookups_total", "result" => "ok").increment(1);
+                Some(answer)
+            }
+            Err(error) => {
+                self.circuit().open(Instant::now());
+                self.readiness.down(POSTGRES, "queries fail or take too long");
+                metrics::counter!("milepost_gateway_lookups_total", "result" => "failed").increment(1);
+                tracing::debug!(%error, "look-up failed");
+                None
+            }
+        }
+    }
+
+    fn circuit(&self) -> std::sync::MutexGuard<'_, Circuit> {
+        self.circuit.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// After a failure nothing is asked for a while, longer after each failure in a row.
+#[derive(Debug, Default)]
+struct Circuit {
+    until: Option<Instant>,
+    pause: Duration,
+}
+
+impl Circuit {
+    fn is_open(&self, now: Instant) -> bool {
+        self.until.is_some_and(|until| now < until)
+    }
+
+    fn close(&mut self) {
+        *self = Self::default();
+    }
+
+    fn open(&mut self, now: Instant) {
+        // Queries that were under way together fail together: that is one failure.
+        if !self.is_open(now) {
+            self.pause = (self.pause * 2).clamp(PAUSE_MIN, PAUSE_MAX);
+            self.until = Some(now + self.pause);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_doubles_with_each_failure_in_a_row_up_to_a_bound() {
+        let mut circuit = Circuit::default();
+        let mut now = Instant::now();
+        assert!(!circuit.is_open(now));
+        for pause_ms in [500, 1000, 2000, 4000, 5000, 5000] {
+            circuit.open(now);
+            circuit.open(now);
+            now += Duration::from_millis(pause_ms - 1);
+            assert!(circuit.is_open(now), "{pause_ms}");
+            now += Duration::from_millis(1);
+            assert!(!circuit.is_open(now), "{pause_ms}");
+        }
+        circuit.close();
+        circuit.open(now);
+        assert!(!circuit.is_open(now + PAUSE_MIN));
+    }
+}

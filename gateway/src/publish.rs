@@ -1,0 +1,224 @@
+//! Into the journal: an upload is published when the brokers have acknowledged its record.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use milepost_shared::answer::Position;
+use milepost_shared::clock::{JournalTime, millis};
+use milepost_shared::fact::HEADER_TRACEPARENT;
+use milepost_shared::journal;
+use milepost_shared::ops::Readiness;
+use milepost_shared::settings::KafkaSettings;
+use milepost_shared::topics::{RECORD_BYTES_MAX, TopicNames};
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders, Timestamp};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::answers::MiddleSettings;
+use crate::mine::UNKNOWN_TIME;
+use crate::outcome::{Accepted, Unavailable};
+
+/// The dependency's name on `/readyz`.
+pub const KAFKA: &str = "kafka";
+/// How often the brokers are asked whether they are there, and how long one answer may take.
+const WATCH_EVERY: Duration = Duration::from_secs(2);
+const WATCH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Where the journal put a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// Partition and offset.
+    pub position: Position,
+    /// LogAppendTime, from the broker's acknowledgement.
+    pub time: JournalTime,
+}
+
+/// The one producer of this gateway, made anew after a fatal error.
+pub struct Publisher {
+    config: ClientConfig,
+    context: Watching,
+    producer: ArcSwap<FutureProducer<Watching>>,
+    topic: String,
+    deadline: Duration,
+}
+
+/// Hears of errors that belong to no record.
+#[derive(Clone)]
+struct Watching {
+    readiness: Readiness,
+    fatal: Arc<Notify>,
+}
+
+impl ClientContext for Watching {
+    fn error(&self, error: KafkaError, _reason: &str) {
+        match error.rdkafka_error_code() {
+            Some(RDKafkaErrorCode::Fatal) => self.fatal.notify_one(),
+            Some(RDKafkaErrorCode::AllBrokersDown) => self.readiness.down(KAFKA, "no broker can be reached"),
+            _ => tracing::debug!(%error, "producer error"),
+        }
+    }
+}
+
+impl Publisher {
+    /// Makes the producer; nothing is connected yet.
+    ///
+    /// # Errors
+    /// librdkafka refuses a property.
+    pub fn new(
+        settings: &MiddleSettings,
+        kafka: &KafkaSettings,
+        readiness: &Readiness,
+    ) -> anyhow::Result<Self> {
+        drop(metrics::histogram!("milepost_gateway_publish_seconds"));
+        metrics::counter!("milepost_gateway_producer_rebuilt_total").absolute(0);
+        metrics::counter!("milepost_gateway_journal_time_missing_total").absolute(0);
+        readiness.register(KAFKA, true);
+        let config = producer_config(settings, kafka);
+        let context = Watching { readiness: readiness.clone(), fatal: Arc::default() };
+        let producer = FutureProducer::from_config_and_context(&config, context.clone())
+            .context("cannot make a Kafka producer")?;
+        Ok(Self {
+            config,
+            context,
+            producer: ArcSwap::from_pointee(producer),
+            topic: TopicNames::new(&kafka.topic_prefix).uploads,
+            deadline: settings.publish_timeout,
+        })
+    }
+
+    /// Publishes one upload and waits for the acknowledgement, at most the publish timeout.
+    ///
+    /// # Errors
+    /// [`Unavailable`]; the record may be in the journal all the same, so only a retry with the same key is safe.
+    pub async fn publish(&self, accepted: &Accepted) -> Result<Published, Unavailable> {
+        let key = accepted.key_hash.to_string();
+        let value = journal::encode(accepted.account, accepted.fingerprint, &accepted.upload);
+        let mut record = FutureRecord::to(&self.topic).key(&key).payload(&value);
+        if let Some(traceparent) = &accepted.traceparent {
+            let header = Header { key: HEADER_TRACEPARENT, value: Some(traceparent) };
+            record = record.headers(OwnedHeaders::new_with_capacity(1).insert(header));
+        }
+        let begun = Instant::now();
+        // Not `send`: with a full queue it would sleep in steps of 100 ms.
+        let delivery = self.producer.load().send_result(record).map_err(|(error, _)| failed(&error))?;
+        drop((key, value));
+        // librdkafka tells of a time-out some seconds late.
+        let delivery = match tokio::time::timeout(self.deadline, delivery).await {
+            Ok(Ok(Ok(delivery))) => delivery,
+            Ok(Ok(Err((error, _)))) => return Err(failed(&error)),
+            // Out of time, or the producer was made anew and its queue thrown away.
+            Err(_) | Ok(Err(_)) => return Err(Unavailable::Journal),
+        };
+        metrics::histogram!("milepost_gateway_publish_seconds").record(begun.elapsed());
+        let position = Position { partition: delivery.partition, offset: delivery.offset };
+        Ok(Published { position, time: journal_time(delivery.timestamp) })
+    }
+
+    /// Asks for the brokers every two seconds, for readiness, and makes a new producer after a fatal error; until `stop`.
+    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let publisher = Arc::clone(&self);
+            if tokio::task::spawn_blocking(move || publisher.look()).await.is_err() {
+                tracing::error!("the watch over the producer panicked");
+            }
+            let woken = async {
+                tokio::select! {
+                    () = self.context.fatal.notified() => {}
+                    () = tokio::time::sleep(WATCH_EVERY) => {}
+                }
+            };
+            stop.run_until_cancelled(woken).await;
+        }
+    }
+
+    /// Blocks, at most [`WATCH_TIMEOUT`] and what it takes to drop a producer.
+    fn look(&self) {
+        let producer = self.producer.load_full();
+        if let Some((code, _)) = producer.client().fatal_error() {
+            self.context.readiness.down(KAFKA, "the producer failed and is made anew");
+            match FutureProducer::from_config_and_context(&self.config, self.context.clone()) {
+                Ok(new) => {
+                    // What was queued fails, and its requests are told to try again.
+                    drop(producer);
+                    drop(self.producer.swap(Arc::new(new)));
+                    metrics::counter!("milepost_gateway_producer_rebuilt_total").increment(1);
+                    tracing::warn!(%code, "producer made anew after a fatal error");
+                }
+                Err(error) => tracing::error!(%error, "cannot make a new producer"),
+            }
+            return;
+        }
+        match producer.client().fetch_metadata(Some(&self.topic), WATCH_TIMEOUT) {
+            Ok(_) => self.context.readiness.up(KAFKA),
+            Err(error) => self.context.readiness.down(KAFKA, error.to_string()),
+        }
+    }
+
+    /// Waits until nothing is queued any more; what is still queued at the deadline is lost, and nobody was told otherwise.
+    pub async fn flush(self: Arc<Self>, deadline: Duration) {
+        let flushed = tokio::task::spawn_blocking(move || self.producer.load_full().flush(deadline)).await;
+        if !matches!(flushed, Ok(Ok(()))) {
+            tracing::warn!("not all records were acknowledged before the end");
+        }
+    }
+}
+
+fn failed(error: &KafkaError) -> Unavailable {
+    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) {
+        return Unavailable::Overload;
+    }
+    tracing::debug!(%error, "record not acknowledged");
+    Unavailable::Journal
+}
+
+/// The rules of the topics make the brokers stamp the record; without a stamp only the record's own result can count.
+fn journal_time(timestamp: Timestamp) -> JournalTime {
+    if let Timestamp::LogAppendTime(time) = timestamp {
+        return JournalTime(time);
+    }
+    metrics::counter!("milepost_gateway_journal_time_missing_total").increment(1);
+    UNKNOWN_TIME
+}
+
+/// librdkafka's defaults are not the Java client's, so every property relied on is set.
+fn producer_config(settings: &MiddleSettings, kafka: &KafkaSettings) -> ClientConfig {
+    let timeout = millis(settings.publish_timeout).to_string();
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", &kafka.kafka_brokers)
+        .set("client.id", "milepost-gateway")
+        // A 2xx promises that the upload survives the loss of a broker.
+        .set("acks", "all")
+        // librdkafka's own retries neither duplicate nor reorder.
+        .set("enable.idempotence", "true")
+        .set("max.in.flight.requests.per.connection", "5")
+        // All copies of a key into one partition, the one that Java clients would choose too.
+        .set("partitioner", "murmur2_random")
+        // Every waiting client pays it.
+        .set("linger.ms", millis(settings.publish_linger).to_string())
+        .set("compression.type", "lz4")
+        // Nobody waits for a record longer than this, so it need not be tried longer either.
+        .set("message.timeout.ms", &timeout)
+        .set("request.timeout.ms", &timeout)
+        .set("message.max.bytes", RECORD_BYTES_MAX.to_string())
+        // The bound of uploads on their way, those given up by their request included. One more is refused at once.
+        .set("queue.buffering.max.messages", settings.publish_in_flight.to_string())
+        .set("queue.buffering.max.kbytes", settings.publish_buffer_kib.to_string())
+        // A connection that a firewall forgot must not be found out by the next upload.
+        .set("socket.keepalive.enable", "true")
+        .set("socket.nagle.disable", "true")
+        // Brokers come back sooner than the default of 10 s would notice.
+        .set("reconnect.backoff.ms", "50")
+        .set("reconnect.backoff.max.ms", "1000")
+        .set("retry.backoff.ms", "50")
+        .set("topic.metadata.refresh.interval.ms", "60000")
+        .set("allow.auto.create.topics", "false");
+    config
+}

@@ -1,0 +1,183 @@
+//! The results tail: every gateway reads all of `location-results`, into its cache and to whoever waits.
+//!
+//! On a thread of its own, without a consumer group: positions are chosen at start (some minutes back, to warm the
+//! cache) and never committed. If it stands still, the table answers instead.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use milepost_shared::clock::{Clock, JournalTime, millis};
+use milepost_shared::ops::Readiness;
+use milepost_shared::result::ResultRecord;
+use milepost_shared::settings::KafkaSettings;
+use milepost_shared::topics::TopicNames;
+use rdkafka::config::ClientConfig;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio_util::sync::CancellationToken;
+
+use crate::answers::MiddleSettings;
+
+/// The dependency's name on `/readyz`: up once the tail has caught up at start.
+pub const RESULTS: &str = "results";
+/// Longest silence before the stop token is looked at.
+const POLL: Duration = Duration::from_millis(100);
+/// Longest wait for the brokers to tell offsets.
+const OFFSETS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Between two attempts to start.
+const RETRY: Duration = Duration::from_millis(500);
+
+/// What the tail needs to know.
+pub struct Tail<H> {
+    /// All results go here, oldest first within a partition, with the time the broker stamped them.
+    pub hand_over: H,
+    /// For the time to begin at.
+    pub clock: Clock,
+    /// Told when the tail has caught up.
+    pub readiness: Readiness,
+    /// Ends the thread, within some 100 ms when the brokers answer.
+    pub stop: CancellationToken,
+}
+
+impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// librdkafka refuses a property, or there are no threads left.
+    pub fn start(
+        self,
+        settings: &MiddleSettings,
+        kafka: &KafkaSettings,
+    ) -> anyhow::Result<std::thread::JoinHandle<()>> {
+        for result in ["read", "unreadable"] {
+            metrics::counter!("milepost_gateway_tail_records_total", "result" => result).absolute(0);
+        }
+        self.readiness.register(RESULTS, true);
+        let consumer: BaseConsumer =
+            consumer_config(kafka).create().context("cannot make a Kafka consumer")?;
+        let topic = TopicNames::new(&kafka.topic_prefix).results;
+        let partitions = kafka.partitions;
+        let (warm_up, warm_up_max) = (settings.warm_up, settings.warm_up_max);
+        std::thread::Builder::new()
+            .name("results-tail".to_owned())
+            .spawn(move || {
+                let mut warming = Warming {
+                    readiness: self.readiness.clone(),
+                    behind: (0..partitions).collect(),
+                    until: Instant::now() + warm_up_max,
+                    done: false,
+                };
+                while !self.stop.is_cancelled() {
+                    match self.assign(&consumer, &topic, partitions, warm_up) {
+                        Ok(()) => return self.read(&consumer, &mut warming),
+                        Err(error) => {
+                            tracing::debug!(%error, "cannot begin to read results");
+                            warming.look();
+                            std::thread::sleep(RETRY);
+                        }
+                    }
+                }
+            })
+            .context("cannot start a thread")
+    }
+
+    /// Chooses where each partition begins: at the first record stamped within `warm_up`, else at the end.
+    fn assign(
+        &self,
+        consumer: &BaseConsumer,
+        topic: &str,
+        partitions: i32,
+        warm_up: Duration,
+    ) -> Result<(), KafkaError> {
+        let since = self.clock.now_ms().saturating_sub(millis(warm_up));
+        let mut times = TopicPartitionList::new();
+        for partition in 0..partitions {
+            times.add_partition_offset(topic, partition, Offset::Offset(since))?;
+        }
+        let found = consumer.offsets_for_times(times, OFFSETS_TIMEOUT)?;
+        let mut positions = TopicPartitionList::new();
+        for element in found.elements() {
+            element.error()?;
+            positions.add_partition_offset(topic, element.partition(), element.offset())?;
+        }
+        consumer.assign(&positions)
+    }
+
+    /// Reads until stopped. librdkafka reconnects by itself.
+    fn read(&self, consumer: &BaseConsumer, warming: &mut Warming) {
+        while !self.stop.is_cancelled() {
+            match consumer.poll(POLL) {
+                Some(Ok(message)) => self.take(&message),
+                Some(Err(KafkaError::PartitionEOF(partition))) => warming.caught_up(partition),
+                Some(Err(error)) => tracing::debug!(%error, "cannot read results"),
+                None => {}
+            }
+            warming.look();
+        }
+    }
+
+    fn take(&self, message: &BorrowedMessage<'_>) {
+        let stamped = message.timestamp().to_millis().map(JournalTime);
+        let result = ResultRecord::decode(message.partition(), message.key(), message.payload());
+        let kind = if result.is_some() { "read" } else { "unreadable" };
+        metrics::counter!("milepost_gateway_tail_records_total", "result" => kind).increment(1);
+        if let Some(result) = result {
+            (self.hand_over)(&result, stamped);
+        }
+    }
+}
+
+/// The first catching-up. A gateway that starts into a storm of retries must know what was answered in the last minutes
+/// before it is sent any, but a topic that cannot be read does not keep it away for ever.
+struct Warming {
+    readiness: Readiness,
+    behind: BTreeSet<i32>,
+    until: Instant,
+    done: bool,
+}
+
+impl Warming {
+    fn caught_up(&mut self, partition: i32) {
+        self.behind.remove(&partition);
+    }
+
+    fn look(&mut self) {
+        if !self.done && (self.behind.is_empty() || self.until <= Instant::now()) {
+            self.done = true;
+            self.readiness.up(RESULTS);
+            tracing::info!(partitions_behind = self.behind.len(), "results tail is warm");
+        }
+    }
+}
+
+fn consumer_config(kafka: &KafkaSettings) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", &kafka.kafka_brokers)
+        .set("client.id", "milepost-gateway-results")
+        // Demanded by librdkafka, used by nobody: partitions are assigned by hand, nothing is committed.
+        .set("group.id", format!("{}milepost-gateway", kafka.topic_prefix))
+        .set("enable.auto.commit", "false")
+        .set("enable.auto.offset.store", "false")
+        // A position that retention has overtaken: go on with what is left.
+        .set("auto.offset.reset", "earliest")
+        .set("enable.partition.eof", "true")
+        // The producer of results uses no transactions.
+        .set("isolation.level", "read_uncommitted")
+        .set("allow.auto.create.topics", "false")
+        // A result is answered to a waiting client: the broker sends the first byte it has.
+        .set("fetch.min.bytes", "1")
+        .set("fetch.wait.max.ms", "100")
+        .set("fetch.queue.backoff.ms", "10")
+        .set("fetch.error.backoff.ms", "100")
+        // Results are read as fast as they come; this bounds memory when they do not.
+        .set("queued.max.messages.kbytes", "16384")
+        .set("socket.keepalive.enable", "true")
+        .set("socket.nagle.disable", "true")
+        .set("reconnect.backoff.ms", "50")
+        .set("reconnect.backoff.max.ms", "1000");
+    config
+}
