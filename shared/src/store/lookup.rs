@@ -82,3 +82,7 @@ pub async fn next_offsets(connection: &mut PgConnection, topic: &str) -> sqlx::R
             .await?;
     Ok(rows.into_iter().collect())
 }
+
+#[cfg(test)]
+#[path = "lookup_tests.rs"]
+mod tests;
