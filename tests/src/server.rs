@@ -5,8 +5,6 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use anyhow::{Context as _, ensure};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tempfile::TempDir;
 use tokio::process::Command;
 
@@ -70,15 +68,6 @@ impl Server {
     /// It cannot be killed.
     pub async fn kill(&self) -> anyhow::Result<()> {
         self.run("kill").await
-    }
-
-    /// Sends a signal to the server's first process, such as SIGSTOP.
-    ///
-    /// # Errors
-    /// It does not run.
-    pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        let pid = std::fs::read_to_string(self.dir.path().join("pid"))?;
-        Ok(kill(Pid::from_raw(pid.trim().parse()?), signal)?)
     }
 
     async fn run(&self, verb: &str) -> anyhow::Result<()> {

@@ -142,6 +142,7 @@ impl World {
             ("CONSUMER_OUTAGE_MAX", duration(self.plan.consumer_outage_max)),
             ("DATABASE_URL", self.database.url(role)?),
             ("MILEPOST_LOG", "trace".to_owned()),
+            ("REPLICATION_FACTOR", "1".to_owned()),
         ]
         .map(|(name, value)| (name.to_owned(), value));
         Ok(environment.into())
@@ -176,23 +177,21 @@ impl World {
     /// # Errors
     /// `milepost-admin` fails.
     pub async fn new_account(&self, name: &str) -> anyhow::Result<Account> {
-        self.administer(&["account", "create", name]).await?;
-        let id = sqlx::query_scalar("SELECT id FROM accounts WHERE name = $1");
-        let id: Uuid = id.bind(name).fetch_one(&self.tables.pool).await?;
-        Ok(Account { id, name: name.to_owned(), secret: self.new_secret(name).await? })
+        let id = self.administer(&["account", "create", "--name", name]).await?;
+        let id = id.trim().parse().context("milepost-admin shows no account id")?;
+        Ok(Account { id, name: name.to_owned(), secret: self.new_secret(id).await? })
     }
 
     /// Makes one more API key for an account.
     ///
     /// # Errors
     /// `milepost-admin` fails.
-    pub async fn new_secret(&self, account: &str) -> anyhow::Result<String> {
-        let told = self.administer(&["key", "create", account]).await?;
-        let secret = told.split_whitespace().find(|word| word.starts_with("mp_") && word.len() > 40);
-        let secret = secret.context("milepost-admin shows no secret")?.to_owned();
+    pub async fn new_secret(&self, account: Uuid) -> anyhow::Result<String> {
+        let told = self.administer(&["key", "create", "--account", &account.to_string()]).await?;
+        let secret = told.trim().to_owned();
         // The part behind the prefix, which is for display.
-        let hidden = secret.rsplit('_').next().unwrap_or_default().to_owned();
-        self.secrets.lock().expect("no test panics with the lock").push(hidden[..20].to_owned());
+        let hidden = secret.get(12..32).context("milepost-admin shows no secret")?.to_owned();
+        self.secrets.lock().expect("no test panics with the lock").push(hidden);
         Ok(secret)
     }
 

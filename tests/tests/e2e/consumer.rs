@@ -1,0 +1,486 @@
+//! The consumer: killed, rolled back, fenced off, fed with garbage, it stores everything once and skips nothing.
+
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use milepost_shared::answer::Position;
+use milepost_shared::crash::CrashPoint;
+use milepost_shared::fingerprint::Fingerprint;
+use milepost_shared::journal::{self, JournalRecord};
+use milepost_shared::key::KeyHash;
+use milepost_shared::topics::TopicNames;
+use milepost_tests::{Plan, Program, Record, Server, Services, Signal, World, eventually, exact};
+use uuid::Uuid;
+
+use crate::load::Load;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+fn one_partition() -> Plan {
+    Plan { partitions: 1, ..Plan::default() }
+}
+
+/// Every crash point of the consumer.
+const POINTS: [CrashPoint; 7] = [
+    CrashPoint::Polled,
+    CrashPoint::BeforeTransaction,
+    CrashPoint::InTransaction,
+    CrashPoint::AfterCommit,
+    CrashPoint::Emitting,
+    CrashPoint::AfterEmit,
+    CrashPoint::BeforeOffsetCommit,
+];
+
+async fn killed_at(point: CrashPoint) -> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let gateway = world.gateway().await?;
+    let client = [world.client(&gateway)?];
+    let mut consumer = world.new_consumer()?;
+    consumer.set("OFFSET_COMMIT_INTERVAL", "10ms");
+    // Not the first time, so that there is something to go on from.
+    consumer.set("CRASH_AT", &format!("{}:3", point.name()));
+    consumer.start().await?;
+
+    let load = Load::new(&world, 12);
+    let restart = async {
+        let status = consumer.wait_exit(MINUTE).await?;
+        anyhow::ensure!(!status.success(), "no crash at {}", point.name());
+        consumer.unset("CRASH_AT");
+        consumer.start().await
+    };
+    let (answers, ()) = tokio::try_join!(load.settle(&client, 2), restart)?;
+    load.replay(&client[0], &answers).await?;
+    world.finish(&load.expected()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_at_each_crash_point_and_restarted_it_stores_once_answers_the_same_and_tells_each_fact()
+-> anyhow::Result<()> {
+    let (early, late) = POINTS.split_at(4);
+    for points in [early, late] {
+        try_join_all(points.iter().copied().map(killed_at)).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_groups_offsets_deleted_everything_is_stored_once_and_answered_the_same()
+-> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let gateway = world.gateway().await?;
+    let clients = [world.client(&gateway)?];
+    let mut consumer = world.consumer().await?;
+    let before = Load::new(&world, 10);
+    let answers = before.settle(&clients, 5).await?;
+    world.settled().await?;
+
+    consumer.stop().await?;
+    world.kafka.delete_group(&TopicNames::group(&world.prefix)).await?;
+    let during = Load::new(&world, 10);
+    for post in &during.posts {
+        assert_eq!(clients[0].post(&post.clone().header("Prefer", "respond-async")).await?.status, 202);
+    }
+    consumer.start().await?;
+
+    during.settle(&clients, 5).await?;
+    before.replay(&clients[0], &answers).await?;
+    world.finish(&[before.expected(), during.expected()].concat()).await
+}
+
+/// Rows and answers as they are now, to be compared with what they become.
+async fn state(world: &World) -> anyhow::Result<(Vec<String>, Vec<milepost_tests::KeyRow>)> {
+    let row = |stored: &milepost_tests::Stored| {
+        format!("{:?} {:?} {} {}", stored.source, stored.received_at, stored.account, exact(&stored.upload))
+    };
+    Ok((world.tables.stored().await?.iter().map(row).collect(), world.tables.keys().await?))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_postgres_put_back_to_a_copy_taken_before_rows_and_answers_become_as_they_were()
+-> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let gateways = [world.gateway().await?, world.gateway().await?];
+    let clients = [world.client(&gateways[0])?, world.client(&gateways[1])?];
+    let _consumer = world.consumer().await?;
+
+    let before = Load::new(&world, 10);
+    let first = before.settle(&clients, 5).await?;
+    world.settled().await?;
+    world.database.copy().await?;
+    let after = Load::new(&world, 10);
+    let second = after.settle(&clients, 5).await?;
+    world.settled().await?;
+    let (rows, keys) = state(&world).await?;
+
+    // Under the running programs, as a failover to a standby that lags behind.
+    world.database.put_back().await?;
+    world.settled().await?;
+    assert_eq!(state(&world).await?, (rows, keys));
+    before.replay(&clients[0], &first).await?;
+    after.replay(&clients[1], &second).await?;
+    world.finish(&[before.expected(), after.expected()].concat()).await
+}
+
+/// Whether a partition of the journal holds a record of this key.
+async fn holds(world: &World, partition: i32, key: &str) -> anyhow::Result<bool> {
+    let journal = world.kafka.read(&world.topics.uploads).await?;
+    let of_key = |record: &&Record| record.key.as_deref() == Some(key.as_bytes());
+    Ok(journal.iter().find(of_key).is_some_and(|record| record.partition == partition))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_postgres_emptied_but_for_the_accounts_rows_and_answers_become_as_they_were()
+-> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let mut gateway = world.gateway().await?;
+    let clients = [world.client(&gateway)?];
+    let mut consumer = world.consumer().await?;
+    let load = Load::new(&world, 20);
+    let answers = load.settle(&clients, 5).await?;
+    // Copies and conflicts are in the journal too, and are decided again.
+    let conflict = world.planted.upload(1);
+    for (upload, key) in [(&load.uploads[0], &load.keys[0]), (&conflict, &load.keys[1])] {
+        let value = journal::encode(world.account.id, Fingerprint::of(upload), upload);
+        let key = KeyHash::new(world.account.id, key).to_string();
+        for partition in 0..3 {
+            // Only in its own partition does it meet the first one.
+            if holds(&world, partition, &key).await? {
+                world
+                    .kafka
+                    .append(&world.topics.uploads, partition, Some(key.as_bytes()), Some(&value))
+                    .await?;
+            }
+        }
+    }
+    world.settled().await?;
+    let (rows, keys) = state(&world).await?;
+
+    consumer.stop().await?;
+    world
+        .tables
+        .execute("TRUNCATE idempotency_keys, locations, devices, partition_progress, dead_letters")
+        .await?;
+    gateway.restart().await?;
+    consumer.start().await?;
+    world.settled().await?;
+    assert_eq!(state(&world).await?, (rows, keys));
+    load.replay(&clients[0], &answers).await?;
+    world.finish(&load.expected()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_consumer_that_believes_it_owns_the_partitions_is_fenced_off_counted_and_logged()
+-> anyhow::Result<()> {
+    let world = World::new(one_partition()).await?;
+    let gateway = world.gateway().await?;
+    let clients = [world.client(&gateway)?];
+    let zombie = world.consumer().await?;
+    let first = Load::new(&world, 3);
+    first.settle(&clients, 1).await?;
+
+    // The zombie is stopped with a batch in hand: its transaction waits for the row of the fence.
+    let mut fence = world.tables.pool.acquire().await?;
+    sqlx::raw_sql("BEGIN; SELECT FROM partition_progress FOR UPDATE").execute(&mut *fence).await?;
+    let second = Load::new(&world, 3);
+    for post in &second.posts {
+        assert_eq!(clients[0].post(&post.clone().header("Prefer", "respond-async")).await?.status, 202);
+    }
+    eventually(MINUTE, "a batch waits for the fence", async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                       AND datname = current_database() AND usename = 'milepost_consumer'";
+        Ok((world.tables.number(waiting).await? > 0).then_some(()))
+    })
+    .await?;
+    zombie.signal(Signal::SIGSTOP)?;
+    // Its server is told that it is gone, as a broken network would.
+    let end = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity \
+               WHERE datname = current_database() AND usename = 'milepost_consumer'";
+    assert!(world.tables.number(end).await? > 0);
+    sqlx::raw_sql("ROLLBACK").execute(&mut *fence).await?;
+    drop(fence);
+
+    let successor = world.consumer().await?;
+    second.settle(&clients, 3).await?;
+    let stored = state(&world).await?;
+    assert_eq!(stored.0.len(), 6);
+
+    zombie.signal(Signal::SIGCONT)?;
+    eventually(MINUTE, "the zombie's batch is fenced off, and counted", async || {
+        Ok((zombie.metric("milepost_consumer_fenced_total").await.unwrap_or(0.0) >= 1.0).then_some(()))
+    })
+    .await?;
+    eventually(MINUTE, "it is logged", async || Ok(zombie.told()?.contains("fenced off").then_some(())))
+        .await?;
+    assert_eq!(state(&world).await?, stored, "the zombie changes nothing");
+    assert!((successor.metric("milepost_consumer_fenced_total").await?).abs() < 0.5);
+
+    let third = Load::new(&world, 3);
+    third.settle(&clients, 3).await?;
+    world.finish(&[first.expected(), second.expected(), third.expected()].concat()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_consumers_join_and_leave_under_load_nothing_is_lost_and_nothing_is_stored_twice()
+-> anyhow::Result<()> {
+    let world = World::new(Plan { partitions: 6, ..Plan::default() }).await?;
+    let gateways = [world.gateway().await?, world.gateway().await?];
+    let clients = [world.client(&gateways[0])?, world.client(&gateways[1])?];
+    let mut first = world.consumer().await?;
+    let (mut second, mut third) = (world.new_consumer()?, world.new_consumer()?);
+
+    let load = async {
+        let mut loads: Vec<Load> = Vec::new();
+        let mut rounds = 0;
+        // As long as consumers come and go: the rounds end when the last one has come.
+        while rounds < 12 {
+            let load = Load::new(&world, 40);
+            load.settle(&clients, 16).await?;
+            loads.push(load);
+            rounds += 1;
+        }
+        anyhow::Ok(loads)
+    };
+    let comings = async {
+        second.start().await?;
+        third.start().await?;
+        first.stop().await?;
+        second.kill().await?;
+        first.start().await?;
+        third.signal(Signal::SIGSTOP)?;
+        second.start().await?;
+        third.signal(Signal::SIGCONT)?;
+        third.stop().await?;
+        third.start().await
+    };
+    let (loads, ()) = tokio::try_join!(load, comings)?;
+    world.finish(&loads.iter().flat_map(Load::expected).collect::<Vec<_>>()).await
+}
+
+/// A record as a gateway would write it.
+fn record(world: &World, account: Uuid) -> JournalRecord {
+    let upload = world.planted.upload(1);
+    let key_hash = KeyHash::new(account, &world.planted.key());
+    JournalRecord { key_hash, account, fingerprint: Fingerprint::of(&upload), upload }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn garbage_goes_to_dead_letters_with_its_reason_in_the_batchs_transaction_and_the_partition_goes_on()
+-> anyhow::Result<()> {
+    let world = World::new(one_partition()).await?;
+    let good = [record(&world, world.account.id), record(&world, world.account.id)];
+    let stranger = record(&world, Uuid::from_u128(7));
+    let key = good[0].key_hash.to_string().into_bytes();
+    let value = good[0].encode();
+    let unknown = (stranger.key_hash.to_string().into_bytes(), stranger.encode());
+    let garbage = [
+        (&key[..], Some(&b""[..]), "not JSON at line 1, column 0"),
+        (&key, Some(b"location,location"), "not JSON at line 1"),
+        (&key, Some(&value[..value.len() / 2]), "not JSON at line 1"),
+        (b"no hash", Some(&value), "the key is not 64 lower-case hex digits"),
+        (&unknown.0, Some(&unknown.1), "unknown account"),
+        (&key, None, "null value"),
+    ];
+    let uploads = &world.topics.uploads;
+    world.kafka.append(uploads, 0, Some(&key), Some(&value)).await?;
+    for (key, value, _) in &garbage {
+        world.kafka.append(uploads, 0, Some(key), *value).await?;
+    }
+    let last = good[1].key_hash.to_string();
+    world.kafka.append(uploads, 0, Some(last.as_bytes()), Some(&good[1].encode())).await?;
+
+    let consumer = world.consumer().await?;
+    world.settled().await?;
+    let letters = world.tables.dead_letters().await?;
+    assert_eq!(letters.len(), garbage.len());
+    for (offset, (letter, (key, value, reason))) in (1..).zip(letters.iter().zip(&garbage)) {
+        assert_eq!(letter.position, Position { partition: 0, offset });
+        assert_eq!((letter.key.as_deref(), letter.value.as_deref()), (Some(*key), *value), "{reason}");
+        assert!(letter.reason.starts_with(reason), "{} instead of {reason}", letter.reason);
+    }
+    // One transaction wrote them all, and what came before and after them.
+    let transactions = "SELECT count(DISTINCT xmin::text) FROM \
+                        (SELECT xmin FROM dead_letters UNION ALL SELECT xmin FROM idempotency_keys)";
+    assert_eq!(world.tables.number(transactions).await?, 1);
+    assert!((consumer.metric("milepost_consumer_dead_letters_total").await? - 6.0).abs() < 0.5);
+
+    let gateway = world.gateway().await?;
+    let load = Load::new(&world, 2);
+    load.settle(&[world.client(&gateway)?], 1).await?;
+    world.finish(&[vec![&good[0].upload, &good[1].upload], load.expected()].concat()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_of_garbage_longer_than_a_bound_stops_the_consumer_instead_of_draining_the_topic()
+-> anyhow::Result<()> {
+    let world = World::new(one_partition()).await?;
+    let uploads = &world.topics.uploads;
+    for _ in 0..30 {
+        world.kafka.append(uploads, 0, Some(b"key"), Some(b"garbage")).await?;
+    }
+    let mut consumer = world.new_consumer()?;
+    consumer.set("DEAD_LETTER_RUN_MAX", "10");
+    consumer.spawn()?;
+    assert!(!consumer.wait_exit(MINUTE).await?.success());
+    assert!(consumer.told()?.contains("partition 0"), "it names the partition");
+    let lost = world.tables.dead_letters().await?.len();
+    assert!(lost <= 10, "{lost} records are dead letters");
+
+    // Started again it has not forgotten the run.
+    consumer.spawn()?;
+    assert!(!consumer.wait_exit(MINUTE).await?.success());
+    let lost = world.tables.dead_letters().await?.len();
+    assert!(lost <= 10, "{lost} records are dead letters after a restart");
+
+    // An operator who has seen that it is garbage raises the bound.
+    consumer.set("DEAD_LETTER_RUN_MAX", "100");
+    consumer.start().await?;
+    world.settled().await?;
+    assert_eq!(world.tables.dead_letters().await?.len(), 30);
+    world.finish(&[]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_record_of_a_newer_schema_stops_its_partition_with_a_clear_error_and_no_other() -> anyhow::Result<()>
+{
+    let world = World::new(Plan { partitions: 2, ..Plan::default() }).await?;
+    let uploads = &world.topics.uploads;
+    let (before, behind, other) = (
+        record(&world, world.account.id),
+        record(&world, world.account.id),
+        record(&world, world.account.id),
+    );
+    let append = async |partition: i32, record: &JournalRecord| {
+        let key = record.key_hash.to_string();
+        let value = journal::encode(record.account, record.fingerprint, &record.upload);
+        world.kafka.append(uploads, partition, Some(key.as_bytes()), Some(&value)).await
+    };
+    append(0, &before).await?;
+    let newer = format!(r#"{{"schema":{},"strange":[]}}"#, journal::SCHEMA + 1);
+    world.kafka.append(uploads, 0, Some(b"key"), Some(newer.as_bytes())).await?;
+    append(0, &behind).await?;
+    append(1, &other).await?;
+
+    let mut consumer = world.new_consumer()?;
+    consumer.spawn()?;
+    eventually(MINUTE, "the error is told, and the rest is stored", async || {
+        let told = consumer.told()?;
+        let error = told.lines().any(|line| line.contains("ERROR") && line.contains("schema 2 is newer"));
+        Ok((error && world.tables.stored().await?.len() == 2).then_some(()))
+    })
+    .await?;
+    let later = record(&world, world.account.id);
+    append(1, &later).await?;
+    eventually(MINUTE, "the other partition goes on", async || {
+        Ok((world.tables.stored().await?.len() == 3).then_some(()))
+    })
+    .await?;
+    let progress = world.tables.progress().await?;
+    assert_eq!(progress.iter().map(|one| one.next_offset).collect::<Vec<_>>(), [1, 2]);
+    assert!(world.tables.dead_letters().await?.is_empty(), "a newer record is no garbage");
+    assert!(!consumer.ready().await, "an operator must see it");
+    consumer.stop().await?;
+
+    // The build that can read it: here, the record's partition is begun behind it.
+    let skip = ["progress", "set", "--partition", "0", "--offset", "2", "--force"];
+    world.administer(&skip).await?;
+    world.kafka.delete_group(&TopicNames::group(&world.prefix)).await?;
+    world.kafka.delete_records(uploads, 0, 2).await?;
+    consumer.start().await?;
+    world.settled().await?;
+    world.finish(&[&before.upload, &behind.upload, &other.upload, &later.upload]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gap_in_the_journal_stops_the_consumer_with_an_error_naming_partition_and_range()
+-> anyhow::Result<()> {
+    let world = World::new(one_partition()).await?;
+    let gateway = world.gateway().await?;
+    let clients = [world.client(&gateway)?];
+    let mut consumer = world.consumer().await?;
+    let stored = Load::new(&world, 3);
+    stored.settle(&clients, 1).await?;
+    world.settled().await?;
+    consumer.stop().await?;
+
+    let lost = Load::new(&world, 4);
+    for post in &lost.posts {
+        assert_eq!(clients[0].post(&post.clone().header("Prefer", "respond-async")).await?.status, 202);
+    }
+    world.kafka.delete_records(&world.topics.uploads, 0, 6).await?;
+    consumer.spawn()?;
+    assert!(!consumer.wait_exit(MINUTE).await?.success());
+    let told = consumer.told()?;
+    assert!(told.contains("journal partition 0 lacks the offsets 3 to 5"), "the range is not told");
+    assert_eq!(world.tables.stored().await?.len(), 3, "nothing behind the gap is stored");
+
+    // An operator accepts the loss.
+    world.administer(&["progress", "set", "--partition", "0", "--offset", "6", "--force"]).await?;
+    world.kafka.delete_group(&TopicNames::group(&world.prefix)).await?;
+    consumer.start().await?;
+    world.settled().await?;
+    world.finish(&[stored.expected(), vec![&lost.uploads[3]]].concat()).await
+}
+
+/// The consumer's transactions that hold something and do nothing.
+async fn abandoned(world: &World) -> anyhow::Result<i64> {
+    let idle = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+                AND usename = 'milepost_consumer' AND state LIKE 'idle in transaction%'";
+    world.tables.number(idle).await
+}
+
+/// Sends uploads, sees that they cannot be stored, and that everything goes on when `heal` has come.
+async fn outage(world: &World, consumer: &Program, gateway: &Program) -> anyhow::Result<Load> {
+    let load = Load::new(world, 5);
+    for post in &load.posts {
+        let client = world.client(gateway)?;
+        assert_eq!(client.post(&post.clone().header("Prefer", "respond-async")).await?.status, 202);
+    }
+    let retries = consumer.metric("milepost_consumer_persist_retries_total").await?;
+    eventually(MINUTE, "the consumer tries again and again", async || {
+        let tried = consumer.metric("milepost_consumer_persist_retries_total").await?;
+        Ok((tried >= retries + 3.0).then_some(()))
+    })
+    .await?;
+    assert!(!consumer.ready().await, "an operator must see it");
+    Ok(load)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_postgres_unreachable_read_only_or_slow_the_consumer_waits_and_goes_on_by_itself()
+-> anyhow::Result<()> {
+    let postgres = Server::postgres().await?;
+    let world = World::on(Services::shared()?.with_postgres(&postgres), Plan::default()).await?;
+    let gateway = world.gateway().await?;
+    let mut consumer = world.new_consumer()?;
+    consumer.set("PERSIST_TIMEOUT", "1s");
+    consumer.start().await?;
+    let clients = [world.client(&gateway)?];
+    let mut loads = Vec::new();
+    let mut healed = async |load: Load| {
+        load.settle(&clients, 5).await?;
+        assert_eq!(abandoned(&world).await?, 0, "a transaction was left behind");
+        assert!(world.tables.dead_letters().await?.is_empty(), "an outage makes no dead letters");
+        loads.push(load);
+        anyhow::Ok(())
+    };
+    let load = Load::new(&world, 5);
+    healed(load).await?;
+
+    postgres.kill().await?;
+    let load = outage(&world, &consumer, &gateway).await?;
+    postgres.start().await?;
+    healed(load).await?;
+
+    world.database.set_read_only(true).await?;
+    let load = outage(&world, &consumer, &gateway).await?;
+    world.database.set_read_only(false).await?;
+    healed(load).await?;
+
+    let mut lock = world.tables.pool.acquire().await?;
+    sqlx::raw_sql("BEGIN; LOCK TABLE devices IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await?;
+    let load = outage(&world, &consumer, &gateway).await?;
+    sqlx::raw_sql("ROLLBACK").execute(&mut *lock).await?;
+    drop(lock);
+    healed(load).await?;
+    world.finish(&loads.iter().flat_map(Load::expected).collect::<Vec<_>>()).await
+}

@@ -1,0 +1,50 @@
+//! Uploads in numbers, sent the way phones send them.
+
+use std::time::Duration;
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use milepost_shared::upload::Upload;
+use milepost_tests::{Answer, Client, Post, World};
+
+/// Longest time one upload may take to its final answer, with everything that is done to the servers meanwhile.
+const FINAL: Duration = Duration::from_secs(120);
+
+/// Uploads with a key each.
+pub struct Load {
+    pub uploads: Vec<Upload>,
+    pub keys: Vec<String>,
+    pub posts: Vec<Post>,
+}
+
+impl Load {
+    pub fn new(world: &World, count: usize) -> Self {
+        let uploads: Vec<Upload> = (0..count).map(|index| world.planted.upload(1 + index % 3)).collect();
+        let posts =
+            uploads.iter().map(|upload| Post::batch(upload).key(&world.planted.key()).wait(1)).collect();
+        Self { uploads, posts }
+    }
+
+    /// Sends each until its answer is final, `at_once` of them at a time, the clients in turn. The answers are 200.
+    pub async fn settle(&self, clients: &[Client], at_once: usize) -> anyhow::Result<Vec<Answer>> {
+        let settling = self.posts.iter().enumerate().map(|(index, post)| async move {
+            let answer = clients[index % clients.len()].settle(post, FINAL).await?;
+            anyhow::ensure!(answer.status == 200, "an upload ended with {:?}", answer.told());
+            Ok(answer)
+        });
+        stream::iter(settling).buffered(at_once).try_collect().await
+    }
+
+    /// Sends each once more: the answers are the same, and replays.
+    pub async fn replay(&self, client: &Client, first: &[Answer]) -> anyhow::Result<()> {
+        for (post, first) in self.posts.iter().zip(first) {
+            let answer = client.settle(post, FINAL).await?;
+            anyhow::ensure!(answer.told() == first.told(), "{:?} and then {:?}", first.told(), answer.told());
+            anyhow::ensure!(answer.replayed(), "an upload was accepted a second time");
+        }
+        Ok(())
+    }
+
+    pub fn expected(&self) -> Vec<&Upload> {
+        self.uploads.iter().collect()
+    }
+}
