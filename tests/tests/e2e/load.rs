@@ -19,9 +19,10 @@ pub struct Load {
 impl Load {
     pub fn new(world: &World, count: usize) -> Self {
         let uploads: Vec<Upload> = (0..count).map(|index| world.planted.upload(1 + index % 3)).collect();
-        let posts =
-            uploads.iter().map(|upload| Post::batch(upload).key(&world.planted.key()).wait(1)).collect();
-        Self { uploads, posts }
+        let keys: Vec<String> = uploads.iter().map(|_| world.planted.key()).collect();
+        let with_key = |(upload, key): (&Upload, &String)| Post::batch(upload).key(key).wait(1);
+        let posts = uploads.iter().zip(&keys).map(with_key).collect();
+        Self { uploads, keys, posts }
     }
 
     /// Sends each until its answer is final, `at_once` of them at a time, the clients in turn. The answers are 200.
