@@ -27,6 +27,8 @@ use crate::tables::Tables;
 
 /// Longest time until everything in the journal is persisted, emitted and committed.
 const SETTLED: Duration = Duration::from_secs(60);
+/// Longest time a program may take that ends by itself.
+const RUN: Duration = Duration::from_secs(120);
 /// How much of a log is shown when its test fails, lines.
 const TAIL_LINES: usize = 60;
 
@@ -148,16 +150,36 @@ impl World {
         Ok(environment.into())
     }
 
-    /// Runs `milepost-admin`. What it writes to standard error goes to a log; standard output shows secrets.
+    /// Runs `milepost-admin` as the database's owner.
     ///
     /// # Errors
-    /// It cannot be started, or has not ended within 40 seconds.
+    /// It cannot be started, or has not ended within two minutes.
     pub async fn admin(&self, arguments: &[&str]) -> anyhow::Result<Output> {
-        let mut command = Command::new(self.services.bin_dir.join("milepost-admin"));
-        command.args(arguments).env_clear().envs(self.environment("milepost")?).kill_on_drop(true);
-        let output = tokio::time::timeout(Duration::from_secs(40), command.stdin(Stdio::null()).output());
-        let output = output.await.context("milepost-admin does not end")?.context("no milepost-admin")?;
-        std::fs::write(self.new_log("admin"), &output.stderr)?;
+        self.run("admin", arguments, self.environment("milepost")?).await
+    }
+
+    /// Runs `milepost-phone` with the first account's API key.
+    ///
+    /// # Errors
+    /// It cannot be started, or has not ended within two minutes.
+    pub async fn phone(&self, arguments: &[&str]) -> anyhow::Result<Output> {
+        let key = ("MILEPOST_API_KEY".to_owned(), self.account.secret.clone());
+        self.run("phone", arguments, BTreeMap::from([key])).await
+    }
+
+    /// Runs a program to its end. What it writes to standard error is a log; standard output may show secrets.
+    async fn run(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        environment: BTreeMap<String, String>,
+    ) -> anyhow::Result<Output> {
+        let mut command = Command::new(self.services.bin_dir.join(format!("milepost-{program}")));
+        command.args(arguments).env_clear().envs(environment).stdin(Stdio::null()).kill_on_drop(true);
+        let output = tokio::time::timeout(RUN, command.output()).await;
+        let output = output.with_context(|| format!("milepost-{program} does not end"))?;
+        let output = output.with_context(|| format!("no milepost-{program}: is it built?"))?;
+        std::fs::write(self.new_log(program), &output.stderr)?;
         Ok(output)
     }
 

@@ -3,6 +3,8 @@
 
 mod consumer;
 mod load;
+mod operated;
+mod phone;
 mod replays;
 mod uploads;
 mod waiting;

@@ -1,0 +1,353 @@
+//! Being operated: stopped, attacked and asked, the programs do what operators were promised.
+
+use std::time::Duration;
+
+use futures::future::try_join_all;
+use milepost_tests::{Answer, Client, Plan, Post, Raw, Signal, World, eventually};
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection as _, Executor as _};
+
+use crate::load::Load;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_sigterm_under_load_both_programs_drain_and_end_with_0_and_nothing_answered_is_lost()
+-> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let mut gateways = [world.gateway().await?, world.gateway().await?];
+    let clients = [world.client(&gateways[0])?, world.client(&gateways[1])?];
+    let mut consumer = world.consumer().await?;
+
+    let load = Load::new(&world, 300);
+    let stops = async {
+        for _ in 0..2 {
+            gateways[1].restart().await?;
+            consumer.restart().await?;
+        }
+        anyhow::Ok(())
+    };
+    tokio::try_join!(load.settle(&clients, 16), stops)?;
+    world.finish(&load.expected()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_sigterm_readiness_turns_false_and_requests_in_flight_get_answers() -> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let mut gateway = world.gateway().await?;
+    let client = world.client(&gateway)?;
+    let consumer = world.consumer().await?;
+    let warm = Load::new(&world, 1);
+    warm.settle(std::slice::from_ref(&client), 1).await?;
+    world.settled().await?;
+
+    // Answers do not come, so all of them wait when the signal comes.
+    consumer.signal(Signal::SIGSTOP)?;
+    let load = Load::new(&world, 20);
+    let in_flight = tokio::spawn({
+        let (client, posts) = (client.clone(), load.posts.clone());
+        let posts: Vec<Post> = posts.into_iter().map(|post| with_wait(post, 4)).collect();
+        async move { try_join_all(posts.iter().map(|post| client.post(post))).await }
+    });
+    eventually(MINUTE, "all are in the journal", async || {
+        let ends = world.kafka.ends(&world.topics.uploads).await?;
+        Ok((ends.iter().map(|(_, next)| next).sum::<i64>() == 21).then_some(()))
+    })
+    .await?;
+    gateway.signal(Signal::SIGTERM)?;
+    let status = {
+        let ready_no_more = eventually(MINUTE, "readiness turns false", async || {
+            let page = gateway.page("/readyz").await;
+            Ok(page.is_some_and(|page| page.contains(r#""ready":false"#)).then_some(()))
+        });
+        ready_no_more.await?;
+        gateway.wait_exit(Duration::from_secs(30)).await?
+    };
+    assert_eq!(status.code(), Some(0));
+    let answers = in_flight.await??;
+    assert_eq!(answers.iter().map(|answer| answer.status).collect::<Vec<_>>(), [202; 20]);
+
+    consumer.signal(Signal::SIGCONT)?;
+    gateway.start().await?;
+    let expected = [warm.expected(), load.expected()].concat();
+    world.finish(&expected).await
+}
+
+fn with_wait(mut post: Post, seconds: u32) -> Post {
+    post.headers.retain(|(name, _)| name != "Prefer");
+    post.wait(seconds)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_at_once() -> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let mut gateway = world.gateway().await?;
+    let client = world.client(&gateway)?;
+    let upload = world.planted.upload(1);
+    let post = Post::batch(&upload).key(&world.planted.key()).wait(20);
+    let waiting = tokio::spawn(async move { client.post(&post).await });
+    eventually(MINUTE, "it is in the journal", async || {
+        let ends = world.kafka.ends(&world.topics.uploads).await?;
+        Ok(ends.iter().any(|(_, next)| *next > 0).then_some(()))
+    })
+    .await?;
+    gateway.signal(Signal::SIGTERM)?;
+    eventually(MINUTE, "it has heard", async || {
+        Ok(gateway.told()?.contains("a second signal ends at once").then_some(()))
+    })
+    .await?;
+    gateway.signal(Signal::SIGTERM)?;
+    let status = gateway.wait_exit(Duration::from_secs(2)).await?;
+    assert_eq!(status.code(), Some(130));
+    assert!(waiting.await?.is_err());
+
+    // The consumer, while a transaction waits.
+    let mut consumer = world.consumer().await?;
+    world.settled().await?;
+    let mut lock = world.tables.pool.acquire().await?;
+    sqlx::raw_sql("BEGIN; LOCK TABLE devices IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await?;
+    gateway.start().await?;
+    let second = world.planted.upload(1);
+    let post = Post::batch(&second).key(&world.planted.key()).wait(0);
+    assert_eq!(world.client(&gateway)?.post(&post).await?.status, 202);
+    eventually(MINUTE, "a transaction waits", async || {
+        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                       AND datname = current_database() AND usename = 'milepost_consumer'";
+        Ok((world.tables.number(waiting).await? > 0).then_some(()))
+    })
+    .await?;
+    consumer.signal(Signal::SIGTERM)?;
+    eventually(MINUTE, "it has heard", async || {
+        Ok(consumer.told()?.contains("a second signal ends at once").then_some(()))
+    })
+    .await?;
+    consumer.signal(Signal::SIGTERM)?;
+    assert_eq!(consumer.wait_exit(Duration::from_secs(2)).await?.code(), Some(130));
+    sqlx::raw_sql("ROLLBACK").execute(&mut *lock).await?;
+    drop(lock);
+    consumer.start().await?;
+    world.finish(&[&upload, &second]).await
+}
+
+/// A refusal without what differs from request to request.
+fn refusal(answer: &Answer) -> (u16, serde_json::Value, Option<String>) {
+    let mut body = answer.json();
+    body.as_object_mut().expect("a problem").remove("requestId").expect("a request id");
+    (answer.status, body, answer.header("WWW-Authenticate").map(str::to_owned))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn unknown_malformed_and_revoked_api_keys_get_the_same_401_a_revoked_one_within_60_seconds()
+-> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let doomed = world.new_secret(world.account.id).await?;
+    let _consumer = world.consumer().await?;
+    let gateway = world.gateway().await?;
+    let address = world.client(&gateway)?.gateway();
+    let upload = world.planted.upload(1);
+    let post = Post::batch(&upload).key(&world.planted.key());
+
+    let with = async |secret: &str| Client::new(address, secret)?.post(&post).await;
+    assert_eq!(with(&doomed).await?.status, 200);
+    let bearer = post.clone().header("Authorization", &format!("Bearer {doomed}"));
+    assert_eq!(Client::new(address, "")?.post(&bearer).await?.status, 200);
+    // Made after the gateway has loaded all keys.
+    let late = world.new_secret(world.account.id).await?;
+    assert_eq!(with(&late).await?.status, 200);
+
+    let none = refusal(&with("").await?);
+    assert_eq!(none.0, 401);
+    assert!(none.2.is_some(), "WWW-Authenticate is required with 401");
+    let mut unknown = doomed.clone();
+    let last = if unknown.pop() == Some('A') { 'B' } else { 'A' };
+    unknown.push(last);
+    let twice = format!("{doomed}{doomed}");
+    for bad in [&unknown, "mp_", "nonsense", &doomed[..20], &twice] {
+        assert_eq!(refusal(&with(bad).await?), none, "{bad}");
+    }
+
+    world.administer(&["key", "revoke", &doomed[..11]]).await?;
+    let revoked = eventually(MINUTE, "the revoked key stops working", async || {
+        let answer = with(&doomed).await?;
+        Ok((answer.status != 200).then_some(answer))
+    })
+    .await?;
+    assert_eq!(refusal(&revoked), none);
+    assert_eq!(with(&late).await?.status, 200);
+    world.finish(&[&upload]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_are_problems_with_a_stable_code_and_a_request_id_that_is_in_the_log() -> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let _consumer = world.consumer().await?;
+    let gateway = world.gateway().await?;
+    let client = world.client(&gateway)?;
+    let upload = world.planted.upload(1);
+    let post = Post::batch(&upload).key(&world.planted.key());
+    let mut other_type = post.clone();
+    other_type.headers[0].1 = "text/plain".to_owned();
+    let huge = Post::to("/api/v1/locations/batch", vec![b' '; 2 << 20]);
+
+    let answers = [
+        (400, client.post(&Post::to("/api/v1/locations", "{")).await?),
+        (401, Client::new(client.gateway(), "")?.post(&post).await?),
+        (404, client.post(&Post::to("/api/v2/nowhere", "{}")).await?),
+        (405, client.get("/api/v1/locations").await?),
+        (406, client.post(&post.clone().header("Accept", "text/html")).await?),
+        (413, client.post(&huge).await?),
+        (415, client.post(&other_type).await?),
+    ];
+    let mut codes = Vec::new();
+    for (status, answer) in &answers {
+        let problem = answer.json();
+        assert_eq!((answer.status, &problem["status"]), (*status, &(*status).into()));
+        assert_eq!(answer.header("Content-Type"), Some("application/problem+json"), "{status}");
+        assert!(problem["type"].is_string() && problem["title"].is_string(), "{problem}");
+        let id = problem["requestId"].as_str().expect("a request id");
+        assert_eq!(answer.header("X-Request-Id"), Some(id));
+        assert!(gateway.told()?.contains(id), "the request id of the {status} is not in the log");
+        codes.push(problem["code"].as_str().expect("a code").to_owned());
+    }
+    let different: std::collections::BTreeSet<_> = codes.iter().collect();
+    assert_eq!(different.len(), answers.len(), "{codes:?}");
+    assert!(answers[3].1.header("Allow").is_some_and(|allow| allow.contains("POST")));
+    world.finish(&[]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_a_handler_is_a_500_with_a_fixed_body() -> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let _consumer = world.consumer().await?;
+    let mut gateway = world.new_gateway()?;
+    gateway.set("CRASH_AT", "answered=panic");
+    gateway.start().await?;
+    let client = world.client(&gateway)?;
+    let upload = world.planted.upload(1);
+    let post = Post::batch(&upload).key(&world.planted.key());
+
+    let answer = client.post(&post).await?;
+    let mut problem = answer.json();
+    let id = problem.as_object_mut().and_then(|problem| problem.remove("requestId")).expect("a request id");
+    assert_eq!(answer.header("Content-Type"), Some("application/problem+json"));
+    assert_eq!(answer.header("X-Request-Id"), id.as_str());
+    let wanted = serde_json::json!({
+        "type": "about:blank", "title": "Internal Server Error", "status": 500, "code": "internal"
+    });
+    assert_eq!((answer.status, problem), (500, wanted));
+    assert!(gateway.told()?.contains(id.as_str().unwrap_or_default()));
+    let answer = client.post(&post).await?;
+    assert_eq!((answer.status, answer.replayed()), (200, true), "the gateway lives on");
+    world.finish(&[&upload]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_database_roles_can_do_what_they_need_and_nothing_else() -> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let consumer = world.consumer().await?;
+    let gateway = world.gateway().await?;
+    let upload = world.planted.upload(1);
+    let post = Post::batch(&upload).key(&world.planted.key());
+    assert_eq!(world.client(&gateway)?.post(&post).await?.status, 200, "what they need, they can do");
+    assert!(consumer.ready().await);
+
+    let both = [
+        "CREATE TABLE mine (id integer)",
+        "DROP TABLE locations",
+        "ALTER TABLE locations ADD COLUMN mine integer",
+        "TRUNCATE idempotency_keys",
+        "DELETE FROM idempotency_keys",
+        "UPDATE idempotency_keys SET response_status = 500",
+        "DELETE FROM locations",
+        "UPDATE locations SET latitude = 0",
+        "DELETE FROM partition_progress",
+        "DELETE FROM accounts",
+        "INSERT INTO accounts (id, name) VALUES (gen_random_uuid(), 'mine')",
+        "INSERT INTO api_keys (account_id, secret_sha256, prefix) VALUES (gen_random_uuid(), '', '')",
+        "UPDATE api_keys SET revoked_at = NULL",
+        "DELETE FROM dead_letters",
+        "UPDATE dead_letters SET reason = ''",
+        "INSERT INTO table_partitions VALUES ('a', 'locations', now(), now() + '1 s', now())",
+        "DELETE FROM table_partitions",
+        "DELETE FROM _sqlx_migrations",
+        "CREATE ROLE mine",
+        "SET ROLE milepost",
+        "COPY locations TO PROGRAM 'cat'",
+    ];
+    let gateway_only = [
+        "SELECT FROM locations",
+        "SELECT FROM devices",
+        "SELECT FROM dead_letters",
+        "INSERT INTO idempotency_keys SELECT * FROM idempotency_keys",
+        "INSERT INTO partition_progress (topic, partition) VALUES ('a', 0)",
+        "UPDATE partition_progress SET next_offset = 0",
+        "INSERT INTO locations SELECT FROM devices",
+        "SELECT ensure_partition('locations', now(), '1 day', '1 day')",
+        "SELECT detach_partition('a')",
+        "SELECT drop_detached()",
+    ];
+    let consumer_only = ["SELECT FROM api_keys", "SELECT secret_sha256 FROM api_keys", "DELETE FROM devices"];
+    for (role, own) in [("milepost_gateway", &gateway_only[..]), ("milepost_consumer", &consumer_only[..])] {
+        let mut connection = PgConnection::connect(&world.database.url(role)?).await?;
+        for statement in both.iter().chain(own) {
+            let error = connection.execute(*statement).await.expect_err(&format!("{role}: {statement}"));
+            let code = error.as_database_error().and_then(|error| error.code().map(|code| code.to_string()));
+            assert_eq!(code.as_deref(), Some("42501"), "{role}: {statement}: {error}");
+        }
+    }
+    world.finish(&[&upload]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_the_most_verbose_log_level_no_coordinate_key_or_secret_is_in_any_log() -> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let mut consumer = world.new_consumer()?;
+    let mut gateway = world.new_gateway()?;
+    // Log lines for machines carry more fields.
+    consumer.set("LOG_FORMAT", "json");
+    gateway.set("LOG_FORMAT", "json");
+    consumer.start().await?;
+    gateway.start().await?;
+    let client = world.client(&gateway)?;
+
+    let (upload, other) = (world.planted.upload(2), world.planted.upload(2));
+    let key = world.planted.key();
+    let post = Post::batch(&upload).key(&key);
+    let plain = String::from_utf8(post.body.clone())?;
+    let location = client.post(&post.clone().header("Prefer", "respond-async")).await?;
+    let location = location.header("Location").expect("a 202").to_owned();
+    assert_eq!(client.settle(&post, MINUTE).await?.status, 200);
+    assert_eq!(client.get(&location).await?.status, 200);
+    assert_eq!(client.post(&Post::batch(&other).key(&key)).await?.status, 422);
+
+    // Whatever is refused is not quoted either.
+    for bad in [
+        Post::to(post.path, plain.replace("latitude", "lattitude")),
+        Post::to(post.path, plain.replace(":1", ":91")),
+        Post::to(post.path, &plain.as_bytes()[..plain.len() - 5]),
+        Post::batch(&upload).key(&key).key(&key),
+        Post::batch(&upload).header("Idempotency-Key", &format!("\"{key}")),
+        Post::batch(&upload).header("Authorization", "Bearer other"),
+        Post::to("/api/v1/locations", post.body.clone()),
+    ] {
+        let status = client.post(&bad).await?.status;
+        assert!((400..500).contains(&status), "{status}");
+    }
+    let mut connection = Raw::connect(client.gateway()).await?;
+    let request = Raw::request(&post, &world.account.secret, None);
+    connection.send(&request[..request.len() - 30]).await?;
+    drop(connection);
+
+    // Nor what cannot be stored.
+    let garbage = format!(r#"{{"schema":1,"upload":{plain}"#);
+    world.kafka.append(&world.topics.uploads, 0, Some(key.as_bytes()), Some(garbage.as_bytes())).await?;
+    world.settled().await?;
+    assert_eq!(world.tables.dead_letters().await?.len(), 1);
+
+    assert!(gateway.told()?.contains(r#""level":"TRACE""#), "the log is as verbose as can be");
+    assert!(consumer.told()?.contains(r#""level":"DEBUG""#));
+    gateway.stop().await?;
+    consumer.stop().await?;
+    consumer.start().await?;
+    world.finish(&[&upload]).await
+}

@@ -1,0 +1,87 @@
+//! The reference client: what it plays is what is stored.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context as _;
+use milepost_tests::{Plan, World};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+/// The recorded tracks where they are at hand, else the repository's sample.
+fn tracks() -> anyhow::Result<Vec<PathBuf>> {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let Ok(shared) = fs::read_dir(repository.join("../shared/tracks")) else {
+        return Ok(vec![repository.join("phone/sample.gpx")]);
+    };
+    let mut tracks = shared.map(|entry| Ok(entry?.path())).collect::<anyhow::Result<Vec<_>>>()?;
+    tracks.retain(|path| path.extension().is_some_and(|extension| extension == "gpx"));
+    tracks.push(repository.join("phone/sample.gpx"));
+    tracks.sort();
+    Ok(tracks)
+}
+
+/// Time in milliseconds, and the bits of latitude, longitude and altitude.
+type Point = (i64, u64, u64, Option<u64>);
+
+/// The points that have a time, read without any GPX library.
+fn points(gpx: &str) -> anyhow::Result<Vec<Point>> {
+    let mut points = Vec::new();
+    for element in ["trkpt", "rtept", "wpt"] {
+        for rest in gpx.split(&format!("<{element} ")).skip(1) {
+            let point = rest.split(&format!("</{element}>")).next().context("an element does not end")?;
+            let after = |start: &str, end: &str| Some(point.split_once(start)?.1.split_once(end)?.0.trim());
+            let Some(time) = after("<time>", "</time>") else { continue };
+            let time = OffsetDateTime::parse(time, &Rfc3339)?;
+            let number = |text: &str| anyhow::Ok(text.parse::<f64>()?.to_bits());
+            points.push((
+                i64::try_from(time.unix_timestamp_nanos() / 1_000_000)?,
+                number(after("lat=\"", "\"").context("no latitude")?)?,
+                number(after("lon=\"", "\"").context("no longitude")?)?,
+                after("<ele>", "</ele>").map(number).transpose()?,
+            ));
+        }
+    }
+    points.sort_unstable();
+    Ok(points)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_track_played_twice_is_stored_once_bit_equal_to_its_file() -> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let _consumer = world.consumer().await?;
+    let gateways = [world.gateway().await?, world.gateway().await?];
+    let urls = [world.client(&gateways[0])?, world.client(&gateways[1])?]
+        .map(|client| format!("http://{}", client.gateway()))
+        .join(",");
+
+    for track in tracks()? {
+        let device = track.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let file = track.to_string_lossy();
+        let played =
+            world.phone(&[&file, "--url", &urls, "--device-id", &device, "--twice", "--json"]).await?;
+        assert!(played.status.success(), "{device}: {}", String::from_utf8_lossy(&played.stderr));
+        let wanted = points(&fs::read_to_string(&track)?)?;
+        assert!(!wanted.is_empty());
+        let table: serde_json::Value = serde_json::from_slice(&played.stdout)?;
+        assert_eq!(table["locations"], wanted.len());
+        assert_eq!(table["failures"], 0);
+        assert!(table["replays"].as_u64() >= table["uploads"].as_u64(), "{table}");
+
+        let mut stored = world.tables.stored().await?;
+        stored.retain(|one| one.upload.device == device);
+        let mut stored: Vec<Point> = stored
+            .iter()
+            .flat_map(|one| &one.upload.locations)
+            .map(|location| {
+                let altitude = location.altitude.map(f64::to_bits);
+                (location.timestamp, location.latitude.to_bits(), location.longitude.to_bits(), altitude)
+            })
+            .collect();
+        stored.sort_unstable();
+        assert_eq!(stored.len(), wanted.len(), "{device}");
+        assert!(stored == wanted, "{device} is not stored bit for bit");
+    }
+    let uploads: Vec<_> = world.tables.stored().await?.into_iter().map(|stored| stored.upload).collect();
+    world.finish(&uploads.iter().collect::<Vec<_>>()).await
+}
