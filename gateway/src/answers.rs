@@ -1,7 +1,7 @@
 //! Finds or makes the answer to an accepted upload (design, section 5, steps 5 to 8).
 //!
-//! A request only watches; the work is done by a [`flight`](crate::flight) in a task of its own, so that a client that
-//! hangs up cancels nothing.
+//! A request only watches; the work is done by a [`flight`] in a task of its own, so that a client that hangs up
+//! cancels nothing.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -43,7 +43,8 @@ const MINUTE: Duration = Duration::from_secs(60);
 #[derive(Debug, Clone, Args)]
 pub struct MiddleSettings {
     /// Answers kept in memory; one takes about 300 bytes. 0 turns the cache off [0..=100000000].
-    #[arg(long, env, default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(0..=100_000_000))]
+    #[arg(long, env, default_value_t = 1_000_000)]
+    #[arg(value_parser = clap::value_parser!(u64).range(0..=100_000_000))]
     pub cache_entries: u64,
 
     /// How far back the results topic is read at start to fill the cache [0s..=24h].
@@ -67,7 +68,8 @@ pub struct MiddleSettings {
     pub publish_in_flight: u32,
 
     /// Memory for uploads on their way to the journal, KiB; past it 503 [8192..=2097151].
-    #[arg(long, env, default_value_t = 131_072, value_parser = clap::value_parser!(u32).range(8192..=2_097_151))]
+    #[arg(long, env, default_value_t = 131_072)]
+    #[arg(value_parser = clap::value_parser!(u32).range(8192..=2_097_151))]
     pub publish_buffer_kib: u32,
 
     /// How often a waiting upload looks into the table, in case its result does not arrive [50ms..=1m].
@@ -75,7 +77,7 @@ pub struct MiddleSettings {
     pub answer_poll: Duration,
 
     /// Longest wait for a look-up in the table; without an answer the upload is published [10ms..=30s].
-    #[arg(long, env, default_value = "1s", value_parser = duration(10 * MS, 500 * 60 * MS))]
+    #[arg(long, env, default_value = "1s", value_parser = duration(10 * MS, MINUTE / 2))]
     pub lookup_timeout: Duration,
 
     /// Most look-ups waiting; one more is taken as not known [1..=1000000].
@@ -85,6 +87,17 @@ pub struct MiddleSettings {
     /// Database connections for look-ups; one more is used to watch the consumer's progress [1..=100].
     #[arg(long, env, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub lookup_connections: u32,
+}
+
+impl MiddleSettings {
+    /// Faults that no single setting shows, one sentence each.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        (self.publish_linger >= self.publish_timeout)
+            .then(|| "PUBLISH_LINGER must be shorter than PUBLISH_TIMEOUT".to_owned())
+            .into_iter()
+            .collect()
+    }
 }
 
 /// The way from an accepted upload to its outcome. Cheap to clone.
@@ -110,8 +123,8 @@ pub(crate) struct Middle {
 }
 
 impl Answers {
-    /// Starts the producer, the results tail and the look-ups. Neither Kafka nor Postgres need be there; `readiness`
-    /// tells about them. To be called in a tokio runtime.
+    /// Starts the producer, the results tail and the look-ups. Neither Kafka nor Postgres need be there;
+    /// `readiness` tells about them. To be called in a tokio runtime.
     ///
     /// # Errors
     /// A setting cannot be used.
@@ -169,9 +182,9 @@ impl Answers {
         Ok(Self(middle))
     }
 
-    /// Brings an upload to its outcome: at once if its key is known, else through the journal. Waits for the final answer
-    /// as long as the upload's patience, and whatever the patience until the journal has it or cannot be reached (a
-    /// look-up and the publish timeout). Dropping the future does not cancel the upload.
+    /// Brings an upload to its outcome: at once if its key is known, else through the journal. Waits for the
+    /// final answer as long as the upload's patience, and whatever the patience until the journal has it or
+    /// cannot be reached (a look-up and the publish timeout). Dropping the future does not cancel the upload.
     pub async fn answer(&self, accepted: Accepted) -> Outcome {
         let begun = Instant::now();
         let (outcome, source) = self.0.answer(accepted, begun).await;
@@ -188,8 +201,8 @@ impl Answers {
         outcome
     }
 
-    /// What became of an upload of this account. With a receipt: of that very upload, even if its key has been used again
-    /// since. Without: what the key stands for at the moment.
+    /// What became of an upload of this account. With a receipt: of that very upload, even if its key has
+    /// been used again since. Without: what the key stands for at the moment.
     pub async fn status(&self, account: Uuid, key_hash: KeyHash, receipt: Option<Receipt>) -> Status {
         let middle = &*self.0;
         let of_account = |state: &KeyState| state.account == account;
@@ -227,8 +240,8 @@ impl Answers {
         }
     }
 
-    /// Ends: new uploads are refused, those on their way get their answers, the producer is flushed. What has not ended
-    /// at the deadline is given up.
+    /// Ends: new uploads are refused, those on their way get their answers, the producer is flushed. What has
+    /// not ended at the deadline is given up.
     pub async fn drain(&self, deadline: Duration) {
         let middle = &self.0;
         let until = Instant::now() + deadline;
@@ -375,3 +388,7 @@ fn zero_metrics() {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+#[path = "answers_tests.rs"]
+mod tests;

@@ -1,4 +1,5 @@
-//! The cache of finalized answers: fed by the results tail and by look-ups, bounded, least recently used out first.
+//! The cache of finalized answers: fed by the results tail and by look-ups, bounded, least recently used out
+//! first.
 
 use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
@@ -37,8 +38,8 @@ impl AnswerCache {
         self.states.as_ref()?.get(&key_hash)
     }
 
-    /// Remembers a state, unless a newer one of the key is known: results are emitted again after a crash, and a look-up
-    /// may come back after a result.
+    /// Remembers a state, unless a newer one of the key is known: results are emitted again after a crash,
+    /// and a look-up may come back after a result.
     pub fn insert(&self, key_hash: KeyHash, state: &KeyState) {
         let Some(states) = &self.states else { return };
         states.entry(key_hash).and_compute_with(|known| match known {

@@ -16,7 +16,8 @@ use crate::outcome::Accepted;
 use crate::publish::Published;
 use crate::receipt::Receipt;
 
-/// What the cache knows of the upload's key, if its window is open. An upload without a client's key has none.
+/// What the cache knows of the upload's key, if its window is open. An upload without a client's key has
+/// none.
 pub(crate) fn cached(middle: &Middle, accepted: &Accepted) -> Option<Settled> {
     let state = accepted.has_key.then(|| middle.cache.get(accepted.key_hash)).flatten()?;
     hit(middle, state, Source::Cache)
@@ -56,13 +57,14 @@ pub(crate) async fn fly(
     flight.settle(settled);
 }
 
-/// A known state counts only while its window is open, as far as this gateway can tell; else the journal decides.
+/// A known state counts only while its window is open, as far as this gateway can tell; else the journal
+/// decides.
 fn hit(middle: &Middle, state: KeyState, source: Source) -> Option<Settled> {
     state.is_open_at(middle.journal_clock.now()).then_some(Settled::Found { state, source })
 }
 
-/// Awaits the result of the record, from the topic or, every so often, from the table. Results that came before the
-/// acknowledgement are looked at first.
+/// Awaits the result of the record, from the topic or, every so often, from the table. Results that came
+/// before the acknowledgement are looked at first.
 async fn result(
     middle: &Middle,
     key_hash: KeyHash,

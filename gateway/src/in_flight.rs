@@ -1,7 +1,8 @@
 //! The uploads in flight on this gateway: copies join, and the results tail finds who waits.
 //!
-//! One [`Flight`] per key hash and fingerprint does the work; any number of requests watch its [`Progress`]. It is
-//! registered ("armed") before anything is looked up, so that no result can pass unseen between looking and waiting.
+//! One [`Flight`] per key hash and fingerprint does the work; any number of requests watch its [`Progress`].
+//! It is registered ("armed") before anything is looked up, so that no result can pass unseen between looking
+//! and waiting.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
@@ -70,8 +71,8 @@ struct Flights {
     next_id: u64,
 }
 
-/// All flights. Cheap to clone. As many as there are requests in flight, which the server bounds, and records on their
-/// way to the journal, which the publisher bounds.
+/// All flights. Cheap to clone. As many as there are requests in flight, which the server bounds, and records
+/// on their way to the journal, which the publisher bounds.
 #[derive(Clone, Default)]
 pub struct InFlight(Arc<Mutex<Flights>>);
 
@@ -121,6 +122,12 @@ impl InFlight {
         }
     }
 
+    /// Whether nothing is in flight.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.lock().by_key.is_empty()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Flights> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -142,7 +149,8 @@ impl InFlight {
     }
 }
 
-/// One upload on its way. Dropping it, also by a panic, ends it: those who watch see that nothing more will come.
+/// One upload on its way. Dropping it, also by a panic, ends it: those who watch see that nothing more will
+/// come.
 pub struct Flight {
     in_flight: InFlight,
     key_hash: KeyHash,
@@ -255,7 +263,7 @@ mod tests {
         drop(first);
         assert!(watching.has_changed().is_err(), "who watched must see that the flight is gone");
         second.settle(Settled::Unavailable(Unavailable::Overload));
-        assert!(in_flight.lock().by_key.is_empty());
+        assert!(in_flight.is_empty());
     }
 
     #[test]
@@ -284,6 +292,6 @@ mod tests {
         assert!(!abandoned.is_finished());
         drop(copy);
         (&mut abandoned).await.unwrap();
-        assert!(in_flight.lock().by_key.is_empty());
+        assert!(in_flight.is_empty());
     }
 }

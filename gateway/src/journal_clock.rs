@@ -4,8 +4,9 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use milepost_shared::clock::{Clock, JournalTime};
 
-/// The wall clock, but never behind what the brokers were seen to stamp: a gateway whose clock is behind must not serve
-/// an answer long after its window. If it is ahead instead, copies are published and the consumer settles them.
+/// The wall clock, but never behind what the brokers were seen to stamp: a gateway whose clock is behind must
+/// not serve an answer long after its window. If it is ahead instead, copies are published and the consumer
+/// settles them.
 #[derive(Debug)]
 pub struct JournalClock {
     clock: Clock,

@@ -1,4 +1,5 @@
-//! Which partitions' answers are known to be late, so that nobody waits in vain for a consumer that is behind. Pure.
+//! Which partitions' answers are known to be late, so that nobody waits in vain for a consumer that is
+//! behind. Pure.
 
 use std::collections::BTreeMap;
 

@@ -1,7 +1,7 @@
 //! Look-ups in the table, gathered: what concurrent uploads ask for goes out as one query.
 //!
-//! A database that is down or slow costs little: each query has a deadline, and after a failure nothing is asked for a
-//! while, so that uploads go straight to the journal, which decides anyway.
+//! A database that is down or slow costs little: each query has a deadline, and after a failure nothing is
+//! asked for a while, so that uploads go straight to the journal, which decides anyway.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,16 +1,17 @@
-//! Which state of a key answers which record. Pure: the consumer's decision (design, section 6.2) seen from outside.
+//! Which state of a key answers which record. Pure: the consumer's decision (design, section 6.2) seen from
+//! outside.
 
 use milepost_shared::answer::{KeyState, Position};
 use milepost_shared::clock::JournalTime;
 use milepost_shared::result::ResultRecord;
 
-/// Stands for a journal time the broker did not tell: no window contains it and none is open at it, so only the record's
-/// own result counts.
+/// Stands for a journal time the broker did not tell: no window contains it and none is open at it, so only
+/// the record's own result counts.
 pub const UNKNOWN_TIME: JournalTime = JournalTime(i64::MAX);
 
-/// Whether a result answers the record at `record`, stamped `time`: it is this record's own result, or the key's window
-/// contains the record's time. A result of another record must not count merely because it is of the same key: it may
-/// be of an earlier window, emitted again or late.
+/// Whether a result answers the record at `record`, stamped `time`: it is this record's own result, or the
+/// key's window contains the record's time. A result of another record must not count merely because it is of
+/// the same key: it may be of an earlier window, emitted again or late.
 #[must_use]
 pub fn is_mine(record: Position, time: JournalTime, result: &ResultRecord) -> bool {
     result.record == record || is_answered_by(record, time, &result.state)
@@ -22,11 +23,11 @@ pub fn is_answered_by(record: Position, time: JournalTime, state: &KeyState) -> 
     state.source == record || state.contains(time)
 }
 
-/// The state that answers the record, out of all windows of its key that the table still holds; `None` if the record is
-/// not decided yet, or the window is forgotten.
+/// The state that answers the record, out of all windows of its key that the table still holds; `None` if the
+/// record is not decided yet, or the window is forgotten.
 ///
-/// This is the consumer's own rule: the newest claim up to the record decides, and a broker's clock that stepped back
-/// behind the claim does not matter.
+/// This is the consumer's own rule: the newest claim up to the record decides, and a broker's clock that
+/// stepped back behind the claim does not matter.
 #[must_use]
 pub fn answer_of(record: Position, time: JournalTime, windows: &[KeyState]) -> Option<&KeyState> {
     windows
@@ -103,8 +104,8 @@ mod tests {
         assert_eq!(answer_of(at(7), JournalTime(100), &windows), None);
     }
 
-    /// The consumer, as the design says it: decides records of one key in order, returns the claims and for each record
-    /// the index of its answer.
+    /// The consumer, as the design says it: decides records of one key in order, returns the claims and for
+    /// each record the index of its answer.
     fn decide(times: &[i64]) -> (Vec<KeyState>, Vec<usize>) {
         let mut claims: Vec<KeyState> = Vec::new();
         let mut answers = Vec::new();
@@ -136,7 +137,8 @@ mod tests {
             let (claims, answers) = decide(&times);
             for (offset, time) in (0..).zip(&times) {
                 for (record, answer) in (0..).zip(&answers) {
-                    let mine = is_mine(at(offset), JournalTime(*time), &result(record, claims[*answer].clone()));
+                    let result = result(record, claims[*answer].clone());
+                    let mine = is_mine(at(offset), JournalTime(*time), &result);
                     prop_assert_eq!(mine, *answer == answers[usize::try_from(offset).unwrap()]);
                 }
             }

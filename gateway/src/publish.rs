@@ -27,9 +27,10 @@ use crate::outcome::{Accepted, Unavailable};
 
 /// The dependency's name on `/readyz`.
 pub const KAFKA: &str = "kafka";
-/// How often the brokers are asked whether they are there, and how long one answer may take.
+/// How often the brokers are asked whether they are there, and how long one answer may take (a stop may wait
+/// for it).
 const WATCH_EVERY: Duration = Duration::from_secs(2);
-const WATCH_TIMEOUT: Duration = Duration::from_secs(5);
+const WATCH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Where the journal put a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,7 +97,8 @@ impl Publisher {
     /// Publishes one upload and waits for the acknowledgement, at most the publish timeout.
     ///
     /// # Errors
-    /// [`Unavailable`]; the record may be in the journal all the same, so only a retry with the same key is safe.
+    /// [`Unavailable`]; the record may be in the journal all the same, so only a retry with the same key is
+    /// safe.
     pub async fn publish(&self, accepted: &Accepted) -> Result<Published, Unavailable> {
         let key = accepted.key_hash.to_string();
         let value = journal::encode(accepted.account, accepted.fingerprint, &accepted.upload);
@@ -121,7 +123,8 @@ impl Publisher {
         Ok(Published { position, time: journal_time(delivery.timestamp) })
     }
 
-    /// Asks for the brokers every two seconds, for readiness, and makes a new producer after a fatal error; until `stop`.
+    /// Asks for the brokers every two seconds, for readiness, and makes a new producer after a fatal error;
+    /// until `stop`.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
         while !stop.is_cancelled() {
             let publisher = Arc::clone(&self);
@@ -161,7 +164,8 @@ impl Publisher {
         }
     }
 
-    /// Waits until nothing is queued any more; what is still queued at the deadline is lost, and nobody was told otherwise.
+    /// Waits until nothing is queued any more; what is still queued at the deadline is lost, and nobody was
+    /// told otherwise.
     pub async fn flush(self: Arc<Self>, deadline: Duration) {
         let flushed = tokio::task::spawn_blocking(move || self.producer.load_full().flush(deadline)).await;
         if !matches!(flushed, Ok(Ok(()))) {
@@ -178,7 +182,8 @@ fn failed(error: &KafkaError) -> Unavailable {
     Unavailable::Journal
 }
 
-/// The rules of the topics make the brokers stamp the record; without a stamp only the record's own result can count.
+/// The rules of the topics make the brokers stamp the record; without a stamp only the record's own result
+/// can count.
 fn journal_time(timestamp: Timestamp) -> JournalTime {
     if let Timestamp::LogAppendTime(time) = timestamp {
         return JournalTime(time);
@@ -208,7 +213,8 @@ fn producer_config(settings: &MiddleSettings, kafka: &KafkaSettings) -> ClientCo
         .set("message.timeout.ms", &timeout)
         .set("request.timeout.ms", &timeout)
         .set("message.max.bytes", RECORD_BYTES_MAX.to_string())
-        // The bound of uploads on their way, those given up by their request included. One more is refused at once.
+        // The bound of uploads on their way, those given up by their request included. One more is refused at
+        // once.
         .set("queue.buffering.max.messages", settings.publish_in_flight.to_string())
         .set("queue.buffering.max.kbytes", settings.publish_buffer_kib.to_string())
         // A connection that a firewall forgot must not be found out by the next upload.
@@ -221,4 +227,68 @@ fn producer_config(settings: &MiddleSettings, kafka: &KafkaSettings) -> ClientCo
         .set("topic.metadata.refresh.interval.ms", "60000")
         .set("allow.auto.create.topics", "false");
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use milepost_shared::fingerprint::Fingerprint;
+    use milepost_shared::key::KeyHash;
+    use milepost_shared::upload::{Location, Upload};
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[derive(clap::Parser)]
+    struct Program {
+        #[command(flatten)]
+        kafka: KafkaSettings,
+        #[command(flatten)]
+        middle: MiddleSettings,
+    }
+
+    fn accepted() -> Accepted {
+        let upload = Upload { device: "d".to_owned(), locations: vec![Location::new(1, 48.0, 16.0)] };
+        Accepted {
+            account: Uuid::nil(),
+            key_hash: KeyHash([0; 32]),
+            has_key: true,
+            fingerprint: Fingerprint::of(&upload),
+            upload,
+            traceparent: None,
+            patience: Duration::ZERO,
+        }
+    }
+
+    /// A real broker does not break a producer at will, so this one is librdkafka's own imitation.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_producer_with_a_fatal_error_is_made_anew() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("location-uploads", 1, 1).unwrap();
+        let brokers = format!("--kafka-brokers={}", cluster.bootstrap_servers());
+        let settings = Program::parse_from(["test", &brokers]);
+        let readiness = Readiness::default();
+        let publisher = Arc::new(Publisher::new(&settings.middle, &settings.kafka, &readiness).unwrap());
+        assert_eq!(publisher.publish(&accepted()).await.unwrap().position.offset, 0);
+
+        cluster.request_errors(
+            RDKafkaApiKey::Produce,
+            &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER],
+        );
+        assert_eq!(publisher.publish(&accepted()).await, Err(Unavailable::Journal));
+        assert_eq!(publisher.publish(&accepted()).await, Err(Unavailable::Journal), "the error is for good");
+        let broken = publisher.producer.load_full();
+        let stop = CancellationToken::new();
+        let watching = tokio::spawn(Arc::clone(&publisher).watch(stop.clone()));
+        let until = Instant::now() + Duration::from_secs(20);
+        while Arc::ptr_eq(&broken, &publisher.producer.load_full()) || !readiness.is_ready() {
+            assert!(Instant::now() < until, "no new producer in time");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        publisher.publish(&accepted()).await.unwrap();
+        stop.cancel();
+        watching.await.unwrap();
+    }
 }

@@ -1,8 +1,8 @@
 //! The receipt: what the `Location` of a 202 carries, so that any gateway can tell what became of the upload.
 //!
-//! It names the record in the journal, which no gateway remembers. A tag binds it to the account and the key, so that
-//! a receipt that was altered, or shown by another account, is simply not known. The tag is no secret: who forges one
-//! learns nothing, because the state of a key is only ever told to its own account.
+//! It names the record in the journal, which no gateway remembers. A tag binds it to the account and the key,
+//! so that a receipt that was altered, or shown by another account, is simply not known. The tag is no
+//! secret: who forges one learns nothing, because the state of a key is only ever told to its own account.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -58,7 +58,8 @@ impl Receipt {
         URL_SAFE_NO_PAD.encode(bytes)
     }
 
-    /// Reads a text back; `None` if it was not made for this account and key, was altered, or is of another version.
+    /// Reads a text back; `None` if it was not made for this account and key, was altered, or is of another
+    /// version.
     #[must_use]
     pub fn decode(text: &str, account: Uuid, key_hash: KeyHash) -> Option<Self> {
         let bytes: [u8; FIELDS + TAG] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
@@ -115,7 +116,9 @@ mod tests {
         }
 
         #[test]
-        fn an_altered_receipt_is_not_known((receipt, account, key) in receipts(), at in 0..53usize, bit in 0..8u8) {
+        fn an_altered_receipt_is_not_known(
+            (receipt, account, key) in receipts(), at in 0..53usize, bit in 0..8u8,
+        ) {
             let mut bytes = URL_SAFE_NO_PAD.decode(receipt.encode(account, key)).unwrap();
             bytes[at] ^= 1 << bit;
             prop_assert_eq!(Receipt::decode(&URL_SAFE_NO_PAD.encode(bytes), account, key), None);

@@ -1,7 +1,7 @@
 //! The results tail: every gateway reads all of `location-results`, into its cache and to whoever waits.
 //!
-//! On a thread of its own, without a consumer group: positions are chosen at start (some minutes back, to warm the
-//! cache) and never committed. If it stands still, the table answers instead.
+//! On a thread of its own, without a consumer group: positions are chosen at start (some minutes back, to
+//! warm the cache) and never committed. If it stands still, the table answers instead.
 
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
@@ -25,8 +25,8 @@ use crate::answers::MiddleSettings;
 pub const RESULTS: &str = "results";
 /// Longest silence before the stop token is looked at.
 const POLL: Duration = Duration::from_millis(100);
-/// Longest wait for the brokers to tell offsets.
-const OFFSETS_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for the brokers to tell offsets; a stop may wait for it.
+const OFFSETS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two attempts to start.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -130,8 +130,8 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
     }
 }
 
-/// The first catching-up. A gateway that starts into a storm of retries must know what was answered in the last minutes
-/// before it is sent any, but a topic that cannot be read does not keep it away for ever.
+/// The first catching-up. A gateway that starts into a storm of retries must know what was answered in the
+/// last minutes before it is sent any, but a topic that cannot be read does not keep it away for ever.
 struct Warming {
     readiness: Readiness,
     behind: BTreeSet<i32>,

@@ -40,9 +40,9 @@ impl Row {
     }
 }
 
-/// The windows of each of these keys that the table still holds, oldest first; a key without any is absent. One probe per
-/// key and live partition: two or three, since a partition is as wide as the TTL. Whether a window is still open is the
-/// caller's question, who knows the time to ask it for.
+/// The windows of each of these keys that the table still holds, oldest first; a key without any is absent.
+/// One probe per key and live partition: two or three, since a partition is as wide as the TTL. Whether a
+/// window is still open is the caller's question, who knows the time to ask it for.
 ///
 /// # Errors
 /// The database cannot be reached or refuses.
@@ -69,8 +69,8 @@ pub async fn windows(
     Ok(windows)
 }
 
-/// How far each partition of a topic is persisted: the offset of the next record. A partition that nobody has begun is
-/// absent.
+/// How far each partition of a topic is persisted: the offset of the next record. A partition that nobody has
+/// begun is absent.
 ///
 /// # Errors
 /// The database cannot be reached or refuses.
