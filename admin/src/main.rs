@@ -1,2 +1,48 @@
-//! To be written.
-fn main() {}
+//! `milepost-admin`: what an operator does by hand. `--help` is the reference.
+
+mod account;
+mod arguments;
+mod database;
+mod dead_letters;
+mod key;
+mod migrate;
+mod progress;
+mod secret;
+mod table;
+mod topics;
+
+use std::process::ExitCode;
+
+use milepost_shared::settings;
+
+use crate::arguments::{AccountCommand, Arguments, Command, DeadLettersCommand, KeyCommand};
+use crate::arguments::{ProgressCommand, TopicsCommand};
+
+// Kafka's metadata is read by a blocking call, which only a runtime with several threads allows.
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> ExitCode {
+    let arguments: Arguments = settings::read();
+    match run(arguments.command).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Migrate(command) => migrate::migrate(&command).await,
+        Command::Topics(TopicsCommand::Create(command)) => topics::create(&command).await,
+        Command::Topics(TopicsCommand::Check { kafka }) => topics::check(&kafka).await,
+        Command::Account(AccountCommand::Create(command)) => account::create(&command).await,
+        Command::Account(AccountCommand::List { database }) => account::list(&database).await,
+        Command::Key(KeyCommand::Create(command)) => key::create(&command).await,
+        Command::Key(KeyCommand::List(command)) => key::list(&command).await,
+        Command::Key(KeyCommand::Revoke(command)) => key::revoke(&command).await,
+        Command::Progress(ProgressCommand::List(command)) => progress::list(&command).await,
+        Command::Progress(ProgressCommand::Set(command)) => progress::set(&command).await,
+        Command::DeadLetters(DeadLettersCommand::List(command)) => dead_letters::list(&command).await,
+    }
+}

@@ -1,5 +1,6 @@
 //! Every SQL statement of Milepost, by who runs it: the gateway reads ([`lookup`], [`api_keys`]), the consumer writes
-//! ([`batch`], [`copy`], [`progress`], [`partitions`]), the administrator manages ([`accounts`], [`dead_letters`], [`migrate`]).
+//! ([`batch`], [`copy`], [`progress`], [`partitions`]), the administrator manages ([`accounts`], [`dead_letters`],
+//! [`migrate`]).
 //!
 //! Time is a bind value, never `now()`. Not found is `None`.
 

@@ -38,3 +38,23 @@ pub async fn check_version(connection: &mut PgConnection) -> anyhow::Result<()> 
     );
     Ok(())
 }
+
+/// Gives a role of the cluster a password.
+///
+/// # Errors
+/// The role does not exist, or the connected one may not change it. The error does not quote the password.
+pub async fn set_password(connection: &mut PgConnection, role: &str, password: &str) -> anyhow::Result<()> {
+    // ALTER ROLE takes no bind values; the server itself quotes what goes into the statement.
+    let statement: String =
+        sqlx::query_scalar("SELECT format('ALTER ROLE %I PASSWORD %L', $1::text, $2::text)")
+            .bind(role)
+            .bind(password)
+            .fetch_one(&mut *connection)
+            .await
+            .context("cannot quote a role's password")?;
+    sqlx::raw_sql(&statement)
+        .execute(connection)
+        .await
+        .with_context(|| format!("cannot set the password of role {role}"))?;
+    Ok(())
+}

@@ -73,6 +73,41 @@ pub async fn begin(connection: &mut PgConnection, topic: &str, partition: i32) -
     Ok(())
 }
 
+/// Says where a partition begins, for a journal that no longer begins at 0: nothing before `offset` will be persisted or
+/// emitted. The times are forgotten, so that nothing expires before the partition's next record. An existing row is only
+/// moved if `force`; otherwise its `next_offset` is returned.
+///
+/// # Errors
+/// The database refuses.
+pub async fn place(
+    connection: &mut PgConnection,
+    topic: &str,
+    partition: i32,
+    offset: i64,
+    force: bool,
+) -> sqlx::Result<Option<i64>> {
+    let placed = sqlx::query(
+        "INSERT INTO partition_progress (topic, partition, next_offset, emitted_offset) \
+         VALUES ($1, $2, $3, $3) \
+         ON CONFLICT (topic, partition) DO UPDATE SET next_offset = $3, emitted_offset = $3, \
+         log_time = '-infinity', emitted_time = '-infinity' WHERE $4",
+    )
+    .bind(topic)
+    .bind(partition)
+    .bind(offset)
+    .bind(force)
+    .execute(&mut *connection)
+    .await?;
+    if placed.rows_affected() == 1 {
+        return Ok(None);
+    }
+    sqlx::query_scalar("SELECT next_offset FROM partition_progress WHERE topic = $1 AND partition = $2")
+        .bind(topic)
+        .bind(partition)
+        .fetch_optional(connection)
+        .await
+}
+
 /// The fence: compares and sets the progress of all partitions of a batch, and so locks them until the transaction ends.
 /// Returns the partitions whose progress was not the expected one; if there are any, the transaction must roll back.
 ///

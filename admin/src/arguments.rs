@@ -1,0 +1,221 @@
+//! The commands and their settings.
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Args, Parser, Subcommand};
+use milepost_shared::settings::{DatabaseSettings, KafkaSettings, Settings};
+use milepost_shared::store::accounts::NAME_CHARS_MAX;
+use uuid::Uuid;
+
+/// What an operator does by hand: the schema, the topics, accounts and their API keys, and a look at the consumer's work.
+///
+/// Ends with 0 for success, 1 for a failure and 78 for a bad configuration.
+#[derive(Debug, Parser)]
+#[command(name = "milepost-admin", version, arg_required_else_help = false)]
+pub struct Arguments {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+impl Settings for Arguments {
+    fn faults(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Bring the database's schema up to this build's version. Doing it again changes nothing.
+    Migrate(Migrate),
+    /// The three Kafka topics.
+    #[command(subcommand, arg_required_else_help = false)]
+    Topics(TopicsCommand),
+    /// Accounts, which own API keys, devices and idempotency keys.
+    #[command(subcommand, arg_required_else_help = false)]
+    Account(AccountCommand),
+    /// API keys.
+    #[command(subcommand, arg_required_else_help = false)]
+    Key(KeyCommand),
+    /// How far the consumer has come in each partition of the journal.
+    #[command(subcommand, arg_required_else_help = false)]
+    Progress(ProgressCommand),
+    /// Records of the journal that could not be persisted.
+    #[command(subcommand, arg_required_else_help = false)]
+    DeadLetters(DeadLettersCommand),
+}
+
+#[derive(Debug, Args)]
+pub struct Migrate {
+    /// Where the tables are, as their owner, who may create roles.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    /// Password to give the role milepost_gateway; the role keeps its own if absent.
+    #[arg(long, env, hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
+    pub gateway_db_password: Option<String>,
+
+    /// Password to give the role milepost_consumer; the role keeps its own if absent.
+    #[arg(long, env, hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]
+    pub consumer_db_password: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum TopicsCommand {
+    /// Create the topics that are missing, print their names, and check all three.
+    Create(CreateTopics),
+    /// Compare the topics with the rules that gateway and consumer insist on; name every violation.
+    Check {
+        /// Where the journal is.
+        #[command(flatten)]
+        kafka: KafkaSettings,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct CreateTopics {
+    /// Where the journal is.
+    #[command(flatten)]
+    pub kafka: KafkaSettings,
+
+    /// Brokers that hold a copy of each partition: 3 for a cluster that must lose nothing, 1 for a single broker.
+    #[arg(long, env = "REPLICATION_FACTOR", value_parser = clap::value_parser!(i32).range(1..=32))]
+    pub replication_factor: i32,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum AccountCommand {
+    /// Create an account and print its id, nothing else.
+    Create(CreateAccount),
+    /// List the accounts.
+    List {
+        /// Where the tables are.
+        #[command(flatten)]
+        database: DatabaseSettings,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct CreateAccount {
+    /// Where the tables are.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    /// Name of the account, for people; no other account may have it [1..=100 characters].
+    #[arg(long, value_parser = account_name)]
+    pub name: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Create an API key and print its secret, nothing else. It is shown this once: only its hash is stored.
+    Create(CreateKey),
+    /// List API keys, without their secrets.
+    List(ListKeys),
+    /// Revoke an API key; gateways refuse it within 60 seconds. Doing it again changes nothing.
+    Revoke(RevokeKey),
+}
+
+#[derive(Debug, Args)]
+pub struct CreateKey {
+    /// Where the tables are.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    /// Id of the account.
+    #[arg(long)]
+    pub account: Uuid,
+}
+
+#[derive(Debug, Args)]
+pub struct ListKeys {
+    /// Where the tables are.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    /// Only the keys of this account, by its id.
+    #[arg(long)]
+    pub account: Option<Uuid>,
+}
+
+#[derive(Debug, Args)]
+pub struct RevokeKey {
+    /// Where the tables are.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    /// The key's prefix, as 'key list' shows it: mp_ and 8 characters.
+    pub prefix: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ProgressCommand {
+    /// List each partition's next offset, the journal time reached, and the offset up to which facts are out.
+    List(ListProgress),
+    /// Say at which offset the consumer begins a partition.
+    ///
+    /// A partition without progress begins at offset 0. If the journal no longer begins there (its retention has passed,
+    /// and the database is new or restored from an old copy), the consumer stops rather than skip records. This command
+    /// says that nothing before the offset will be persisted. Stop the consumers first.
+    Set(SetProgress),
+}
+
+#[derive(Debug, Args)]
+pub struct ListProgress {
+    /// Where the tables are.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    /// Where the journal is; it is not asked.
+    #[command(flatten)]
+    pub kafka: KafkaSettings,
+}
+
+#[derive(Debug, Args)]
+pub struct SetProgress {
+    /// Where the tables are.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    /// Where the journal is; it is not asked.
+    #[command(flatten)]
+    pub kafka: KafkaSettings,
+
+    /// Partition of the journal, below PARTITIONS.
+    #[arg(long, value_parser = clap::value_parser!(i32).range(0..1000))]
+    pub partition: i32,
+
+    /// First offset that the consumer is to persist.
+    #[arg(long, value_parser = clap::value_parser!(i64).range(0..))]
+    pub offset: i64,
+
+    /// Move a progress that exists. Forward, the uploads in between are never stored; backward, uploads whose window is
+    /// over are stored a second time.
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DeadLettersCommand {
+    /// List the newest: topic, partition, offset, time and reason, never the record itself.
+    List(ListDeadLetters),
+}
+
+#[derive(Debug, Args)]
+pub struct ListDeadLetters {
+    /// Where the tables are.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    /// How many at most [1..=100000].
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub limit: u32,
+}
+
+fn account_name(text: &str) -> Result<String, String> {
+    if !(1..=NAME_CHARS_MAX).contains(&text.chars().count()) {
+        return Err(format!("must have 1 to {NAME_CHARS_MAX} characters"));
+    }
+    if text.chars().any(char::is_control) {
+        return Err("must not contain control characters".to_owned());
+    }
+    Ok(text.to_owned())
+}

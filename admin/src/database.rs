@@ -1,0 +1,34 @@
+//! The connection of a command: one, and with a deadline for everything.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use milepost_shared::clock::Clock;
+use milepost_shared::settings::DatabaseSettings;
+use milepost_shared::store::{connect, migrate};
+use sqlx::{Connection as _, PgConnection};
+use time::OffsetDateTime;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Connects to a database whose schema this build knows.
+pub async fn open(settings: &DatabaseSettings) -> anyhow::Result<PgConnection> {
+    let mut connection = open_any(settings, STATEMENT_TIMEOUT).await?;
+    migrate::check_version(&mut connection).await?;
+    Ok(connection)
+}
+
+/// Connects, whatever is in the database.
+pub async fn open_any(settings: &DatabaseSettings, statement: Duration) -> anyhow::Result<PgConnection> {
+    let options = connect::options(&settings.database_url, "milepost-admin", statement)?;
+    tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
+        .await
+        .context("the database of DATABASE_URL does not answer")?
+        .context("cannot connect to the database of DATABASE_URL")
+}
+
+/// The time to note down with what is created or revoked.
+pub fn now() -> OffsetDateTime {
+    Clock::new(0).now().to_datetime()
+}

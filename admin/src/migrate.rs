@@ -1,0 +1,27 @@
+//! `migrate`: the schema and the passwords of the roles that the programs connect as.
+
+use std::time::Duration;
+
+use milepost_shared::store::migrate;
+
+use crate::arguments::Migrate;
+use crate::database;
+
+/// A migration may have to rewrite a large table or wait for another administrator's.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(600);
+
+pub async fn migrate(command: &Migrate) -> anyhow::Result<()> {
+    let mut connection = database::open_any(&command.database, STATEMENT_TIMEOUT).await?;
+    migrate::migrate(&mut connection).await?;
+    println!("the schema has version {}", migrate::expected_version());
+    for (role, password) in [
+        ("milepost_gateway", &command.gateway_db_password),
+        ("milepost_consumer", &command.consumer_db_password),
+    ] {
+        if let Some(password) = password {
+            migrate::set_password(&mut connection, role, password).await?;
+            println!("role {role} has the password given");
+        }
+    }
+    Ok(())
+}
