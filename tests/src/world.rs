@@ -417,6 +417,9 @@ fn print_tail(log: &Path) {
     let text = String::from_utf8_lossy(&text);
     // librdkafka tells much, and what matters here is what the program did.
     let lines: Vec<&str> = text.lines().filter(|line| !line.contains(" TRACE ")).collect();
+    if lines.is_empty() {
+        return;
+    }
     eprintln!("---- the end of {}", log.file_name().unwrap_or_default().to_string_lossy());
     for line in &lines[lines.len().saturating_sub(TAIL_LINES)..] {
         eprintln!("{line}");

@@ -185,12 +185,7 @@ async fn a_second_consumer_that_believes_it_owns_the_partitions_is_fenced_off_co
     for post in &second.posts {
         assert_eq!(clients[0].post(&post.clone().header("Prefer", "respond-async")).await?.status, 202);
     }
-    eventually(MINUTE, "a batch waits for the fence", async || {
-        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
-                       AND datname = current_database() AND usename = 'milepost_consumer'";
-        Ok((world.tables.number(waiting).await? > 0).then_some(()))
-    })
-    .await?;
+    waits_for_a_lock(&world).await?;
     zombie.signal(Signal::SIGSTOP)?;
     // Its server is told that it is gone, as a broken network would.
     let end = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity \
@@ -256,6 +251,15 @@ async fn while_consumers_join_and_leave_under_load_nothing_is_lost_and_nothing_i
     world.finish(&loads.iter().flat_map(Load::expected).collect::<Vec<_>>()).await
 }
 
+async fn waits_for_a_lock(world: &World) -> anyhow::Result<()> {
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' \
+                   AND datname = current_database() AND usename = 'milepost_consumer'";
+    eventually(MINUTE, "a transaction of the consumer waits for a lock", async || {
+        Ok((world.tables.number(waiting).await? > 0).then_some(()))
+    })
+    .await
+}
+
 /// A record as a gateway would write it.
 fn record(world: &World, account: Uuid) -> JournalRecord {
     let upload = world.planted.upload(1);
@@ -281,32 +285,41 @@ async fn garbage_goes_to_dead_letters_with_its_reason_in_the_batchs_transaction_
         (&key, None, "null value"),
     ];
     let uploads = &world.topics.uploads;
+    let consumer = world.consumer().await?;
+    // While the first record waits for the fence, the others gather to one batch.
+    let before = record(&world, world.account.id);
+    let before_key = before.key_hash.to_string();
+    world.kafka.append(uploads, 0, Some(before_key.as_bytes()), Some(&before.encode())).await?;
+    world.settled().await?;
+    let mut fence = world.tables.pool.acquire().await?;
+    sqlx::raw_sql("BEGIN; SELECT FROM partition_progress FOR UPDATE").execute(&mut *fence).await?;
     world.kafka.append(uploads, 0, Some(&key), Some(&value)).await?;
+    waits_for_a_lock(&world).await?;
     for (key, value, _) in &garbage {
         world.kafka.append(uploads, 0, Some(key), *value).await?;
     }
     let last = good[1].key_hash.to_string();
     world.kafka.append(uploads, 0, Some(last.as_bytes()), Some(&good[1].encode())).await?;
-
-    let consumer = world.consumer().await?;
+    sqlx::raw_sql("ROLLBACK").execute(&mut *fence).await?;
+    drop(fence);
     world.settled().await?;
     let letters = world.tables.dead_letters().await?;
     assert_eq!(letters.len(), garbage.len());
-    for (offset, (letter, (key, value, reason))) in (1..).zip(letters.iter().zip(&garbage)) {
+    for (offset, (letter, (key, value, reason))) in (2..).zip(letters.iter().zip(&garbage)) {
         assert_eq!(letter.position, Position { partition: 0, offset });
         assert_eq!((letter.key.as_deref(), letter.value.as_deref()), (Some(*key), *value), "{reason}");
         assert!(letter.reason.starts_with(reason), "{} instead of {reason}", letter.reason);
     }
-    // One transaction wrote them all, and what came before and after them.
-    let transactions = "SELECT count(DISTINCT xmin::text) FROM \
-                        (SELECT xmin FROM dead_letters UNION ALL SELECT xmin FROM idempotency_keys)";
+    // One transaction wrote them all, and the upload that came after them.
+    let transactions = "SELECT count(DISTINCT xmin::text) FROM (SELECT xmin FROM dead_letters UNION ALL \
+                        SELECT xmin FROM idempotency_keys WHERE source_offset = 8)";
     assert_eq!(world.tables.number(transactions).await?, 1);
     assert!((consumer.metric("milepost_consumer_dead_letters_total").await? - 6.0).abs() < 0.5);
 
     let gateway = world.gateway().await?;
     let load = Load::new(&world, 2);
     load.settle(&[world.client(&gateway)?], 1).await?;
-    world.finish(&[vec![&good[0].upload, &good[1].upload], load.expected()].concat()).await
+    world.finish(&[vec![&before.upload, &good[0].upload, &good[1].upload], load.expected()].concat()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -364,7 +377,9 @@ async fn a_record_of_a_newer_schema_stops_its_partition_with_a_clear_error_and_n
     consumer.spawn()?;
     eventually(MINUTE, "the error is told, and the rest is stored", async || {
         let told = consumer.told()?;
-        let error = told.lines().any(|line| line.contains("ERROR") && line.contains("schema 2 is newer"));
+        let error = told
+            .lines()
+            .any(|line| line.contains("ERROR") && line.contains("partition 0 has schema 2, newer"));
         Ok((error && world.tables.stored().await?.len() == 2).then_some(()))
     })
     .await?;
