@@ -71,10 +71,21 @@ impl Post {
         self
     }
 
-    /// With `Prefer: wait=N`.
+    /// Willing to wait so long for the final answer, and no longer.
     #[must_use]
     pub fn wait(self, seconds: u32) -> Self {
-        self.header("Prefer", &format!("wait={seconds}"))
+        self.prefer(&format!("wait={seconds}"))
+    }
+
+    /// Not willing to wait.
+    #[must_use]
+    pub fn respond_async(self) -> Self {
+        self.prefer("respond-async")
+    }
+
+    fn prefer(mut self, preference: &str) -> Self {
+        self.headers.retain(|(name, _)| name != "Prefer");
+        self.header("Prefer", preference)
     }
 }
 

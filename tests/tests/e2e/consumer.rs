@@ -78,7 +78,7 @@ async fn with_the_groups_offsets_deleted_everything_is_stored_once_and_answered_
     world.kafka.delete_group(&TopicNames::group(&world.prefix)).await?;
     let during = Load::new(&world, 10);
     for post in &during.posts {
-        assert_eq!(clients[0].post(&post.clone().header("Prefer", "respond-async")).await?.status, 202);
+        assert_eq!(clients[0].post(&post.clone().respond_async()).await?.status, 202);
     }
     consumer.start().await?;
 
@@ -183,7 +183,7 @@ async fn a_second_consumer_that_believes_it_owns_the_partitions_is_fenced_off_co
     sqlx::raw_sql("BEGIN; SELECT FROM partition_progress FOR UPDATE").execute(&mut *fence).await?;
     let second = Load::new(&world, 3);
     for post in &second.posts {
-        assert_eq!(clients[0].post(&post.clone().header("Prefer", "respond-async")).await?.status, 202);
+        assert_eq!(clients[0].post(&post.clone().respond_async()).await?.status, 202);
     }
     waits_for_a_lock(&world).await?;
     zombie.signal(Signal::SIGSTOP)?;
@@ -419,7 +419,7 @@ async fn a_gap_in_the_journal_stops_the_consumer_with_an_error_naming_partition_
 
     let lost = Load::new(&world, 4);
     for post in &lost.posts {
-        assert_eq!(clients[0].post(&post.clone().header("Prefer", "respond-async")).await?.status, 202);
+        assert_eq!(clients[0].post(&post.clone().respond_async()).await?.status, 202);
     }
     world.kafka.delete_records(&world.topics.uploads, 0, 6).await?;
     consumer.spawn()?;
@@ -448,7 +448,7 @@ async fn outage(world: &World, consumer: &Program, gateway: &Program) -> anyhow:
     let load = Load::new(world, 5);
     for post in &load.posts {
         let client = world.client(gateway)?;
-        assert_eq!(client.post(&post.clone().header("Prefer", "respond-async")).await?.status, 202);
+        assert_eq!(client.post(&post.clone().respond_async()).await?.status, 202);
     }
     let retries = consumer.metric("milepost_consumer_persist_retries_total").await?;
     eventually(MINUTE, "the consumer tries again and again", async || {

@@ -46,7 +46,7 @@ async fn at_sigterm_readiness_turns_false_and_requests_in_flight_get_answers() -
     let load = Load::new(&world, 20);
     let in_flight = tokio::spawn({
         let (client, posts) = (client.clone(), load.posts.clone());
-        let posts: Vec<Post> = posts.into_iter().map(|post| with_wait(post, 4)).collect();
+        let posts: Vec<Post> = posts.into_iter().map(|post| post.wait(4)).collect();
         async move { try_join_all(posts.iter().map(|post| client.post(post))).await }
     });
     eventually(MINUTE, "all are in the journal", async || {
@@ -71,11 +71,6 @@ async fn at_sigterm_readiness_turns_false_and_requests_in_flight_get_answers() -
     gateway.start().await?;
     let expected = [warm.expected(), load.expected()].concat();
     world.finish(&expected).await
-}
-
-fn with_wait(mut post: Post, seconds: u32) -> Post {
-    post.headers.retain(|(name, _)| name != "Prefer");
-    post.wait(seconds)
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -232,7 +227,8 @@ async fn a_panic_in_a_handler_is_a_500_with_a_fixed_body() -> anyhow::Result<()>
     assert_eq!(answer.header("Content-Type"), Some("application/problem+json"));
     assert_eq!(answer.header("X-Request-Id"), id.as_str());
     let wanted = serde_json::json!({
-        "type": "about:blank", "title": "Internal Server Error", "status": 500, "code": "internal"
+        "type": "about:blank", "title": "Internal Server Error", "status": 500, "code": "internal",
+        "detail": "Something went wrong here. Try again with the same Idempotency-Key."
     });
     assert_eq!((answer.status, problem), (500, wanted));
     assert!(gateway.told()?.contains(id.as_str().unwrap_or_default()));
@@ -314,7 +310,7 @@ async fn at_the_most_verbose_log_level_no_coordinate_key_or_secret_is_in_any_log
     let key = world.planted.key();
     let post = Post::batch(&upload).key(&key);
     let plain = String::from_utf8(post.body.clone())?;
-    let location = client.post(&post.clone().header("Prefer", "respond-async")).await?;
+    let location = client.post(&post.clone().respond_async()).await?;
     let location = location.header("Location").expect("a 202").to_owned();
     assert_eq!(client.settle(&post, MINUTE).await?.status, 200);
     assert_eq!(client.get(&location).await?.status, 200);

@@ -18,7 +18,7 @@ async fn a_retry_answers_the_same_status_and_bytes_whatever_is_restarted_or_stop
     let mut consumer = world.consumer().await?;
     let mut gateways = [world.gateway().await?, world.gateway().await?];
     let mut cacheless = world.new_gateway()?;
-    cacheless.set("CACHE_CAPACITY", "0");
+    cacheless.set("CACHE_ENTRIES", "0");
     cacheless.start().await?;
     let clients = [world.client(&gateways[0])?, world.client(&gateways[1])?];
     let of_cacheless = world.client(&cacheless)?;

@@ -40,7 +40,7 @@ async fn with_the_consumer_stopped_an_upload_answers_202_and_its_location_tells_
 
     // Without waiting, because it is asked for.
     let begun = Instant::now();
-    let answer = client.post(&posts[1].clone().header("Prefer", "respond-async")).await?;
+    let answer = client.post(&posts[1].clone().respond_async()).await?;
     assert!(begun.elapsed() < Duration::from_secs(1), "respond-async waited {:?}", begun.elapsed());
     pending(&answer);
     assert_eq!(answer.header("Preference-Applied"), Some("respond-async"));
