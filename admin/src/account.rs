@@ -29,6 +29,6 @@ pub async fn list(settings: &DatabaseSettings) -> anyhow::Result<()> {
     for account in accounts::accounts(&mut connection).await.context("cannot list the accounts")? {
         listed.add_row([account.id.to_string(), moment(account.created_at), account.name]);
     }
-    println!("{listed}");
+    println!("{}", listed.trim_fmt());
     Ok(())
 }

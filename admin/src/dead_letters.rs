@@ -16,6 +16,6 @@ pub async fn list(command: &ListDeadLetters) -> anyhow::Result<()> {
         let [partition, offset] = [letter.partition.to_string(), letter.offset.to_string()];
         listed.add_row([letter.topic, partition, offset, moment(letter.journal_time), letter.reason]);
     }
-    println!("{listed}");
+    println!("{}", listed.trim_fmt());
     Ok(())
 }

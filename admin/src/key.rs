@@ -37,7 +37,7 @@ pub async fn list(command: &ListKeys) -> anyhow::Result<()> {
         let revoked = key.revoked_at.map_or_else(|| "-".to_owned(), moment);
         listed.add_row([key.prefix, key.account_id.to_string(), moment(key.created_at), revoked]);
     }
-    println!("{listed}");
+    println!("{}", listed.trim_fmt());
     Ok(())
 }
 

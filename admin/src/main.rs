@@ -25,7 +25,9 @@ async fn main() -> ExitCode {
     match run(arguments.command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            for line in told(&error).lines() {
+                eprintln!("error: {line}");
+            }
             ExitCode::FAILURE
         }
     }
@@ -45,4 +47,15 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Progress(ProgressCommand::Set(command)) => progress::set(&command).await,
         Command::DeadLetters(DeadLettersCommand::List(command)) => dead_letters::list(&command).await,
     }
+}
+
+/// The error with its causes. Libraries often repeat a cause in their own text: that is left out.
+fn told(error: &anyhow::Error) -> String {
+    let mut told = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !told.contains(&cause) {
+            told = format!("{told}: {cause}");
+        }
+    }
+    told
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use milepost_shared::settings::KafkaSettings;
-use milepost_shared::topics::TopicAdmin;
+use milepost_shared::topics::{TopicAdmin, violations};
 use tokio::time::{Instant, sleep};
 
 use crate::arguments::CreateTopics;
@@ -22,12 +22,25 @@ pub async fn create(command: &CreateTopics) -> anyhow::Result<()> {
         println!("all topics exist");
     }
     await_visible(&topics, kafka, &created).await?;
+    if command.reconfigure {
+        topics.configure(kafka).await?;
+        await_kept(&topics, kafka).await?;
+    }
     topics.check(kafka).await
 }
 
 pub async fn check(kafka: &KafkaSettings) -> anyhow::Result<()> {
     TopicAdmin::new(kafka)?.check(kafka).await?;
     println!("all topics keep the rules");
+    Ok(())
+}
+
+/// A broker tells about a changed configuration a moment after it was accepted.
+async fn await_kept(topics: &TopicAdmin, kafka: &KafkaSettings) -> anyhow::Result<()> {
+    let deadline = Instant::now() + VISIBLE_TIMEOUT;
+    while !violations(kafka, &topics.describe(kafka).await?).is_empty() && Instant::now() < deadline {
+        sleep(Duration::from_millis(100)).await;
+    }
     Ok(())
 }
 

@@ -72,8 +72,14 @@ pub fn parse<S: Settings>(arguments: &[OsString]) -> Result<S, Refused> {
             return Err(Refused::Told(error));
         }
         faults.push(sentence(&error));
-        let Some(id) = argument_at_fault(&command, &error) else { return Err(Refused::Faults(faults)) };
-        command = command.mut_arg(id, |arg| arg.value_parser(OsStringValueParser::new()));
+        let Some(named) = argument_at_fault(&error) else { return Err(Refused::Faults(faults)) };
+        // Only a built command's arguments can be spelled out, and only an unbuilt command can be changed.
+        let mut built = command.clone();
+        built.build();
+        let Some(changed) = with_anything_accepted(command, &built, named) else {
+            return Err(Refused::Faults(faults));
+        };
+        command = changed;
     }
 }
 
@@ -85,15 +91,37 @@ fn sentence(error: &clap::Error) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn argument_at_fault(command: &clap::Command, error: &clap::Error) -> Option<clap::Id> {
+/// The argument whose value was refused, spelled out as in `--partitions <PARTITIONS>`.
+fn argument_at_fault(error: &clap::Error) -> Option<&str> {
     if !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
         return None;
     }
-    let Some(ContextValue::String(named)) = error.get(ContextKind::InvalidArg) else { return None };
-    // Only a built command's arguments can be spelled out, and only an unbuilt command can be changed.
-    let mut built = command.clone();
-    built.build();
-    built.get_arguments().find(|arg| arg.to_string() == *named).map(|arg| arg.get_id().clone())
+    match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::String(named)) => Some(named),
+        _ => None,
+    }
+}
+
+/// The command with any value accepted for an argument of its own or of its subcommands; `None` if there is none.
+fn with_anything_accepted(
+    mut command: clap::Command,
+    built: &clap::Command,
+    named: &str,
+) -> Option<clap::Command> {
+    if let Some(arg) = built.get_arguments().find(|arg| arg.to_string() == named) {
+        return Some(command.mut_arg(arg.get_id(), |arg| arg.value_parser(OsStringValueParser::new())));
+    }
+    let mut found = false;
+    let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+    for name in names {
+        let Some(built) = built.find_subcommand(&name) else { continue };
+        command = command.mut_subcommand(&name, |sub| {
+            let changed = with_anything_accepted(sub.clone(), built, named);
+            found |= changed.is_some();
+            changed.unwrap_or(sub)
+        });
+    }
+    found.then_some(command)
 }
 
 /// A value parser: a duration such as `24h`, `500ms` or `1m 30s` within bounds.
@@ -236,6 +264,45 @@ mod tests {
                 .any(|fault| fault.contains("--idempotency-ttl") && fault.contains("between 1s and 365days"))
         );
         assert!(faults.iter().any(|fault| fault.contains("--listen") && fault.contains("IP:PORT")));
+    }
+
+    #[derive(Debug, Parser)]
+    struct WithCommands {
+        #[command(subcommand)]
+        _command: ExampleCommand,
+    }
+
+    #[derive(Debug, clap::Subcommand)]
+    enum ExampleCommand {
+        One {
+            #[arg(long, value_parser = socket_address)]
+            listen: SocketAddr,
+            #[arg(long)]
+            count: u8,
+        },
+        Two {
+            #[arg(long, value_parser = socket_address)]
+            listen: SocketAddr,
+        },
+    }
+
+    impl Settings for WithCommands {
+        fn faults(&self) -> Vec<String> {
+            Vec::new()
+        }
+    }
+
+    #[test]
+    fn every_fault_of_a_subcommand_is_named_at_once() {
+        for (arguments, count) in [
+            (&["x", "one", "--listen=nowhere", "--count=256"][..], 2),
+            (&["x", "two", "--listen=nowhere"], 1),
+        ] {
+            let arguments: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+            assert!(
+                matches!(parse::<WithCommands>(&arguments), Err(Refused::Faults(faults)) if faults.len() == count)
+            );
+        }
     }
 
     #[test]

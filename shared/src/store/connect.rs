@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
 
@@ -14,8 +15,13 @@ use sqlx::postgres::PgConnectOptions;
 /// # Errors
 /// The URL cannot be parsed. The error does not quote it.
 pub fn options(url: &str, program: &str, statement: Duration) -> anyhow::Result<PgConnectOptions> {
-    let options = PgConnectOptions::from_str(url)
-        .map_err(|_| anyhow::anyhow!("DATABASE_URL is not a PostgreSQL URL"))?
+    // sqlx takes any scheme, and would connect to localhost for a typing error.
+    let options = ["postgres://", "postgresql://"]
+        .iter()
+        .any(|scheme| url.starts_with(scheme))
+        .then(|| PgConnectOptions::from_str(url).ok())
+        .flatten()
+        .context("DATABASE_URL is not a PostgreSQL URL")?
         .application_name(program)
         .options([
             ("statement_timeout", statement.as_millis().to_string()),

@@ -6,6 +6,9 @@ use sqlx::migrate::Migrator;
 
 pub(super) static MIGRATOR: Migrator = sqlx::migrate!("../migrations");
 
+/// SQLSTATE: nothing was ever migrated here.
+const UNDEFINED_TABLE: &str = "42P01";
+
 /// Brings the schema up to this build's version; nothing to do is success.
 ///
 /// # Errors
@@ -26,10 +29,11 @@ pub fn expected_version() -> i64 {
 /// # Errors
 /// The schema is older than this build or absent, with the command that mends it; or the database cannot be read.
 pub async fn check_version(connection: &mut PgConnection) -> anyhow::Result<()> {
-    let found: Option<i64> = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success")
-        .fetch_one(connection)
-        .await
-        .context("cannot read the schema version; run 'milepost-admin migrate' if the database is new")?;
+    let found = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success");
+    let found: Option<i64> = match found.fetch_one(connection).await {
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some(UNDEFINED_TABLE) => None,
+        found => found.context("cannot read the schema version")?,
+    };
     let expected = expected_version();
     let found = found.unwrap_or(0);
     anyhow::ensure!(
@@ -58,3 +62,11 @@ pub async fn set_password(connection: &mut PgConnection, role: &str, password: &
         .with_context(|| format!("cannot set the password of role {role}"))?;
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "migrate_tests.rs"]
+mod tests;
+
+#[cfg(test)]
+#[path = "roles_tests.rs"]
+mod roles_tests;
