@@ -98,3 +98,41 @@ impl Default for Planted {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_planted_value_is_found_however_it_is_written() {
+        let planted = Planted::new();
+        let upload = planted.upload(1);
+        let log = tempfile::NamedTempFile::new().unwrap();
+        for (line, leaks) in [
+            ("2026-11-24T05:52:53.968807Z INFO all is well".to_owned(), false),
+            (format!("latitude is {:.9}", upload.locations[0].latitude), true),
+            (serde_json::to_string(&upload).unwrap(), true),
+            (format!("{upload:?}"), true),
+            (format!("the key {:?}", planted.key()), true),
+            ("with mp_abcdefgh_secret".to_owned(), true),
+        ] {
+            std::fs::write(log.path(), format!("first\n{line}\nlast\n")).unwrap();
+            assert_eq!(planted.leak(log.path(), &["secret"]).unwrap().is_some(), leaks, "{line}");
+        }
+    }
+
+    #[test]
+    fn what_is_planted_survives_json_bit_for_bit() {
+        let upload = Planted::new().upload(200);
+        let text = serde_json::to_value(&upload).unwrap().to_string();
+        for (read, location) in serde_json::from_str::<serde_json::Value>(&text).unwrap()["locations"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .zip(&upload.locations)
+        {
+            assert_eq!(read["latitude"].as_f64().unwrap().to_bits(), location.latitude.to_bits());
+            assert_eq!(read["longitude"].as_f64().unwrap().to_bits(), location.longitude.to_bits());
+        }
+    }
+}

@@ -66,3 +66,16 @@ impl Fact {
             .to_string()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fact_not_greater_than_the_greatest_of_its_partition_is_skipped() {
+        let mut subscriber = Subscriber::default();
+        let seen = [(0, 5), (0, 5), (1, 4), (0, 7), (0, 6), (1, 5)];
+        let accepted = seen.map(|(partition, offset)| subscriber.accepts(partition, offset));
+        assert_eq!(accepted, [true, false, true, true, false, true]);
+    }
+}
