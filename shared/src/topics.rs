@@ -8,7 +8,10 @@ use std::fmt;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, ConfigSource, NewTopic, OwnedResourceSpecifier,
+    ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::types::RDKafkaErrorCode;
@@ -276,6 +279,56 @@ impl TopicAdmin {
         Ok(created)
     }
 
+    /// Gives existing topics the configuration that they would be created with today, after a setting such as the TTL has
+    /// changed. What an operator has set besides is kept.
+    ///
+    /// # Errors
+    /// The cluster cannot be reached in time or refuses.
+    pub async fn configure(&self, settings: &KafkaSettings) -> anyhow::Result<()> {
+        let wanted = creation(settings);
+        // The client can only replace a topic's whole configuration (rdkafka 0.39 has no incremental request), so what is
+        // there is read first.
+        let mut entries = self.own_settings(wanted.iter().map(|(name, _)| name.as_str())).await?;
+        for (name, config) in wanted {
+            let entry = entries.entry(name).or_default();
+            entry.extend(config.into_iter().map(|(setting, value)| (setting.to_owned(), value)));
+        }
+        let altered: Vec<AlterConfig<'_>> = entries
+            .iter()
+            .map(|(name, config)| {
+                let topic = AlterConfig::new(ResourceSpecifier::Topic(name));
+                config.iter().fold(topic, |topic, (setting, value)| topic.set(setting, value))
+            })
+            .collect();
+        for result in
+            self.client.alter_configs(&altered, &timeouts()).await.context("cannot configure topics")?
+        {
+            result
+                .map_err(|(specifier, error)| anyhow::anyhow!("cannot configure {specifier:?}: {error}"))?;
+        }
+        Ok(())
+    }
+
+    /// The settings that were given to topics themselves, by creation or by an operator.
+    async fn own_settings(
+        &self,
+        names: impl Iterator<Item = &str>,
+    ) -> anyhow::Result<BTreeMap<String, BTreeMap<String, String>>> {
+        let resources: Vec<ResourceSpecifier<'_>> = names.map(ResourceSpecifier::Topic).collect();
+        let described = self.client.describe_configs(&resources, &timeouts()).await;
+        let mut own = BTreeMap::new();
+        for resource in described.context("cannot read the topics' configuration from Kafka")? {
+            let resource =
+                resource.map_err(|error| anyhow::anyhow!("cannot read a configuration: {error}"))?;
+            if let OwnedResourceSpecifier::Topic(name) = resource.specifier {
+                let entries = resource.entries.into_iter();
+                let dynamic = entries.filter(|entry| entry.source == ConfigSource::DynamicTopic);
+                own.insert(name, dynamic.filter_map(|entry| Some((entry.name, entry.value?))).collect());
+            }
+        }
+        Ok(own)
+    }
+
     /// Reads how the three topics are configured. Blocks a thread for the metadata request, at most 20 seconds.
     ///
     /// # Errors
@@ -303,7 +356,7 @@ impl TopicAdmin {
         for resource in described.context("cannot read the topics' configuration from Kafka")? {
             let resource =
                 resource.map_err(|error| anyhow::anyhow!("cannot read a configuration: {error}"))?;
-            if let rdkafka::admin::OwnedResourceSpecifier::Topic(name) = &resource.specifier
+            if let OwnedResourceSpecifier::Topic(name) = &resource.specifier
                 && let Some(topic) = actual.get_mut(name)
             {
                 let entries = resource.entries.into_iter();
