@@ -110,7 +110,7 @@ mod tests {
         let log = tempfile::NamedTempFile::new().unwrap();
         for (line, leaks) in [
             ("2026-11-24T05:52:53.968807Z INFO all is well".to_owned(), false),
-            (format!("latitude is {:.9}", upload.locations[0].latitude), true),
+            (format!("latitude is {:.12}", upload.locations[0].latitude), true),
             (serde_json::to_string(&upload).unwrap(), true),
             (format!("{upload:?}"), true),
             (format!("the key {:?}", planted.key()), true),
