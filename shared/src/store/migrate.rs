@@ -1,8 +1,8 @@
 //! The schema's version: made by the administrator, checked by the programs.
 
 use anyhow::Context as _;
-use sqlx::PgConnection;
 use sqlx::migrate::Migrator;
+use sqlx::{Connection as _, PgConnection};
 
 pub(super) static MIGRATOR: Migrator = sqlx::migrate!("../migrations");
 
@@ -48,19 +48,26 @@ pub async fn check_version(connection: &mut PgConnection) -> anyhow::Result<()> 
 /// # Errors
 /// The role does not exist, or the connected one may not change it. The error does not quote the password.
 pub async fn set_password(connection: &mut PgConnection, role: &str, password: &str) -> anyhow::Result<()> {
+    alter_role(connection, role, password)
+        .await
+        .with_context(|| format!("cannot set the password of role {role}"))
+}
+
+async fn alter_role(connection: &mut PgConnection, role: &str, password: &str) -> sqlx::Result<()> {
+    let mut transaction = connection.begin().await?;
+    // Postgres fails the second of two changes at once, and containers that start together all migrate.
+    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('milepost.roles', 0))")
+        .execute(&mut *transaction)
+        .await?;
     // ALTER ROLE takes no bind values; the server itself quotes what goes into the statement.
     let statement: String =
         sqlx::query_scalar("SELECT format('ALTER ROLE %I PASSWORD %L', $1::text, $2::text)")
             .bind(role)
             .bind(password)
-            .fetch_one(&mut *connection)
-            .await
-            .context("cannot quote a role's password")?;
-    sqlx::raw_sql(&statement)
-        .execute(connection)
-        .await
-        .with_context(|| format!("cannot set the password of role {role}"))?;
-    Ok(())
+            .fetch_one(&mut *transaction)
+            .await?;
+    sqlx::raw_sql(&statement).execute(&mut *transaction).await?;
+    transaction.commit().await
 }
 
 #[cfg(test)]

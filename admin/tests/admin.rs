@@ -1,0 +1,203 @@
+//! The real program on a real Postgres. `topics` needs a Kafka: the end-to-end tests create and check the topics.
+
+use std::process::Command;
+
+use milepost_shared::store::testing::{Role, TestDatabase, database};
+use sha2::{Digest as _, Sha256};
+use sqlx::Executor as _;
+use uuid::Uuid;
+
+struct Ended {
+    status: i32,
+    stdout: String,
+    stderr: String,
+}
+
+/// Runs `milepost-admin` with these words as the owner of the database.
+fn admin(database: &TestDatabase, arguments: &[&str]) -> Ended {
+    run(Some(database.url(Role::Owner)), arguments)
+}
+
+fn run(database_url: Option<String>, arguments: &[&str]) -> Ended {
+    let output = Command::new(env!("CARGO_BIN_EXE_milepost-admin"))
+        .env_clear()
+        .envs(database_url.map(|url| ("DATABASE_URL", url)))
+        .args(arguments)
+        .output()
+        .expect("cargo has built the program");
+    let text = |bytes| String::from_utf8(bytes).expect("UTF-8 is written");
+    let status = output.status.code().expect("it ends by itself");
+    Ended { status, stdout: text(output.stdout), stderr: text(output.stderr) }
+}
+
+/// What is printed on success.
+fn printed(database: &TestDatabase, arguments: &[&str]) -> String {
+    let ended = admin(database, arguments);
+    assert_eq!((ended.status, ended.stderr.as_str()), (0, ""), "{arguments:?}");
+    ended.stdout
+}
+
+/// What is said on failure.
+fn refused(database: &TestDatabase, arguments: &[&str]) -> String {
+    let ended = admin(database, arguments);
+    assert_eq!((ended.status, ended.stdout.as_str()), (1, ""), "{arguments:?}: {}", ended.stderr);
+    ended.stderr
+}
+
+/// The words of each line below the header.
+fn rows(table: &str) -> Vec<Vec<&str>> {
+    table.lines().skip(1).map(|line| line.split_whitespace().collect()).collect()
+}
+
+#[tokio::test]
+async fn a_database_is_migrated_and_migrated_again() {
+    let database = database().await;
+    let mut owner = database.connect(Role::Owner).await;
+    owner.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public").await.unwrap();
+    owner.execute("GRANT USAGE ON SCHEMA public TO PUBLIC").await.unwrap();
+    let told = refused(&database, &["account", "list"]);
+    assert!(told.contains("milepost-admin migrate"), "{told}");
+    for _ in 0..2 {
+        assert!(printed(&database, &["migrate"]).starts_with("the schema has version "));
+    }
+    assert_eq!(printed(&database, &["account", "list"]).lines().count(), 1);
+}
+
+#[tokio::test]
+async fn an_account_is_created_once_and_only_its_id_is_printed() {
+    let database = database().await;
+    let id = printed(&database, &["account", "create", "--name", "Zoë & Co"]);
+    Uuid::parse_str(id.trim_end()).unwrap();
+    let told = refused(&database, &["account", "create", "--name", "Zoë & Co"]);
+    assert!(told.contains("milepost-admin account list"), "{told}");
+
+    let list = printed(&database, &["account", "list"]);
+    let rows = rows(&list);
+    assert_eq!(rows.len(), 1);
+    assert_eq!((rows[0][0], &rows[0][2..]), (id.trim_end(), &["Zoë", "&", "Co"][..]));
+}
+
+#[tokio::test]
+async fn a_secret_is_shown_once_and_only_its_hash_is_stored() {
+    let database = database().await;
+    let account = printed(&database, &["account", "create", "--name", "a"]);
+    let secret = printed(&database, &["key", "create", "--account", account.trim_end()]);
+    let secret = secret.trim_end();
+    let (prefix, random) = (&secret[..11], &secret[12..]);
+    assert_eq!((&prefix[..3], random.len()), ("mp_", 43));
+
+    let mut owner = database.connect(Role::Owner).await;
+    let (hash, row): (Vec<u8>, String) = sqlx::query_as("SELECT secret_sha256, api_keys::text FROM api_keys")
+        .fetch_one(&mut owner)
+        .await
+        .unwrap();
+    assert_eq!(hash, Sha256::digest(secret).to_vec());
+    assert!(row.contains(prefix) && !row.contains(random), "{row}");
+    assert!(!printed(&database, &["key", "list"]).contains(random));
+
+    let nobody = Uuid::nil().to_string();
+    assert!(refused(&database, &["key", "create", "--account", &nobody]).contains("account list"));
+}
+
+#[tokio::test]
+async fn a_key_is_revoked_once_and_an_unknown_one_is_refused() {
+    let database = database().await;
+    let account = printed(&database, &["account", "create", "--name", "a"]);
+    let other = printed(&database, &["account", "create", "--name", "b"]);
+    let secret = printed(&database, &["key", "create", "--account", account.trim_end()]);
+    printed(&database, &["key", "create", "--account", other.trim_end()]);
+    let prefix = &secret[..11];
+
+    let of_account = ["key", "list", "--account", account.trim_end()];
+    let before = printed(&database, &of_account);
+    assert_eq!(rows(&before).len(), 1);
+    assert_eq!((rows(&before)[0][0], rows(&before)[0][3]), (prefix, "-"));
+    assert_eq!(rows(&printed(&database, &["key", "list"])).len(), 2);
+
+    printed(&database, &["key", "revoke", prefix]);
+    let after = printed(&database, &of_account);
+    assert_ne!(rows(&after)[0][3], "-");
+    printed(&database, &["key", "revoke", prefix]);
+    assert_eq!(printed(&database, &of_account), after);
+
+    let told = refused(&database, &["key", "revoke", secret.trim_end()]);
+    assert!(!told.contains(&secret[12..30]), "a pasted secret is not shown: {told}");
+}
+
+#[tokio::test]
+async fn progress_is_set_where_there_is_none_and_moved_only_by_force() {
+    let database = database().await;
+    let set = |offset| ["progress", "set", "--topic-prefix", "t-", "--partition", "2", "--offset", offset];
+    let list = ["progress", "list", "--topic-prefix", "t-"];
+    printed(&database, &set("300"));
+    assert_eq!(rows(&printed(&database, &list)), [["2", "300", "-", "300"]]);
+    assert_eq!(rows(&printed(&database, &["progress", "list"])).len(), 0, "another installation's");
+
+    let mut owner = database.connect(Role::Owner).await;
+    owner
+        .execute("UPDATE partition_progress SET next_offset = 400, log_time = '2026-03-14T09:26:53Z'")
+        .await
+        .unwrap();
+    let told = refused(&database, &set("500"));
+    assert!(told.contains("400") && told.contains("--force") && told.contains("never stored"), "{told}");
+    assert_eq!(rows(&printed(&database, &list)), [["2", "400", "2026-03-14T09:26:53Z", "300"]]);
+
+    printed(&database, &[&set("500")[..], &["--force"]].concat());
+    assert_eq!(rows(&printed(&database, &list)), [["2", "500", "-", "500"]]);
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_newest_first_without_their_records() {
+    let database = database().await;
+    let mut owner = database.connect(Role::Owner).await;
+    owner
+        .execute(
+            "INSERT INTO dead_letters VALUES ('t', 1, 7, '2026-03-14T09:26:53Z', 'planted', 'planted', 'not JSON'), \
+             ('t', 0, 9, '2026-03-14T09:26:54Z', NULL, NULL, 'empty')",
+        )
+        .await
+        .unwrap();
+    let list = printed(&database, &["dead-letters", "list"]);
+    assert_eq!(
+        rows(&list),
+        [
+            &["t", "0", "9", "2026-03-14T09:26:54Z", "empty"][..],
+            &["t", "1", "7", "2026-03-14T09:26:53Z", "not", "JSON"]
+        ]
+    );
+    assert!(!list.contains("planted") && !list.contains("706c616e746564"));
+    assert_eq!(rows(&printed(&database, &["dead-letters", "list", "--limit", "1"])).len(), 1);
+}
+
+#[test]
+fn a_bad_configuration_names_every_fault_and_ends_with_78() {
+    let cases: [(&[&str], &[&str]); 6] = [
+        (&[], &["requires a subcommand"]),
+        (
+            &["topics", "create", "--partitions=0", "--replication-factor=0"],
+            &["--partitions", "--replication-factor"],
+        ),
+        (&["account", "create", "--name", ""], &["1 to 100 characters"]),
+        (&["account", "create", "--name", "a\tb"], &["control characters"]),
+        (&["account", "list", "--database-url=mysql://u:planted@h/d"], &["not a PostgreSQL URL"]),
+        (&["progress", "set", "--partition=6", "--offset=0"], &["--partition is 6"]),
+    ];
+    for (arguments, faults) in cases {
+        let ended = run(None, arguments);
+        assert_eq!((ended.status, ended.stdout.as_str()), (78, ""), "{arguments:?}");
+        assert_eq!(ended.stderr.matches("error: ").count(), faults.len(), "{}", ended.stderr);
+        assert!(faults.iter().all(|fault| ended.stderr.contains(fault)), "{}", ended.stderr);
+        assert!(!ended.stderr.contains("planted"), "{}", ended.stderr);
+    }
+}
+
+#[test]
+fn a_failure_is_one_sentence_without_the_password() {
+    for arguments in [&["account", "list"][..], &["migrate"]] {
+        let ended = run(Some("postgres://milepost:planted@127.0.0.1:1/milepost".to_owned()), arguments);
+        assert_eq!((ended.status, ended.stdout.as_str()), (1, ""));
+        assert_eq!(ended.stderr.lines().count(), 1, "{}", ended.stderr);
+        assert!(ended.stderr.starts_with("error: cannot connect to the database"), "{}", ended.stderr);
+        assert!(!ended.stderr.contains("planted"), "{}", ended.stderr);
+    }
+}
