@@ -13,6 +13,8 @@ pub struct Known {
     pub progress: i64,
     /// First offset that the group has not acknowledged; `None` if the group knows nothing.
     pub group: Option<i64>,
+    /// First offset that the table does not know to be emitted.
+    pub emitted: i64,
     /// First offset that the journal still holds.
     pub journal_start: i64,
     /// The offset after the journal's last.
@@ -56,16 +58,18 @@ pub enum Gap {
 /// # Errors
 /// [`Gap`]: nothing may be skipped.
 pub fn start(partition: i32, known: Known) -> Result<i64, Gap> {
-    let Known { progress, group, journal_start, journal_end } = known;
+    let Known { progress, group, emitted, journal_start, journal_end } = known;
     if progress > journal_end {
         return Err(Gap::Truncated { partition, end: journal_end, progress });
     }
     // A group without offsets may have emitted anything or nothing: all that the journal holds is emitted again.
     let from = progress.min(group.unwrap_or(journal_start.min(progress)));
-    if from < journal_start {
-        return Err(Gap::Deleted { partition, from, to: journal_start });
+    // What the journal no longer holds is missed only if it was not persisted, or neither store knows that it was emitted.
+    let needed = progress.min(from.max(emitted));
+    if needed < journal_start {
+        return Err(Gap::Deleted { partition, from: needed, to: journal_start });
     }
-    Ok(from)
+    Ok(from.max(journal_start))
 }
 
 /// A partition that is this consumer's.
@@ -136,7 +140,7 @@ mod tests {
     use super::*;
 
     fn known(progress: i64, group: Option<i64>, journal: (i64, i64)) -> Known {
-        Known { progress, group, journal_start: journal.0, journal_end: journal.1 }
+        Known { progress, group, emitted: 0, journal_start: journal.0, journal_end: journal.1 }
     }
 
     #[test]
@@ -164,6 +168,16 @@ mod tests {
         );
         let text = Gap::Deleted { partition: 3, from: 20, to: 30 }.to_string();
         assert!(text.contains("partition 3 lacks the offsets 20 to 29"), "{text}");
+    }
+
+    #[test]
+    fn what_is_gone_and_known_to_be_emitted_is_no_gap() {
+        let known = |emitted| Known { emitted, ..known(40, Some(20), (30, 100)) };
+        assert_eq!(start(3, known(30)), Ok(30));
+        assert_eq!(start(3, known(40)), Ok(30));
+        assert_eq!(start(3, known(29)), Err(Gap::Deleted { partition: 3, from: 29, to: 30 }));
+        let accepted_loss = Known { progress: 30, emitted: 30, ..known(0) };
+        assert_eq!(start(3, accepted_loss), Ok(30));
     }
 
     proptest! {

@@ -159,7 +159,8 @@ impl Membership {
                     Offset::Offset(offset) => Some(offset),
                     _ => None,
                 });
-            let known = Known { progress: next_offset, group, journal_start, journal_end };
+            let emitted = progress.emitted_offset;
+            let known = Known { progress: next_offset, group, emitted, journal_start, journal_end };
             let start = assign::start(partition, known)?;
             tracing::info!(partition, start, progress = next_offset, ?group, "partition assigned");
             partitions.set_partition_offset(topic, partition, Offset::Offset(start))?;
