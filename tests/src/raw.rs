@@ -108,4 +108,26 @@ impl Raw {
         });
         read.await.with_context(|| format!("the connection is still open after {deadline:?}"))
     }
+
+    /// Sends one byte of `bytes` after the other, ten a second and for ever, until the other side closes.
+    ///
+    /// # Errors
+    /// It has not within `deadline`.
+    pub async fn drip(&mut self, bytes: &[u8], deadline: Duration) -> anyhow::Result<()> {
+        let (mut reader, mut writer) = self.stream.split();
+        let mut pace = tokio::time::interval(Duration::from_millis(100));
+        let drip = async {
+            for byte in bytes.iter().cycle() {
+                pace.tick().await;
+                if writer.write_all(&[*byte]).await.is_err() {
+                    break;
+                }
+            }
+        };
+        let closed = async { while matches!(reader.read_buf(&mut self.received).await, Ok(1..)) {} };
+        let end = async {
+            tokio::select! { () = drip => {}, () = closed => {} }
+        };
+        timeout(deadline, end).await.with_context(|| format!("still open after {deadline:?} of dripping"))
+    }
 }

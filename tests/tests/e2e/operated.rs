@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use futures::future::try_join_all;
 use milepost_tests::{Answer, Client, Plan, Post, Raw, Signal, World, eventually};
 use sqlx::postgres::PgConnection;
@@ -346,4 +347,112 @@ async fn at_the_most_verbose_log_level_no_coordinate_key_or_secret_is_in_any_log
     consumer.stop().await?;
     consumer.start().await?;
     world.finish(&[&upload]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_and_silent_clients_are_closed_by_a_deadline() -> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let _consumer = world.consumer().await?;
+    let mut gateway = world.new_gateway()?;
+    for timeout in ["HEADER_TIMEOUT", "BODY_TIMEOUT", "IDLE_TIMEOUT", "WRITE_TIMEOUT"] {
+        gateway.set(timeout, "1s");
+    }
+    gateway.start().await?;
+    let address = world.client(&gateway)?.gateway();
+    let soon = Duration::from_secs(5);
+    let upload = world.planted.upload(1);
+    let post = Post::batch(&upload).key(&world.planted.key());
+    let request = Raw::request(&post, &world.account.secret, None);
+    let body_at = request.len() - post.body.len();
+
+    let mut silent = Raw::connect(address).await?;
+    silent.closed(soon).await.context("no bytes")?;
+    let mut headers = Raw::connect(address).await?;
+    headers.send(&request[..20]).await?;
+    headers.drip(b"x", soon).await.context("header drip")?;
+    let mut body = Raw::connect(address).await?;
+    body.send(&request[..body_at]).await?;
+    body.drip(b" ", soon).await.context("body drip")?;
+    assert_eq!(body.answer(soon).await?.status, 408);
+    let mut half = Raw::connect(address).await?;
+    half.send(&request[..body_at + 5]).await?;
+    half.closed(soon).await.context("half a body")?;
+    let mut idle = Raw::connect(address).await?;
+    idle.send(&request).await?;
+    assert_eq!(idle.answer(soon).await?.status, 200);
+    idle.closed(soon).await.context("idle keep-alive")?;
+    world.finish(&[&upload]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn past_the_limit_of_connections_or_requests_in_flight_new_ones_get_503_and_memory_stays_bounded()
+-> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let mut gateway = world.new_gateway()?;
+    gateway.set("CONNECTIONS_MAX", "100");
+    gateway.set("REQUESTS_MAX", "10");
+    gateway.set("BODY_MEMORY_KIB", "4096");
+    gateway.start().await?;
+    let address = world.client(&gateway)?.gateway();
+    let refused = |answer: &Answer| {
+        assert_eq!(answer.status, 503);
+        assert!(answer.header("Retry-After").is_some());
+    };
+
+    let load = Load::new(&world, 11);
+    let client = world.client(&gateway)?;
+    let waiting = tokio::spawn({
+        let (client, posts) = (client.clone(), load.posts[..10].to_vec());
+        async move { try_join_all(posts.into_iter().map(|post| send(client.clone(), post.wait(4)))).await }
+    });
+    eventually(MINUTE, "ten requests are in flight", async || {
+        let ends = world.kafka.ends(&world.topics.uploads).await?;
+        Ok((ends.iter().map(|(_, next)| next).sum::<i64>() == 10).then_some(()))
+    })
+    .await?;
+    refused(&client.post(&load.posts[10]).await?);
+    assert!(waiting.await??.iter().all(|answer| answer.status == 202));
+
+    // Bodies that do not end: together they would take a hundred times what is allowed.
+    let before = gateway.memory()?;
+    let mut connections = Vec::new();
+    for _ in 0..99 {
+        let mut connection = Raw::connect(address).await?;
+        let head = format!(
+            "POST /api/v1/locations/batch HTTP/1.1\r\nHost: milepost\r\nX-API-Key: {}\r\n\
+             Content-Type: application/json\r\nContent-Length: 1000000\r\n\r\n",
+            world.account.secret
+        );
+        connection.send(head.as_bytes()).await?;
+        // Whoever is refused may be closed by then.
+        let _sent = connection.send(&[b' '; 900_000]).await;
+        connections.push(connection);
+    }
+    let grown = gateway.memory()?.saturating_sub(before);
+    assert!(grown < 48 << 20, "memory has grown by {grown} bytes");
+    drop(connections);
+
+    let mut open = Vec::new();
+    let last = eventually(MINUTE, "the limit of connections", async || {
+        let mut connection = Raw::connect(address).await?;
+        // The first word is the gateway's only on a connection that it refuses.
+        match connection.answer(Duration::from_millis(20)).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(_) => {
+                open.push(connection);
+                Ok(None)
+            }
+        }
+    })
+    .await?;
+    refused(&last);
+    assert!(open.len() <= 100, "{} connections are open", open.len());
+    drop(open);
+    let _consumer = world.consumer().await?;
+    load.settle(std::slice::from_ref(&client), 2).await?;
+    world.finish(&load.expected()).await
+}
+
+async fn send(client: Client, post: Post) -> anyhow::Result<Answer> {
+    client.post(&post).await
 }
