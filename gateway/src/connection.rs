@@ -1,0 +1,135 @@
+//! One TCP connection with the deadlines that hyper lacks.
+//!
+//! hyper has one timeout for "idle until the next head is complete"; it serves as the idle deadline. A head that has begun
+//! gets a shorter one here, and so does an answer that the client does not take.
+
+use std::future::Future as _;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
+
+const HEAD: u8 = 0;
+const BUSY: u8 = 1;
+const IDLE: u8 = 2;
+
+/// What a connection is doing; set by whoever serves it.
+#[derive(Debug, Clone, Default)]
+pub struct Phase(Arc<AtomicU8>);
+
+impl Phase {
+    /// A request's head is complete: its body and its answer have deadlines of their own.
+    pub fn busy(&self) {
+        self.0.store(BUSY, Ordering::Relaxed);
+    }
+
+    /// The answer is made; the next head has not begun.
+    pub fn idle(&self) {
+        self.0.store(IDLE, Ordering::Relaxed);
+    }
+
+    fn is(&self, phase: u8) -> bool {
+        self.0.load(Ordering::Relaxed) == phase
+    }
+}
+
+/// A stream that fails with `TimedOut` where its client is too slow.
+pub struct Connection {
+    stream: TcpStream,
+    phase: Phase,
+    head_timeout: Duration,
+    head: Pin<Box<Sleep>>,
+    write_timeout: Duration,
+    /// Armed while a write waits.
+    write: Option<Pin<Box<Sleep>>>,
+}
+
+impl Connection {
+    /// A new connection; its first head has to be complete within `head_timeout` from now.
+    #[must_use]
+    pub fn new(stream: TcpStream, head_timeout: Duration, write_timeout: Duration) -> Self {
+        let head = Box::pin(sleep(head_timeout));
+        Self { stream, phase: Phase::default(), head_timeout, head, write_timeout, write: None }
+    }
+
+    /// To tell what the connection is doing.
+    #[must_use]
+    pub fn phase(&self) -> Phase {
+        self.phase.clone()
+    }
+
+    fn poll_written<T>(
+        &mut self,
+        written: Poll<io::Result<T>>,
+        context: &mut Context<'_>,
+    ) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.write = None;
+            return written;
+        }
+        let timeout = self.write_timeout;
+        let deadline = self.write.get_or_insert_with(|| Box::pin(sleep(timeout)));
+        deadline.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if read.is_ready() {
+            if buffer.filled().len() > before && self.phase.is(IDLE) {
+                self.phase.0.store(HEAD, Ordering::Relaxed);
+                let deadline = Instant::now() + self.head_timeout;
+                self.head.as_mut().reset(deadline);
+            }
+            return read;
+        }
+        if self.phase.is(HEAD) {
+            return self.head.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()));
+        }
+        Poll::Pending
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write(context, bytes);
+        self.poll_written(written, context)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.stream).poll_write_vectored(context, slices);
+        self.poll_written(written, context)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}

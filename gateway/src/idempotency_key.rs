@@ -1,0 +1,145 @@
+//! The `Idempotency-Key` header: an RFC 8941 string in quotes, as the IETF draft has it, or the bare value, as most
+//! clients send it. Both forms of one value are one key.
+
+use http::{HeaderMap, HeaderName};
+
+/// The header's name.
+pub const NAME: HeaderName = HeaderName::from_static("idempotency-key");
+/// Longest key, characters.
+pub const CHARS_MAX: usize = 255;
+
+/// Reads the key of a request; `None` if there is none. A value is 1 to 255 visible ASCII characters (0x21 to 0x7E) in
+/// both forms, so no space either.
+///
+/// # Errors
+/// What is wrong with it. A key that cannot be read is never taken for absent: the client relies on it.
+pub fn parse(headers: &HeaderMap) -> Result<Option<String>, &'static str> {
+    let mut values = headers.get_all(NAME).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err("Idempotency-Key is given more than once.");
+    }
+    let key = match value.as_bytes().split_first() {
+        None => return Err("Idempotency-Key is empty."),
+        Some((b'"', quoted)) => unquote(quoted)?,
+        Some(_) => value.as_bytes().to_vec(),
+    };
+    if key.is_empty() {
+        return Err("Idempotency-Key is empty.");
+    }
+    if key.len() > CHARS_MAX {
+        return Err("Idempotency-Key has more than 255 characters.");
+    }
+    if !key.iter().all(u8::is_ascii_graphic) {
+        return Err("Idempotency-Key may hold visible ASCII characters only.");
+    }
+    String::from_utf8(key).map(Some).map_err(|_| "Idempotency-Key may hold visible ASCII characters only.")
+}
+
+/// RFC 8941 section 4.2.5, behind the opening quote. Nothing may follow the closing one: parameters have no meaning here.
+fn unquote(quoted: &[u8]) -> Result<Vec<u8>, &'static str> {
+    let mut key = Vec::with_capacity(quoted.len());
+    let mut bytes = quoted.iter();
+    loop {
+        match bytes.next() {
+            None => return Err("Idempotency-Key has no closing quote."),
+            Some(b'"') if bytes.as_slice().is_empty() => return Ok(key),
+            Some(b'"') => return Err("Nothing may follow the closing quote of Idempotency-Key."),
+            Some(b'\\') => match bytes.next() {
+                Some(byte @ (b'"' | b'\\')) => key.push(*byte),
+                _ => return Err("A backslash in Idempotency-Key may only precede a quote or a backslash."),
+            },
+            Some(byte) => key.push(*byte),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parsed(values: &[&[u8]]) -> Result<Option<String>, &'static str> {
+        let mut headers = HeaderMap::new();
+        for value in values {
+            headers.append(NAME, HeaderValue::from_bytes(value).unwrap());
+        }
+        parse(&headers)
+    }
+
+    fn quote(key: &str) -> String {
+        format!("\"{}\"", key.replace('\\', "\\\\").replace('"', "\\\""))
+    }
+
+    #[test]
+    fn a_request_may_have_no_key() {
+        assert_eq!(parsed(&[]), Ok(None));
+    }
+
+    #[test]
+    fn both_forms_are_read() {
+        for (header, key) in [
+            ("a", "a"),
+            ("\"a\"", "a"),
+            ("8e03978e-40d5-43dd-bc93-6894a57f9324", "8e03978e-40d5-43dd-bc93-6894a57f9324"),
+            (r#""a\"b\\c""#, r#"a"b\c"#),
+            (r#"a"b\c"#, r#"a"b\c"#),
+        ] {
+            assert_eq!(parsed(&[header.as_bytes()]), Ok(Some(key.to_owned())), "{header}");
+        }
+        let longest = "k".repeat(CHARS_MAX);
+        assert_eq!(parsed(&[longest.as_bytes()]), Ok(Some(longest.clone())));
+        assert_eq!(parsed(&[quote(&longest).as_bytes()]), Ok(Some(longest)));
+    }
+
+    #[test]
+    fn a_bad_key_is_named_and_never_taken_for_absent() {
+        let too_long = "k".repeat(CHARS_MAX + 1);
+        let cases: [(&[&[u8]], &str); 16] = [
+            (&[b"a", b"a"], "more than once"),
+            (&[b""], "empty"),
+            (&[b"\"\""], "empty"),
+            (&[too_long.as_bytes()], "more than 255"),
+            (&[quote(&too_long).as_bytes()], "more than 255"),
+            (&[b"a b"], "visible ASCII"),
+            (&[b"\"a b\""], "visible ASCII"),
+            (&[b"a\tb"], "visible ASCII"),
+            (&["schlüssel".as_bytes()], "visible ASCII"),
+            (&[b"\"\xff\""], "visible ASCII"),
+            (&[b"a, b"], "visible ASCII"),
+            (&[b"\"a"], "no closing quote"),
+            (&[b"\""], "no closing quote"),
+            (&[b"\"a\";p=1"], "Nothing may follow"),
+            (&[b"\"a\"\"b\""], "Nothing may follow"),
+            (&[br#""a\b""#], "backslash"),
+        ];
+        for (values, message) in cases {
+            let error = parsed(values).unwrap_err();
+            assert!(error.contains(message), "{values:?}: {error}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn quoted_and_bare_are_one_key(key in "[!-~]{1,255}") {
+            prop_assume!(!key.starts_with('"'));
+            prop_assert_eq!(parsed(&[key.as_bytes()]), Ok(Some(key.clone())));
+            prop_assert_eq!(parsed(&[quote(&key).as_bytes()]), Ok(Some(key)));
+        }
+
+        #[test]
+        fn what_is_read_is_always_a_key(value in proptest::collection::vec(0x20..=0xffu8, 0..300)) {
+            if let Ok(header) = HeaderValue::from_bytes(&value) {
+                let mut headers = HeaderMap::new();
+                headers.insert(NAME, header);
+                if let Ok(key) = parse(&headers) {
+                    let key = key.unwrap();
+                    prop_assert!((1..=CHARS_MAX).contains(&key.len()));
+                    prop_assert!(key.bytes().all(|byte| (0x21..=0x7e).contains(&byte)));
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,226 @@
+//! The pages, and what every request passes on its way to one: a request id, a log line, a place among those in flight.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use axum::Router;
+use axum::extract::{MatchedPath, Path, RawQuery, Request, State};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use milepost_shared::clock::Clock;
+use milepost_shared::upload::Shape;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tower_http::catch_panic::CatchPanicLayer;
+use tower_http::decompression::RequestDecompressionLayer;
+use uuid::Uuid;
+
+use crate::accept::{Acceptance, Sent};
+use crate::answers::Answers;
+use crate::authenticate::ApiKeys;
+use crate::body::Bodies;
+use crate::idempotency_key;
+use crate::media;
+use crate::outcome::{Outcome, Unavailable};
+use crate::prefer::Preference;
+use crate::problem::{self, Problem};
+use crate::rate::Rates;
+use crate::respond::{self, Asked};
+use crate::settings::UploadSettings;
+use crate::{status, strict_http};
+
+const LOCATIONS: &str = "/api/v1/locations";
+const BATCH: &str = "/api/v1/locations/batch";
+const UPLOAD: &str = "/api/v1/uploads/{key_hash}";
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The longest wait for a final answer once the gateway is stopping: the connection must end well before the program.
+const PATIENCE_AT_THE_END: Duration = Duration::from_secs(1);
+
+/// All that a request needs. Made once.
+pub struct Front {
+    /// Who may.
+    pub api_keys: ApiKeys,
+    /// How fast.
+    pub rates: Arc<Rates>,
+    /// The middle of the gateway.
+    pub answers: Answers,
+    bodies: Bodies,
+    acceptance: Acceptance,
+    places: Semaphore,
+    settings: UploadSettings,
+    stop: CancellationToken,
+}
+
+impl Front {
+    /// `stop` is cancelled when the gateway begins to drain.
+    #[must_use]
+    pub fn new(
+        settings: &UploadSettings,
+        (api_keys, rates, answers): (ApiKeys, Arc<Rates>, Answers),
+        clock: Clock,
+        stop: CancellationToken,
+    ) -> Self {
+        Self {
+            api_keys,
+            rates,
+            answers,
+            bodies: Bodies::new(settings),
+            acceptance: Acceptance::new(settings, clock),
+            places: Semaphore::new(usize::try_from(settings.requests_max).unwrap_or(usize::MAX)),
+            settings: settings.clone(),
+            stop,
+        }
+    }
+}
+
+/// What the log tells of an upload besides; travels with the response.
+#[derive(Clone, Copy)]
+struct Told {
+    outcome: &'static str,
+    bytes: usize,
+}
+
+/// All pages.
+pub fn router(front: Arc<Front>) -> Router {
+    for route in [LOCATIONS, BATCH, UPLOAD] {
+        metrics::counter!("milepost_gateway_http_requests_total", "route" => route, "status" => "200")
+            .absolute(0);
+    }
+    let uploads = Router::new()
+        .route(LOCATIONS, post(single))
+        .route(BATCH, post(batch))
+        // What is no gzip is left for the media check to refuse.
+        .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true));
+    Router::new()
+        .merge(uploads)
+        .route(UPLOAD, get(upload_status))
+        .fallback(|| std::future::ready(Problem::NotFound))
+        .method_not_allowed_fallback(|| std::future::ready(Problem::MethodNotAllowed))
+        .with_state(Arc::clone(&front))
+        .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| Problem::Internal.into_response()))
+        .layer(middleware::from_fn_with_state(front, admit))
+        .layer(middleware::from_fn(observe))
+}
+
+/// Names the request, times it, and tells of it in one log line, without anything the client chose.
+async fn observe(request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let request_id = Uuid::now_v7();
+    let method = method_name(request.method());
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let mut response = next.run(request).await;
+    let code = problem::render(&mut response, request_id).unwrap_or_default();
+    if let Ok(value) = HeaderValue::try_from(request_id.to_string()) {
+        response.headers_mut().insert(REQUEST_ID, value);
+    }
+    let route = match route.as_ref().map(MatchedPath::as_str) {
+        Some(LOCATIONS) => LOCATIONS,
+        Some(BATCH) => BATCH,
+        Some(UPLOAD) => UPLOAD,
+        _ => "none",
+    };
+    let status = response.status();
+    let elapsed = begun.elapsed();
+    let told = response.extensions().get::<Told>().copied();
+    let Told { outcome, bytes } = told.unwrap_or(Told { outcome: "none", bytes: 0 });
+    metrics::counter!(
+        "milepost_gateway_http_requests_total", "route" => route, "status" => status.as_str().to_owned()
+    )
+    .increment(1);
+    metrics::histogram!("milepost_gateway_http_request_seconds", "route" => route).record(elapsed);
+    let duration_ms = elapsed.as_millis();
+    let status = status.as_u16();
+    tracing::info!(method, route, status, code, outcome, %request_id, duration_ms, bytes, "request");
+    response
+}
+
+/// A method is the client's own text unless it is one of those HTTP names.
+fn method_name(method: &Method) -> &'static str {
+    match *method {
+        Method::GET => "GET",
+        Method::HEAD => "HEAD",
+        Method::POST => "POST",
+        Method::PUT => "PUT",
+        Method::PATCH => "PATCH",
+        Method::DELETE => "DELETE",
+        Method::OPTIONS => "OPTIONS",
+        _ => "other",
+    }
+}
+
+/// Lets a request in if it is plain HTTP and there is a place for it.
+async fn admit(State(front): State<Arc<Front>>, request: Request, next: Next) -> Response {
+    let Ok(_place) = front.places.try_acquire() else {
+        return Problem::Unavailable(Unavailable::Overload).into_response();
+    };
+    match strict_http::check(request.version(), request.headers()) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn single(State(front): State<Arc<Front>>, request: Request) -> Result<Response, Problem> {
+    upload(&front, Shape::Single, request).await
+}
+
+async fn batch(State(front): State<Arc<Front>>, request: Request) -> Result<Response, Problem> {
+    upload(&front, Shape::Batch, request).await
+}
+
+async fn upload(front: &Front, shape: Shape, request: Request) -> Result<Response, Problem> {
+    let (parts, body) = request.into_parts();
+    let headers = &parts.headers;
+    let account = front.api_keys.authenticate(headers).await?;
+    front.rates.check(account)?;
+    media::check_accept(headers)?;
+    media::check_content(headers)?;
+    let key = idempotency_key::parse(headers).map_err(Problem::InvalidKey)?;
+    let held = front.bodies.read(body).await?;
+    let preference = Preference::of(headers);
+    let (default, max) = front.waits();
+    let patience = preference.patience(default, max);
+    let body = &held.bytes;
+    let accepted =
+        front.acceptance.accept(Sent { account, key: key.as_deref(), shape, headers, body, patience })?;
+    let asked = Asked { account, key_hash: accepted.key_hash, preference_applied: preference.applied(max) };
+    let outcome = front.answers.answer(accepted).await;
+    let told = Told { outcome: outcome_name(&outcome), bytes: held.bytes.len() };
+    let mut response = respond::respond(outcome, asked);
+    response.extensions_mut().insert(told);
+    Ok(response)
+}
+
+fn outcome_name(outcome: &Outcome) -> &'static str {
+    match outcome {
+        Outcome::Final { replayed: false, .. } => "final",
+        Outcome::Final { replayed: true, .. } => "replayed",
+        Outcome::Conflict => "conflict",
+        Outcome::Pending(_) => "pending",
+        Outcome::Unavailable(_) => "unavailable",
+    }
+}
+
+async fn upload_status(
+    State(front): State<Arc<Front>>,
+    Path(key_hash): Path<String>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let account = front.api_keys.authenticate(&headers).await?;
+    media::check_accept(&headers)?;
+    let (key_hash, receipt) = status::asked(&key_hash, query.as_deref(), account)?;
+    Ok(status::respond(front.answers.status(account, key_hash, receipt).await))
+}
+
+impl Front {
+    /// How long an upload waits without a preference, and with one at most.
+    fn waits(&self) -> (Duration, Duration) {
+        let (default, max) = (self.settings.answer_wait, self.settings.wait_max);
+        if self.stop.is_cancelled() {
+            return (default.min(PATIENCE_AT_THE_END), max.min(PATIENCE_AT_THE_END));
+        }
+        (default, max)
+    }
+}

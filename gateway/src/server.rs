@@ -1,0 +1,187 @@
+//! Accepts connections and serves HTTP/1.1 on them, each within its bounds, until the gateway is to stop.
+//!
+//! Not `axum::serve`: that has no deadlines and no limit of connections.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use clap::Args;
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use milepost_shared::ops::Readiness;
+use milepost_shared::settings::duration;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+use uuid::Uuid;
+
+use crate::connection::Connection;
+use crate::outcome::Unavailable;
+use crate::problem::{Problem, RETRY_UNAVAILABLE};
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+/// The dependency that says whether new connections are taken.
+const ACCEPTING: &str = "accepting";
+/// Bytes of one connection's buffer: the largest head, and the largest piece of a body.
+const BUFFER_BYTES: usize = 32 << 10;
+/// Refusals being told at once; past it a connection is closed without a word.
+const REFUSALS_MAX: usize = 256;
+/// Longest time to tell a refusal.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// Most bytes of a refused request that are read, so that closing does not destroy the answer on its way.
+const REFUSED_BYTES_MAX: u64 = 64 << 10;
+/// Pause after a failed accept, which usually means that file descriptors have run out.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The bounds of connections.
+#[derive(Debug, Clone, Args)]
+pub struct ServerSettings {
+    /// Most open connections; past it 503 [1..=1000000].
+    #[arg(long, env, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub connections_max: u32,
+
+    /// Longest wait for the whole head of a request once it has begun [100ms..=5m].
+    #[arg(long, env, default_value = "10s", value_parser = duration(100 * MS, 300 * SECOND))]
+    pub header_timeout: Duration,
+
+    /// Longest time a connection may be silent between requests [100ms..=1h].
+    #[arg(long, env, default_value = "75s", value_parser = duration(100 * MS, 3600 * SECOND))]
+    pub idle_timeout: Duration,
+
+    /// Longest wait for a client to take its answer [100ms..=5m].
+    #[arg(long, env, default_value = "10s", value_parser = duration(100 * MS, 300 * SECOND))]
+    pub write_timeout: Duration,
+
+    /// Longest wait, once told to stop, for requests in flight. The program ends at most 5s later [100ms..=10m].
+    #[arg(long, env, default_value = "25s", value_parser = duration(100 * MS, 600 * SECOND))]
+    pub drain_timeout: Duration,
+}
+
+/// Serves until `stop`; then takes no more connections, lets the requests in flight end, and returns. What has not ended
+/// by the drain timeout is cut off.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    settings: &ServerSettings,
+    readiness: &Readiness,
+    stop: &CancellationToken,
+) {
+    let seats = Arc::new(Semaphore::new(usize::try_from(settings.connections_max).unwrap_or(usize::MAX)));
+    let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
+    let refused = metrics::counter!("milepost_gateway_http_refused_connections_total");
+    refused.absolute(0);
+    let (connections, cut_off) = (TaskTracker::new(), CancellationToken::new());
+    readiness.up(ACCEPTING);
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "cannot accept a connection");
+                sleep(ACCEPT_PAUSE).await;
+                continue;
+            }
+        };
+        if let Ok(seat) = Arc::clone(&seats).try_acquire_owned() {
+            let serving = connection(stream, router.clone(), settings, stop.clone());
+            let cut_off = cut_off.clone();
+            connections.spawn(async move {
+                let gauge = metrics::gauge!("milepost_gateway_http_connections");
+                gauge.increment(1);
+                cut_off.run_until_cancelled(serving).await;
+                gauge.decrement(1);
+                drop(seat);
+            });
+        } else {
+            refused.increment(1);
+            if let Ok(turn) = Arc::clone(&refusals).try_acquire_owned() {
+                connections.spawn(async move {
+                    let _ = timeout(REFUSAL_TIMEOUT, refuse(stream)).await;
+                    drop(turn);
+                });
+            }
+        }
+    }
+    readiness.down(ACCEPTING, "stopping");
+    drop(listener);
+    connections.close();
+    if timeout(settings.drain_timeout, connections.wait()).await.is_err() {
+        tracing::warn!(connections = connections.len(), "connections cut off at the end");
+        cut_off.cancel();
+    }
+}
+
+/// Registers what [`serve`] reports as down, so that the program is not ready before.
+pub fn register(readiness: &Readiness) {
+    readiness.register(ACCEPTING, true);
+}
+
+/// Serves the requests of one connection, one after the other.
+fn connection(
+    stream: TcpStream,
+    router: Router,
+    settings: &ServerSettings,
+    stop: CancellationToken,
+) -> impl Future<Output = ()> + use<> {
+    // An answer is one small packet; it must not wait for the acknowledgement of the one before.
+    let _ = stream.set_nodelay(true);
+    let stream = Connection::new(stream, settings.header_timeout, settings.write_timeout);
+    let phase = stream.phase();
+    let service = hyper::service::service_fn(move |request: Request<Incoming>| {
+        phase.busy();
+        let (phase, router) = (phase.clone(), router.clone());
+        async move {
+            let response = router.oneshot(request).await;
+            phase.idle();
+            response
+        }
+    });
+    let mut serving = Box::pin(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(settings.idle_timeout.max(settings.header_timeout))
+            .max_buf_size(BUFFER_BYTES)
+            // A client that has closed its side after sending still gets its upload published.
+            .half_close(true)
+            .serve_connection(TokioIo::new(stream), service),
+    );
+    async move {
+        let ended = tokio::select! {
+            ended = &mut serving => ended,
+            () = stop.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        };
+        if let Err(error) = ended {
+            tracing::debug!(%error, "connection ended");
+        }
+    }
+}
+
+/// Tells a client that there are too many, without reading what it wants.
+async fn refuse(mut stream: TcpStream) -> std::io::Result<()> {
+    let request_id = Uuid::now_v7();
+    let page = Problem::Unavailable(Unavailable::Overload).page(request_id);
+    let mut answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n\
+         Retry-After: {}\r\nX-Request-Id: {request_id}\r\nConnection: close\r\n\r\n",
+        page.len(),
+        RETRY_UNAVAILABLE.as_secs(),
+    )
+    .into_bytes();
+    answer.extend_from_slice(&page);
+    stream.write_all(&answer).await?;
+    stream.shutdown().await?;
+    let mut rest = stream.take(REFUSED_BYTES_MAX);
+    let mut buffer = [0; 1024];
+    while rest.read(&mut buffer).await? > 0 {}
+    Ok(())
+}
