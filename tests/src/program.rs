@@ -130,10 +130,18 @@ impl Program {
     /// # Errors
     /// The program does not answer.
     pub async fn metric(&self, name: &str) -> anyhow::Result<f64> {
+        self.metric_of(name, "").await
+    }
+
+    /// The same, of the series with a label such as `result="ok"` only.
+    ///
+    /// # Errors
+    /// The program does not answer.
+    pub async fn metric_of(&self, name: &str, label: &str) -> anyhow::Result<f64> {
         let page = self.page("/metrics").await.with_context(|| format!("{} tells no metrics", self.name))?;
-        let of_name = page
-            .lines()
-            .filter(|line| line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])));
+        let of_name = page.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']) && rest.contains(label))
+        });
         Ok(of_name.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
     }
 

@@ -51,8 +51,12 @@ async fn a_retry_answers_the_same_status_and_bytes_whatever_is_restarted_or_stop
     postgres.stop().await?;
     replays("with Postgres stopped", &[&clients[0], &clients[1]]).await?;
     postgres.start().await?;
-    eventually(MINUTE, "the gateway finds Postgres again", async || {
-        Ok(cacheless.has_up("postgres").await.then_some(()))
+    // Each look-up may meet a connection of before.
+    let found = async || cacheless.metric_of("milepost_gateway_uploads_total", r#"source="table""#).await;
+    let before = found().await?;
+    eventually(MINUTE, "the gateway finds answers in the table again", async || {
+        of_cacheless.settle(&post, MINUTE).await?;
+        Ok((found().await? >= before + 3.0).then_some(()))
     })
     .await?;
     kafka.stop().await?;
