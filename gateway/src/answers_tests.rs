@@ -246,6 +246,67 @@ async fn when_the_topic_is_silent_the_table_answers() {
     assert!(replayed(&other.answer(accepted("k", 48.0, PATIENCE)).await, &mine.state));
 }
 
+/// The result with a window that ends a millisecond after it began, once that is over.
+async fn cut_short(mut result: ResultRecord) -> ResultRecord {
+    result.state.expires_at = result.state.accepted_at.plus(MS);
+    let over = result.state.expires_at;
+    eventually("the window is over", async || (Clock::new(0).now() > over).then_some(())).await;
+    result
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn after_its_window_a_key_goes_through_the_journal_again() {
+    let world = World::new().await;
+    let (answers, _) = world.gateway().await;
+    let first = answering(&answers, accepted("k", 48.0, PATIENCE));
+    let old = cut_short(world.decide_next().await).await;
+    world.store(&old).await;
+    world.emit(&old).await;
+    assert!(!replayed(&first.await.unwrap(), &old.state));
+
+    // Neither the cache nor the table of a gateway without one may replay it, nor call another upload a conflict.
+    let without_cache = Readiness::default();
+    let url = world.database.url(Role::Gateway);
+    let without_cache = world.start(&without_cache, &world.kafka, url, "--cache-entries=0");
+    let second = answering(&answers, accepted("k", 49.0, PATIENCE));
+    let new = world.decide_next().await;
+    let copy = answering(&without_cache, accepted("k", 49.0, PATIENCE));
+    let (_, record, _) = world.read().await;
+    world.store(&new).await;
+    for record in [new.record, record] {
+        world.emit(&ResultRecord { record, ..new.clone() }).await;
+    }
+    assert!(!replayed(&second.await.unwrap(), &new.state));
+    assert!(replayed(&copy.await.unwrap(), &new.state));
+
+    // Of two windows in the table the newest counts. This gateway has seen no result.
+    let readiness = Readiness::default();
+    let started_after =
+        world.start(&readiness, &world.kafka, world.database.url(Role::Gateway), "--warm-up=0s");
+    eventually("the gateway is ready", async || readiness.is_ready().then_some(())).await;
+    assert!(replayed(&started_after.answer(accepted("k", 49.0, PATIENCE)).await, &new.state));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_that_came_after_the_window_of_the_flight_it_joined_goes_through_the_journal_itself() {
+    let world = World::new().await;
+    let (answers, _) = world.gateway().await;
+    let first = answering(&answers, accepted("k", 48.0, PATIENCE));
+    let old = cut_short(world.decide_next().await).await;
+    let joined = answers.answer(accepted("k", 48.0, PATIENCE));
+    tokio::pin!(joined);
+    assert!(futures::poll!(joined.as_mut()).is_pending(), "it has joined");
+    world.emit(&old).await;
+    assert!(!replayed(&first.await.unwrap(), &old.state));
+    let consumer = async {
+        let new = world.decide_next().await;
+        world.emit(&new).await;
+        new
+    };
+    let (outcome, new) = tokio::join!(joined, consumer);
+    assert!(!replayed(&outcome, &new.state));
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_hangs_up_cancels_nothing() {
     let world = World::new().await;

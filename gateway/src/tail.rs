@@ -181,3 +181,32 @@ fn consumer_config(kafka: &KafkaSettings) -> ClientConfig {
         .set("reconnect.backoff.max.ms", "1000");
     config
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn warming(until: Instant) -> Warming {
+        let readiness = Readiness::default();
+        readiness.register(RESULTS, true);
+        Warming { readiness, behind: BTreeSet::from([0, 1]), until, done: false }
+    }
+
+    #[test]
+    fn the_gateway_is_not_ready_before_every_partition_is_read_to_its_end() {
+        let mut warming = warming(Instant::now() + Duration::from_secs(3600));
+        warming.caught_up(1);
+        warming.look();
+        assert!(!warming.readiness.is_ready());
+        warming.caught_up(0);
+        warming.look();
+        assert!(warming.readiness.is_ready());
+    }
+
+    #[test]
+    fn a_topic_that_cannot_be_read_does_not_keep_it_away_for_ever() {
+        let mut warming = warming(Instant::now());
+        warming.look();
+        assert!(warming.readiness.is_ready());
+    }
+}
