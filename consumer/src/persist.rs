@@ -1,13 +1,11 @@
 //! Persist and finalize: one transaction per batch, the fence first (design, section 6.1).
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use metrics::{counter, histogram};
-use milepost_shared::answer::KeyState;
 use milepost_shared::crash::{Crash, CrashPoint};
-use milepost_shared::journal::JournalRecord;
 use milepost_shared::key::KeyHash;
 use milepost_shared::ops::Readiness;
 use milepost_shared::store::partitions::{Partitioned, Stretch};
@@ -19,10 +17,11 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::batch::{Batch, GarbageRun, GarbageRuns};
-use crate::decide::{Claim, Decision, Windows};
+use crate::decide::Windows;
 use crate::emit::Emission;
 use crate::metric;
-use crate::record::{Content, Garbage, Record};
+use crate::record::{Content, Garbage};
+use crate::settle::{self, Settled};
 
 /// Width of a partition of `locations`.
 pub const LOCATIONS_WIDTH: Duration = Duration::from_secs(86_400);
@@ -130,8 +129,8 @@ impl Persister {
             };
         }
         let settled = self.retry(&mut batch, async |this, batch| this.transact(batch).await).await?;
-        count_decisions(&batch, &settled);
-        Ok(Persisted { emissions: emissions(batch, settled), garbage_run })
+        settle::count(&batch, &settled);
+        Ok(Persisted { emissions: settle::emissions(batch, settled), garbage_run })
     }
 
     /// Repeats a step until it succeeds. No database error makes a dead letter: what was decoded can be stored, so an error
@@ -276,26 +275,13 @@ impl Persister {
 
     /// Settles every record in journal order.
     async fn decide(&self, connection: &mut PgConnection, batch: &Batch) -> sqlx::Result<Vec<Settled>> {
-        let keys: HashSet<KeyHash> = uploads(batch).map(|(_, upload)| upload.key_hash).collect();
+        let keys: HashSet<KeyHash> = settle::uploads(batch).map(|(_, upload)| upload.key_hash).collect();
         let keys: Vec<KeyHash> = keys.into_iter().collect();
         let mut windows = Windows::default();
         for (key_hash, state) in statements::windows(connection, &keys).await? {
             windows.insert(key_hash, state);
         }
-        Ok(batch
-            .records
-            .iter()
-            .map(|record| match &record.content {
-                Content::Garbage(_) => Settled::Garbage,
-                Content::Upload(upload) if batch.is_new(record) => {
-                    let (decision, state) = windows.settle(&claim(record, upload), self.settings.ttl);
-                    Settled::Decided(decision, state)
-                }
-                Content::Upload(upload) => windows
-                    .recall(&upload.key_hash, record.position)
-                    .map_or(Settled::Forgotten, |(state, persisted)| Settled::Recalled { state, persisted }),
-            })
-            .collect())
+        Ok(settle::settle(batch, windows, self.settings.ttl))
     }
 
     async fn write(
@@ -304,169 +290,24 @@ impl Persister {
         batch: &Batch,
         settled: &[Settled],
     ) -> sqlx::Result<()> {
-        let new: Vec<(&Record, &JournalRecord, &KeyState)> = batch
-            .records
-            .iter()
-            .zip(settled)
-            .filter_map(|(record, settled)| match (&record.content, settled) {
-                (Content::Upload(upload), Settled::Decided(Decision::New, state)) => {
-                    Some((record, &**upload, state))
-                }
-                _ => None,
-            })
-            .collect();
+        let new = settle::new_uploads(batch, settled);
         if !new.is_empty() {
             let keys = new.iter().map(|(_, upload, state)| (upload.key_hash, *state)).collect();
             statements::insert_keys(connection, keys).await?;
-            let devices = sightings(&new);
+            let devices = settle::sightings(&new);
             let ids = statements::upsert_devices(connection, &devices).await?;
-            let rows = rows(&new, &ids);
+            let rows = settle::rows(&new, &ids);
             if rows.len() >= self.settings.copy_locations_min {
                 copy::copy_locations(connection, &rows).await?;
             } else {
                 statements::insert_locations(connection, &rows).await?;
             }
         }
-        let letters = dead_letters(batch);
+        let letters = settle::dead_letters(batch);
         if !letters.is_empty() {
             statements::insert_dead_letters(connection, &self.settings.topic, &letters).await?;
         }
         Ok(())
-    }
-}
-
-/// What a record of a batch turned out to be.
-#[derive(Debug)]
-enum Settled {
-    Decided(Decision, KeyState),
-    /// Below the progress: emitted again.
-    Recalled {
-        state: KeyState,
-        persisted: bool,
-    },
-    /// Below the progress, and nothing of it is known any more: its answer and fact were emitted before it expired.
-    Forgotten,
-    Garbage,
-}
-
-fn uploads(batch: &Batch) -> impl Iterator<Item = (&Record, &JournalRecord)> {
-    batch.records.iter().filter_map(|record| match &record.content {
-        Content::Upload(upload) => Some((record, &**upload)),
-        Content::Garbage(_) => None,
-    })
-}
-
-fn claim(record: &Record, upload: &JournalRecord) -> Claim {
-    Claim {
-        key_hash: upload.key_hash,
-        account: upload.account,
-        fingerprint: upload.fingerprint,
-        locations: upload.upload.locations.len(),
-        position: record.position,
-        time: record.time,
-    }
-}
-
-fn sightings<'a>(
-    new: &[(&'a Record, &'a JournalRecord, &KeyState)],
-) -> BTreeMap<statements::DeviceName<'a>, statements::Sighting> {
-    let mut devices: BTreeMap<statements::DeviceName<'a>, statements::Sighting> = BTreeMap::new();
-    for (record, upload, _) in new {
-        for location in &upload.upload.locations {
-            let sighting = statements::Sighting {
-                seen_at: record.time,
-                captured_at: location.timestamp,
-                latitude: location.latitude,
-                longitude: location.longitude,
-            };
-            devices
-                .entry((upload.account, upload.upload.device.as_str()))
-                .and_modify(|last| *last = last.merged(&sighting))
-                .or_insert(sighting);
-        }
-    }
-    devices
-}
-
-fn rows<'a>(
-    new: &[(&'a Record, &'a JournalRecord, &KeyState)],
-    ids: &BTreeMap<statements::DeviceName<'a>, i64>,
-) -> Vec<statements::LocationRow<'a>> {
-    let mut rows = Vec::with_capacity(new.iter().map(|(_, upload, _)| upload.upload.locations.len()).sum());
-    for (record, upload, _) in new {
-        let device_id = ids[&(upload.account, upload.upload.device.as_str())];
-        rows.extend((0..).zip(&upload.upload.locations).map(|(ordinal, location)| statements::LocationRow {
-            device_id,
-            location,
-            received_at: record.time,
-            source: record.position,
-            ordinal,
-        }));
-    }
-    rows
-}
-
-fn dead_letters(batch: &Batch) -> Vec<statements::DeadLetter<'_>> {
-    batch
-        .records
-        .iter()
-        .filter(|record| batch.is_new(record))
-        .filter_map(|record| match &record.content {
-            Content::Upload(_) => None,
-            Content::Garbage(garbage) => Some(statements::DeadLetter {
-                position: record.position,
-                time: record.time,
-                key: garbage.key.as_deref(),
-                value: garbage.value.as_deref(),
-                reason: &garbage.reason,
-            }),
-        })
-        .collect()
-}
-
-fn emissions(batch: Batch, settled: Vec<Settled>) -> Vec<Emission> {
-    let spans = batch.spans;
-    batch
-        .records
-        .into_iter()
-        .zip(settled)
-        .map(|(record, settled)| {
-            let generation = spans.get(&record.position.partition).map_or(0, |span| span.generation);
-            let (position, time, traceparent) = (record.position, record.time, record.traceparent);
-            let answer = match (record.content, settled) {
-                (Content::Upload(upload), Settled::Decided(decision, state)) => {
-                    Some((upload, state, decision == Decision::New))
-                }
-                (Content::Upload(upload), Settled::Recalled { state, persisted }) => {
-                    Some((upload, state, persisted))
-                }
-                _ => None,
-            };
-            Emission { position, time, generation, traceparent, answer }
-        })
-        .collect()
-}
-
-fn count_decisions(batch: &Batch, settled: &[Settled]) {
-    for (record, settled) in batch.records.iter().zip(settled) {
-        let decision = match settled {
-            Settled::Decided(Decision::New, _) => {
-                counter!(metric::LOCATIONS).increment(record.content.locations() as u64);
-                "new"
-            }
-            Settled::Decided(Decision::Copy, _) => "copy",
-            Settled::Decided(Decision::Conflict, _) => "conflict",
-            Settled::Recalled { .. } | Settled::Forgotten => "recalled",
-            Settled::Garbage if batch.is_new(record) => {
-                counter!(metric::DEAD_LETTERS).increment(1);
-                let Content::Garbage(Garbage { reason, .. }) = &record.content else { continue };
-                let (partition, offset) = (record.position.partition, record.position.offset);
-                tracing::warn!(partition, offset, reason, "record moved to dead_letters");
-                "dead-letter"
-            }
-            Settled::Garbage => "recalled",
-        };
-        counter!(metric::DECIDED, "decision" => decision).increment(1);
     }
 }
 

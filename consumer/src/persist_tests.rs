@@ -1,8 +1,9 @@
 //! Batches on a real Postgres, with the consumer's own role.
 
-use milepost_shared::answer::Position;
+use milepost_shared::answer::{KeyState, Position};
 use milepost_shared::clock::JournalTime;
 use milepost_shared::fingerprint::Fingerprint;
+use milepost_shared::journal::JournalRecord;
 use milepost_shared::store::accounts::{self, Account};
 use milepost_shared::store::testing::{Role, TestDatabase, database};
 use milepost_shared::upload::{Location, Upload};
@@ -10,6 +11,7 @@ use sqlx::Row as _;
 use time::OffsetDateTime;
 
 use super::*;
+use crate::record::Record;
 
 const TTL: Duration = Duration::from_secs(3600);
 const TOPIC: &str = "location-uploads";

@@ -1,7 +1,7 @@
-//! Poll: reads the journal on a thread of its own, follows rebalances, and gathers batches.
+//! Poll: reads the journal on a thread of its own and gathers batches.
 //!
-//! A thread, because a rebalance callback may block for Postgres, and because `StreamConsumer` can lose wake-ups
-//! (fede1024/rust-rdkafka#665). Polling never stops: when nobody takes the batches, the partitions are paused.
+//! A thread, because a rebalance callback may block for Postgres ([`crate::membership`]), and because `StreamConsumer` can
+//! lose wake-ups (fede1024/rust-rdkafka#665). Polling never stops: when nobody takes the batches, the partitions are paused.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,32 +11,23 @@ use metrics::gauge;
 use milepost_shared::answer::Position;
 use milepost_shared::crash::{Crash, CrashPoint};
 use milepost_shared::ops::Readiness;
-use milepost_shared::store::progress::{self, Progress};
 use milepost_shared::topics::TopicNames;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
-use rdkafka::types::RDKafkaRespErr as RebalanceCode;
-use rdkafka::{ClientConfig, ClientContext, Message as _, Offset, Statistics, TopicPartitionList};
-use sqlx::ConnectOptions as _;
+use rdkafka::{Message as _, TopicPartitionList};
 use sqlx::postgres::PgConnectOptions;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::assign::{self, Assignment, Gap, Known};
+use crate::assign::{Assignment, Gap};
 use crate::batch::{Batch, Bounds};
-use crate::emit::{Emitted, EmittedOffsets};
+use crate::emit::EmittedOffsets;
+use crate::membership::{Membership, REQUEST_TIMEOUT, config};
 use crate::metric;
 use crate::record::{self, NewerSchema};
 
-/// Longest wait for a Kafka request inside a rebalance.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest wait for Postgres inside a rebalance; well below `max.poll.interval.ms`.
-const ASSIGN_TIMEOUT: Duration = Duration::from_secs(120);
-const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
-/// Longest wait for the batch in flight before a partition is given away.
-const REVOKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a full batch waits to be taken before the partitions are paused, which throws prefetched records away.
 const FULL_WAIT: Duration = Duration::from_secs(2);
 /// Longest poll while a batch waits to be taken; it is also how late the wish for one may be seen.
@@ -84,159 +75,6 @@ pub enum Polled {
     GarbageRun(i32, usize),
 }
 
-/// Follows rebalances. Its callbacks run on the polling thread, inside `poll`.
-pub struct Membership {
-    runtime: Handle,
-    options: PgConnectOptions,
-    settings: PollSettings,
-    assignment: Assignment,
-    /// Held while a batch is in its transaction.
-    persisting: Arc<Mutex<()>>,
-    readiness: Readiness,
-    polled: mpsc::Sender<Polled>,
-    emitted: EmittedOffsets,
-    failure: std::sync::Mutex<Option<PollError>>,
-}
-
-impl ClientContext for Membership {
-    fn stats(&self, statistics: Statistics) {
-        if statistics.brokers.values().any(|broker| broker.state == "UP") {
-            self.readiness.up("kafka");
-        }
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        if error.rdkafka_error_code() == Some(RDKafkaErrorCode::AllBrokersDown) {
-            self.readiness.down("kafka", "all brokers are down");
-        }
-        tracing::warn!(%error, reason, "Kafka client");
-    }
-}
-
-impl ConsumerContext for Membership {
-    fn rebalance(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        code: RebalanceCode,
-        partitions: &mut TopicPartitionList,
-    ) {
-        let result = match code {
-            RebalanceCode::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS => self.assign(consumer, partitions),
-            _ => self.revoke(consumer, partitions).map_err(PollError::from),
-        };
-        gauge!(metric::ASSIGNED).set(u32::try_from(self.assignment.partitions().len()).unwrap_or(0));
-        if let Err(error) = result {
-            self.fail(error);
-        }
-    }
-}
-
-impl Membership {
-    fn fail(&self, error: PollError) {
-        self.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).get_or_insert(error);
-    }
-
-    fn take_failure(&self) -> Option<PollError> {
-        self.failure.lock().unwrap_or_else(std::sync::PoisonError::into_inner).take()
-    }
-
-    /// Finds where each partition starts, then takes all of them at once: a second assign would start them twice.
-    fn assign(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        partitions: &mut TopicPartitionList,
-    ) -> Result<(), PollError> {
-        let numbers: Vec<i32> = partitions.elements().iter().map(|element| element.partition()).collect();
-        let progress = self.runtime.block_on(self.progress(&numbers))?;
-        let committed = consumer.committed_offsets(partitions.clone(), REQUEST_TIMEOUT)?;
-        let topic = &self.settings.topics.uploads;
-        for (partition, (progress, run)) in numbers.iter().copied().zip(progress) {
-            let next_offset = progress.next_offset;
-            let (journal_start, journal_end) =
-                consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?;
-            let group =
-                committed.find_partition(topic, partition).and_then(|element| match element.offset() {
-                    Offset::Offset(offset) => Some(offset),
-                    _ => None,
-                });
-            let emitted = progress.emitted_offset;
-            let known = Known { progress: next_offset, group, emitted, journal_start, journal_end };
-            let start = assign::start(partition, known)?;
-            tracing::info!(partition, start, progress = next_offset, ?group, "partition assigned");
-            partitions.set_partition_offset(topic, partition, Offset::Offset(start))?;
-            let generation = self.assignment.add(partition, next_offset, start);
-            if let (Some(time), true) = (progress.log_time, start == next_offset) {
-                self.emitted
-                    .note(&BTreeMap::from([(partition, Emitted { generation, next: next_offset, time })]));
-            }
-            // The queue has room for one batch and a run for each partition.
-            if self.polled.try_send(Polled::GarbageRun(partition, run)).is_err() {
-                return Err(PollError::Progress("the persister takes nothing".to_owned()));
-            }
-        }
-        consumer.incremental_assign(partitions)?;
-        Ok(())
-    }
-
-    /// Progress and garbage run of each partition. Waits for Postgres, but not so long that the group gives this consumer up.
-    async fn progress(&self, partitions: &[i32]) -> Result<Vec<(Progress, usize)>, PollError> {
-        let attempt = async {
-            loop {
-                match self.ask_progress(partitions).await {
-                    Ok(progress) => return progress,
-                    Err(error) => {
-                        let reason = match error {
-                            sqlx::Error::Database(error) => error.code().unwrap_or_default().into_owned(),
-                            other => other.to_string(),
-                        };
-                        self.readiness.down("postgres", reason.clone());
-                        tracing::warn!(reason, "cannot read the progress; trying again");
-                        tokio::time::sleep(Duration::from_millis(500)).await;
-                    }
-                }
-            }
-        };
-        tokio::time::timeout(ASSIGN_TIMEOUT, attempt)
-            .await
-            .map_err(|_| PollError::Progress("Postgres is away for too long".to_owned()))
-    }
-
-    async fn ask_progress(&self, partitions: &[i32]) -> sqlx::Result<Vec<(Progress, usize)>> {
-        let topic = &self.settings.topics.uploads;
-        let mut connection = self.options.connect().await?;
-        let mut known = Vec::with_capacity(partitions.len());
-        for partition in partitions {
-            progress::begin(&mut connection, topic, *partition).await?;
-        }
-        let rows = progress::load(&mut connection, topic).await?;
-        for partition in partitions {
-            let row = rows.iter().find(|row| row.partition == *partition).ok_or(sqlx::Error::RowNotFound)?;
-            let max = self.settings.dead_letter_run_max;
-            let run = progress::garbage_run(&mut connection, topic, *partition, row.next_offset, max).await?;
-            known.push((*row, run));
-        }
-        self.readiness.up("postgres");
-        Ok(known)
-    }
-
-    fn revoke(
-        &self,
-        consumer: &BaseConsumer<Self>,
-        partitions: &TopicPartitionList,
-    ) -> Result<(), KafkaError> {
-        for element in partitions.elements() {
-            tracing::info!(partition = element.partition(), "partition revoked");
-            self.assignment.remove(element.partition());
-        }
-        // The next owner reads the progress: let the batch in flight finish first. If it does not, the fence decides.
-        let finish = async { tokio::time::timeout(REVOKE_TIMEOUT, self.persisting.lock()).await.is_ok() };
-        if !self.runtime.block_on(finish) {
-            tracing::warn!("partitions were given away with a batch in flight");
-        }
-        consumer.incremental_unassign(partitions)
-    }
-}
-
 /// The polling thread's own state.
 pub struct Poller {
     consumer: Arc<BaseConsumer<Membership>>,
@@ -277,18 +115,9 @@ impl Poller {
         settings: &PollSettings,
         options: &PgConnectOptions,
         shared: &Shared,
+        stop: CancellationToken,
     ) -> Result<Self, KafkaError> {
-        let membership = Membership {
-            runtime: Handle::current(),
-            options: options.clone(),
-            settings: settings.clone(),
-            assignment: shared.assignment.clone(),
-            persisting: Arc::clone(&shared.persisting),
-            readiness: shared.readiness.clone(),
-            polled: shared.polled.clone(),
-            emitted: shared.emitted.clone(),
-            failure: std::sync::Mutex::default(),
-        };
+        let membership = Membership::new(settings, options, shared, stop);
         let consumer: BaseConsumer<Membership> = config(settings).create_with_context(membership)?;
         consumer.subscribe(&[&settings.topics.uploads])?;
         Ok(Self {
@@ -460,33 +289,4 @@ impl Poller {
         }
         Err(error.into())
     }
-}
-
-fn config(settings: &PollSettings) -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config
-        .set("bootstrap.servers", &settings.brokers)
-        .set("group.id", &settings.group)
-        .set("client.id", "milepost-consumer")
-        // The group offset moves after emission, by an explicit list, and in no other way.
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        // Never skip: an offset that the journal does not hold is an error.
-        .set("auto.offset.reset", "error")
-        .set("partition.assignment.strategy", "cooperative-sticky")
-        .set("session.timeout.ms", settings.session_timeout.as_millis().to_string())
-        .set("heartbeat.interval.ms", (settings.session_timeout.as_millis() / 10).to_string())
-        .set("max.poll.interval.ms", MAX_POLL_INTERVAL.as_millis().to_string())
-        // An arriving record is fetched at once; these only bound empty waits and memory.
-        .set("fetch.min.bytes", "1")
-        .set("fetch.wait.max.ms", "500")
-        .set("fetch.queue.backoff.ms", "50")
-        .set("queued.min.messages", "10000")
-        .set("queued.max.messages.kbytes", "32768")
-        .set("fetch.message.max.bytes", "4194304")
-        .set("allow.auto.create.topics", "false")
-        .set("socket.keepalive.enable", "true")
-        .set("reconnect.backoff.max.ms", "2000")
-        .set("statistics.interval.ms", "1000");
-    config
 }

@@ -21,8 +21,9 @@ use crate::assign::Assignment;
 use crate::batch::Batch;
 use crate::emit::{Emission, EmitSettings, Emitted, EmittedOffsets, Emitter};
 use crate::expire::{self, ExpireSettings, PutBack};
+use crate::membership::Membership;
 use crate::persist::{PersistError, PersistSettings, Persister};
-use crate::poll::{Membership, PollError, PollSettings, Polled, Poller, Shared};
+use crate::poll::{PollError, PollSettings, Polled, Poller, Shared};
 
 /// All that sessions are made of.
 #[derive(Clone)]
@@ -97,7 +98,7 @@ pub async fn run(parts: &Parts, partitions: usize, stop: &CancellationToken) -> 
         readiness: parts.readiness.clone(),
         crash: parts.crash.clone(),
     };
-    let poller = Poller::new(&parts.poll, &parts.options, &shared)?;
+    let poller = Poller::new(&parts.poll, &parts.options, &shared, session.clone())?;
     let consumer = poller.consumer();
     let emitter =
         Emitter::new(parts.emit.clone(), parts.readiness.clone(), parts.crash.clone(), hard.clone())?;
