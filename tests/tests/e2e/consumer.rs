@@ -9,7 +9,7 @@ use milepost_shared::fingerprint::Fingerprint;
 use milepost_shared::journal::{self, JournalRecord};
 use milepost_shared::key::KeyHash;
 use milepost_shared::topics::TopicNames;
-use milepost_tests::{Plan, Program, Record, Server, Services, Signal, World, eventually, exact};
+use milepost_tests::{Plan, Post, Program, Record, Server, Services, Signal, World, eventually, exact};
 use uuid::Uuid;
 
 use crate::load::Load;
@@ -85,6 +85,35 @@ async fn with_the_groups_offsets_deleted_everything_is_stored_once_and_answered_
     during.settle(&clients, 5).await?;
     before.replay(&clients[0], &answers).await?;
     world.finish(&[before.expected(), during.expected()].concat()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn emitted_again_a_key_claimed_in_two_windows_is_told_twice() -> anyhow::Result<()> {
+    let world = World::new(Plan { ttl: Duration::from_secs(2), ..one_partition() }).await?;
+    let gateway = world.gateway().await?;
+    let client = world.client(&gateway)?;
+    let mut consumer = world.new_consumer()?;
+    // The first window's row is still there, beside the second's.
+    consumer.set("EXPIRY_GRACE", "1h");
+    consumer.start().await?;
+    let upload = world.planted.upload(1);
+    let post = Post::batch(&upload).key(&world.planted.key());
+    assert!(!client.post(&post).await?.replayed());
+    eventually(MINUTE, "the key is free again", async || {
+        let answer = client.post(&post).await?;
+        Ok((answer.status == 200 && !answer.replayed()).then_some(()))
+    })
+    .await?;
+    world.settled().await?;
+    consumer.stop().await?;
+
+    // As if neither had been emitted: the facts are gone, and the group knows nothing of them.
+    let (_, facts) = world.kafka.ends(&world.topics.locations).await?[0];
+    assert_eq!(facts, 2);
+    world.kafka.delete_records(&world.topics.locations, 0, facts).await?;
+    world.kafka.delete_group(&TopicNames::group(&world.prefix)).await?;
+    consumer.start().await?;
+    world.finish(&[&upload, &upload]).await
 }
 
 /// Rows and answers as they are now, to be compared with what they become.

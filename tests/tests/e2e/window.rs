@@ -135,10 +135,25 @@ async fn expired_keys_leave_the_table_by_dropped_partitions_and_the_answers_leav
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_consumer_stopped_for_three_ttls_while_retries_go_on_the_upload_is_stored_once_per_window()
 -> anyhow::Result<()> {
-    let ttl = Duration::from_secs(3);
+    let ttl = Duration::from_secs(5);
     let world = World::new(Plan { ttl, ..Plan::default() }).await?;
     let gateway = world.gateway().await?;
     let client = world.client(&gateway)?;
+
+    // One is stored before the consumer stops, and retried while it is stopped, but within its window: when the consumer
+    // goes on, every clock says that the key is free, and the journal that it was not.
+    let before = world.planted.upload(3);
+    let before_post = Post::batch(&before).key(&world.planted.key());
+    let mut cacheless = world.new_gateway()?;
+    cacheless.set("CACHE_ENTRIES", "0");
+    cacheless.set("CLOCK_OFFSET_MS", "3600000");
+    cacheless.start().await?;
+    let mut consumer = world.consumer().await?;
+    assert_eq!(client.post(&before_post).await?.status, 200);
+    world.settled().await?;
+    consumer.kill().await?;
+    let published = world.client(&cacheless)?.post(&before_post.wait(0)).await?;
+    assert_eq!(published.status, 202, "to this gateway the window is over, so it asks the journal");
 
     // One is retried within its window, the other all the time: what comes after its window claims the key anew.
     let (within, always) = (world.planted.upload(1), world.planted.upload(2));
@@ -170,8 +185,8 @@ async fn with_the_consumer_stopped_for_three_ttls_while_retries_go_on_the_upload
     assert!(times(&keys[0]).len() > 2 && times(&keys[1]).len() > 20, "the retries are in the journal");
     assert!(windows.len() >= 3);
 
-    let _consumer = world.consumer().await?;
-    let mut expected = vec![&within];
+    consumer.start().await?;
+    let mut expected = vec![&before, &within];
     expected.extend(windows.iter().map(|_| &always));
     world.check(&expected).await?;
     let mut claimed: Vec<_> = world.tables.stored().await?.into_iter().collect();
