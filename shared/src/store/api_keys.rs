@@ -19,7 +19,10 @@ pub async fn active(connection: &mut PgConnection) -> sqlx::Result<Vec<([u8; 32]
             .fetch_all(connection)
             .await?;
     // The table's own constraint is 32 bytes.
-    Ok(rows.into_iter().filter_map(|row| Some((row.secret_sha256.try_into().ok()?, row.account_id))).collect())
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| Some((row.secret_sha256.try_into().ok()?, row.account_id)))
+        .collect())
 }
 
 /// The account of one key; `None` if there is no such key or it is revoked.
