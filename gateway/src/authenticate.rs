@@ -1,7 +1,7 @@
 //! Who sends: an API key, known by the SHA-256 of its secret.
 //!
-//! All keys are loaded at start and again every few seconds, so that Postgres may be away; only a key that is not among
-//! them is looked up, for it may be new.
+//! All keys are loaded at start and again every few seconds, so that Postgres may be away; only a key that is
+//! not among them is looked up, for it may be new.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -151,8 +151,8 @@ impl Keys {
         }
     }
 
-    /// Runs a query. Only a connection that has answered goes back to the pool: after an error, or when the caller has
-    /// lost patience, it is in no known state.
+    /// Runs a query. Only a connection that has answered goes back to the pool: after an error, or when the
+    /// caller has lost patience, it is in no known state.
     async fn with_connection<T>(
         &self,
         query: impl AsyncFnOnce(&mut sqlx::PgConnection) -> sqlx::Result<T>,
@@ -174,7 +174,8 @@ impl Drop for OnlyWhole {
     }
 }
 
-/// The one secret of a request, if it has the form of one: `mp_`, 8 letters or digits, `_`, 43 characters of base64url.
+/// The one secret of a request, if it has the form of one: `mp_`, 8 letters or digits, `_`, 43 characters of
+/// base64url.
 fn secret(headers: &HeaderMap) -> Option<&str> {
     let mut given = None;
     for value in headers.get_all("x-api-key") {
@@ -205,3 +206,7 @@ fn is_well_formed(secret: &str) -> bool {
         && random.len() == 43
         && random.bytes().all(base64url)
 }
+
+#[cfg(test)]
+#[path = "authenticate_tests.rs"]
+mod tests;

@@ -1,14 +1,14 @@
 //! One TCP connection with the deadlines that hyper lacks.
 //!
-//! hyper has one timeout for "idle until the next head is complete"; it serves as the idle deadline. A head that has begun
-//! gets a shorter one here, and so does an answer that the client does not take.
+//! hyper has one timeout for "idle until the next head is complete"; it serves as the idle deadline. A head
+//! that has begun gets a shorter one here, and so does an answer that the client does not take.
 
 use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -18,6 +18,10 @@ use tokio::time::{Instant, Sleep, sleep};
 const HEAD: u8 = 0;
 const BUSY: u8 = 1;
 const IDLE: u8 = 2;
+/// How long a client may take to close its side after the gateway has.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(2);
+/// What is read of it meanwhile, at most.
+const LINGER_BYTES_MAX: usize = 4 << 20;
 
 /// What a connection is doing; set by whoever serves it.
 #[derive(Debug, Clone, Default)]
@@ -48,6 +52,14 @@ pub struct Connection {
     write_timeout: Duration,
     /// Armed while a write waits.
     write: Option<Pin<Box<Sleep>>>,
+    linger: Option<Linger>,
+}
+
+/// The end of a connection: closing it with bytes unread would destroy the answer on its way.
+struct Linger {
+    deadline: Pin<Box<Sleep>>,
+    /// Bytes that are still read, and thrown away.
+    left: usize,
 }
 
 impl Connection {
@@ -55,7 +67,7 @@ impl Connection {
     #[must_use]
     pub fn new(stream: TcpStream, head_timeout: Duration, write_timeout: Duration) -> Self {
         let head = Box::pin(sleep(head_timeout));
-        Self { stream, phase: Phase::default(), head_timeout, head, write_timeout, write: None }
+        Self { stream, phase: Phase::default(), head_timeout, head, write_timeout, write: None, linger: None }
     }
 
     /// To tell what the connection is doing.
@@ -129,7 +141,27 @@ impl AsyncWrite for Connection {
         Pin::new(&mut self.stream).poll_flush(context)
     }
 
+    /// Says that nothing more comes, then waits until the client has closed too, within bounds.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let this = &mut *self;
+        if this.linger.is_none() {
+            ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
+        }
+        let linger = this.linger.get_or_insert_with(|| Linger {
+            deadline: Box::pin(sleep(LINGER_TIMEOUT)),
+            left: LINGER_BYTES_MAX,
+        });
+        let mut bytes = [0; 4096];
+        loop {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut this.stream).poll_read(context, &mut buffer) {
+                Poll::Pending => return linger.deadline.as_mut().poll(context).map(Ok),
+                Poll::Ready(Err(_)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(())) => linger.left = linger.left.saturating_sub(buffer.filled().len()),
+            }
+            if buffer.filled().is_empty() || linger.left == 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
     }
 }

@@ -1,11 +1,11 @@
 //! The gateway: POST in, answer out.
 //!
-//! In the order of the flow: [`server`] accepts connections ([`connection`] keeps their deadlines), [`router`] admits
-//! requests, [`authenticate`] and [`rate`] say who may, [`media`] and [`body`] read what was sent, [`idempotency_key`],
-//! [`prefer`] and [`accept`] make an accepted upload of it. [`answers`] finds or makes its answer: [`in_flight`], [`cache`],
-//! [`lookup`], [`publish`] and the results [`tail`], joined by a [`flight`]. [`respond`] turns the [`outcome`] into HTTP, and
-//! [`status`] tells what became of a 202. [`problem`] is every other answer, [`settings`] the command line, [`start`] what
-//! is checked before.
+//! In the order of the flow: [`server`] accepts connections ([`connection`] keeps their deadlines),
+//! [`router`] admits requests, [`authenticate`] and [`rate`] say who may, [`media`] and [`body`] read what
+//! was sent, [`idempotency_key`], [`prefer`] and [`accept`] make an accepted upload of it. [`answers`] finds
+//! or makes its answer: [`in_flight`], [`cache`], [`lookup`], [`publish`] and the results [`tail`], joined by
+//! a [`flight`]. [`respond`] turns the [`outcome`] into HTTP, and [`status`] tells what became of a 202.
+//! [`problem`] is every other answer, [`settings`] the command line, [`start`] what is checked before.
 
 pub mod accept;
 pub mod answers;
@@ -35,3 +35,6 @@ pub mod start;
 pub mod status;
 pub mod strict_http;
 pub mod tail;
+
+#[cfg(test)]
+mod testing;

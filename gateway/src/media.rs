@@ -37,8 +37,8 @@ fn is_zero_quality(parameter: &str) -> bool {
     })
 }
 
-/// Refuses a body that is not said to be JSON in UTF-8, or is compressed in a way unknown here, with 415. To be called
-/// when gzip has been taken off already.
+/// Refuses a body that is not said to be JSON in UTF-8, or is compressed in a way unknown here, with 415. To
+/// be called when gzip has been taken off already.
 ///
 /// # Errors
 /// [`Problem::UnsupportedMediaType`] or [`Problem::UnsupportedEncoding`].
@@ -72,7 +72,7 @@ fn is_json(content_type: &HeaderValue) -> bool {
 mod tests {
     use super::*;
 
-    fn headers(name: http::HeaderName, values: &[&str]) -> HeaderMap {
+    fn headers(name: &http::HeaderName, values: &[&str]) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(name.clone(), HeaderValue::from_str(value).unwrap());
@@ -93,7 +93,7 @@ mod tests {
             &["text/html, image/gif, *; q=.2, */*; q=.2"],
         ];
         for values in taken {
-            assert_eq!(check_accept(&headers(ACCEPT, values)), Ok(()), "{values:?}");
+            assert_eq!(check_accept(&headers(&ACCEPT, values)), Ok(()), "{values:?}");
         }
         let refused: [&[&str]; 5] = [
             &["text/html"],
@@ -103,7 +103,7 @@ mod tests {
             &["application/*;q=0, text/*"],
         ];
         for values in refused {
-            let checked = check_accept(&headers(ACCEPT, values));
+            let checked = check_accept(&headers(&ACCEPT, values));
             assert_eq!(checked, Err(Problem::NotAcceptable), "{values:?}");
         }
     }
@@ -117,7 +117,7 @@ mod tests {
             "application/json;charset=\"UTF-8\"",
             "application/json;",
         ] {
-            assert_eq!(check_content(&headers(CONTENT_TYPE, &[value])), Ok(()), "{value}");
+            assert_eq!(check_content(&headers(&CONTENT_TYPE, &[value])), Ok(()), "{value}");
         }
         let refused: [&[&str]; 8] = [
             &[],
@@ -130,7 +130,7 @@ mod tests {
             &["application/json", "text/plain"],
         ];
         for values in refused {
-            let checked = check_content(&headers(CONTENT_TYPE, values));
+            let checked = check_content(&headers(&CONTENT_TYPE, values));
             assert_eq!(checked, Err(Problem::UnsupportedMediaType), "{values:?}");
         }
     }
@@ -138,7 +138,7 @@ mod tests {
     #[test]
     fn only_gzip_and_nothing_are_taken_off() {
         let with = |encoding: &str| {
-            let mut headers = headers(CONTENT_TYPE, &["application/json"]);
+            let mut headers = headers(&CONTENT_TYPE, &["application/json"]);
             headers.insert(CONTENT_ENCODING, HeaderValue::from_str(encoding).unwrap());
             check_content(&headers)
         };

@@ -1,4 +1,5 @@
-//! Every answer that is not a success: `application/problem+json` (RFC 9457) with a stable `code` and the request id.
+//! Every answer that is not a success: `application/problem+json` (RFC 9457) with a stable `code` and the
+//! request id.
 
 use std::time::Duration;
 
@@ -15,7 +16,8 @@ use crate::outcome::Unavailable;
 /// When a 503 may be tried again.
 pub const RETRY_UNAVAILABLE: Duration = Duration::from_secs(2);
 
-/// Why a request gets no answer of its own. As a response it has no body until [`render`] knows the request id.
+/// Why a request gets no answer of its own. As a response it has no body until [`render`] knows the request
+/// id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Problem {
     /// 400: HTTP that different servers would read differently; the connection is closed.
@@ -191,7 +193,7 @@ impl Problem {
             Self::UnsupportedEncoding => {
                 headers.insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
             }
-            Self::AmbiguousRequest(_) | Self::BodyTimeout => {
+            Self::AmbiguousRequest(_) => {
                 headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
             }
             _ => {}
@@ -216,7 +218,8 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Writes the page of a response that is a problem, and returns its code; any other response is left as it is.
+/// Writes the page of a response that is a problem, and returns its code; any other response is left as it
+/// is.
 pub fn render(response: &mut Response, request_id: Uuid) -> Option<&'static str> {
     let problem = response.extensions_mut().remove::<Problem>()?;
     *response.body_mut() = Body::from(problem.page(request_id));

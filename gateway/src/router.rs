@@ -1,13 +1,17 @@
-//! The pages, and what every request passes on its way to one: a request id, a log line, a place among those in flight.
+//! The pages, and what every request passes on its way to one: a request id, a log line, a place among those
+//! in flight.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
+use axum::body::HttpBody as _;
 use axum::extract::{MatchedPath, Path, RawQuery, Request, State};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use http::header::{CONNECTION, EXPECT};
+use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use milepost_shared::clock::Clock;
 use milepost_shared::upload::Shape;
@@ -20,7 +24,7 @@ use uuid::Uuid;
 use crate::accept::{Acceptance, Sent};
 use crate::answers::Answers;
 use crate::authenticate::ApiKeys;
-use crate::body::Bodies;
+use crate::body::{Arriving, Bodies};
 use crate::idempotency_key;
 use crate::media;
 use crate::outcome::{Outcome, Unavailable};
@@ -35,7 +39,8 @@ const LOCATIONS: &str = "/api/v1/locations";
 const BATCH: &str = "/api/v1/locations/batch";
 const UPLOAD: &str = "/api/v1/uploads/{key_hash}";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// The longest wait for a final answer once the gateway is stopping: the connection must end well before the program.
+/// The longest wait for a final answer once the gateway is stopping: the connection must end well before the
+/// program.
 const PATIENCE_AT_THE_END: Duration = Duration::from_secs(1);
 
 /// All that a request needs. Made once.
@@ -82,6 +87,11 @@ struct Told {
     bytes: usize,
 }
 
+/// A mark on a response: the request's body was read to its end, so another request can follow on the
+/// connection.
+#[derive(Clone, Copy)]
+struct BodyEnded;
+
 /// All pages.
 pub fn router(front: Arc<Front>) -> Router {
     for route in [LOCATIONS, BATCH, UPLOAD] {
@@ -110,7 +120,12 @@ async fn observe(request: Request, next: Next) -> Response {
     let request_id = Uuid::now_v7();
     let method = method_name(request.method());
     let route = request.extensions().get::<MatchedPath>().cloned();
+    let has_body = !request.body().is_end_stream();
     let mut response = next.run(request).await;
+    if has_body && response.extensions().get::<BodyEnded>().is_none() {
+        // hyper closes it then; a client that is not told would send its next request there.
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
     let code = problem::render(&mut response, request_id).unwrap_or_default();
     if let Ok(value) = HeaderValue::try_from(request_id.to_string()) {
         response.headers_mut().insert(REQUEST_ID, value);
@@ -161,17 +176,33 @@ async fn admit(State(front): State<Arc<Front>>, request: Request, next: Next) ->
     }
 }
 
-async fn single(State(front): State<Arc<Front>>, request: Request) -> Result<Response, Problem> {
+async fn single(State(front): State<Arc<Front>>, request: Request) -> Response {
     upload(&front, Shape::Single, request).await
 }
 
-async fn batch(State(front): State<Arc<Front>>, request: Request) -> Result<Response, Problem> {
+async fn batch(State(front): State<Arc<Front>>, request: Request) -> Response {
     upload(&front, Shape::Batch, request).await
 }
 
-async fn upload(front: &Front, shape: Shape, request: Request) -> Result<Response, Problem> {
+async fn upload(front: &Front, shape: Shape, request: Request) -> Response {
     let (parts, body) = request.into_parts();
-    let headers = &parts.headers;
+    let mut body = Arriving::new(body);
+    let mut response = match answer(front, shape, &parts, &mut body).await {
+        Ok(response) => response,
+        Err(problem) => problem.into_response(),
+    };
+    if body.discard(parts.headers.contains_key(EXPECT)).await {
+        response.extensions_mut().insert(BodyEnded);
+    }
+    response
+}
+
+async fn answer(
+    front: &Front,
+    shape: Shape,
+    Parts { headers, .. }: &Parts,
+    body: &mut Arriving,
+) -> Result<Response, Problem> {
     let account = front.api_keys.authenticate(headers).await?;
     front.rates.check(account)?;
     media::check_accept(headers)?;
@@ -224,3 +255,7 @@ impl Front {
         (default, max)
     }
 }
+
+#[cfg(test)]
+#[path = "router_tests.rs"]
+mod tests;

@@ -133,8 +133,9 @@ mod tests {
     use super::*;
 
     fn faults(arguments: &[&str]) -> Vec<String> {
-        let arguments = std::iter::once(&"milepost-gateway").chain(arguments).map(OsString::from).collect();
-        match parse::<GatewaySettings>(arguments) {
+        let arguments: Vec<OsString> =
+            std::iter::once(&"milepost-gateway").chain(arguments).map(OsString::from).collect();
+        match parse::<GatewaySettings>(&arguments) {
             Ok(_) => Vec::new(),
             Err(Refused::Faults(faults)) => faults,
             Err(Refused::Told(told)) => panic!("{told}"),

@@ -1,0 +1,478 @@
+//! The front against a real listener, by clients that send bytes. The journal is away; Postgres is real.
+
+use milepost_shared::answer::KeyState;
+use milepost_shared::crash::Crash;
+use milepost_shared::key::KeyHash;
+use milepost_shared::ops::Readiness;
+use milepost_shared::store::testing::{self, Role, TestDatabase};
+use milepost_shared::upload::{Rules, decode};
+use sqlx::types::time::OffsetDateTime;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::{Instant as Moment, timeout};
+
+use super::*;
+use crate::server;
+use crate::testing::{ACCOUNT, SECRET, create_key, settings};
+
+const PATIENCE: Duration = Duration::from_secs(10);
+const BODY: &str = r#"{"deviceId":"d","timestamp":5,"latitude":48.2,"longitude":16.3}"#;
+
+struct Gateway {
+    address: std::net::SocketAddr,
+    stop: CancellationToken,
+    serving: JoinHandle<()>,
+    readiness: Readiness,
+    database: TestDatabase,
+}
+
+async fn gateway(arguments: &[&str]) -> Gateway {
+    let database = testing::database().await;
+    create_key(&database, SECRET).await;
+    let url = format!("--database-url={}", database.url(Role::Gateway));
+    let arguments: Vec<&str> =
+        [url.as_str(), "--publish-timeout=100ms"].into_iter().chain(arguments.iter().copied()).collect();
+    let settings = settings(&arguments);
+    let (readiness, stop) = (Readiness::default(), CancellationToken::new());
+    let clock = Clock::new(0);
+    let crash = Crash::new(settings.tests.crash_at.clone());
+    let (middle, kafka) = (&settings.middle, &settings.kafka);
+    let answers = Answers::start(middle, kafka, &settings.database, clock, crash, &readiness).unwrap();
+    let api_keys = ApiKeys::new(&settings.api_keys, database.options(Role::Gateway), &readiness);
+    let rates = Arc::new(Rates::new(&settings.uploads));
+    let parts = (api_keys, rates, answers);
+    let front = Arc::new(Front::new(&settings.uploads, parts, clock, stop.clone()));
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let serving = tokio::spawn({
+        let (readiness, stop) = (readiness.clone(), stop.clone());
+        async move { server::serve(listener, router(front), &settings.server, &readiness, &stop).await }
+    });
+    Gateway { address, stop, serving, readiness, database }
+}
+
+/// A client that sends bytes.
+struct Raw {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+struct Answer {
+    status: u16,
+    headers: HeaderMap,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(|value| value.to_str().unwrap())
+    }
+
+    fn code(&self) -> String {
+        let page: serde_json::Value = serde_json::from_slice(&self.body).unwrap_or_default();
+        page["code"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
+impl Gateway {
+    async fn connect(&self) -> Raw {
+        Raw { stream: TcpStream::connect(self.address).await.unwrap(), received: Vec::new() }
+    }
+
+    async fn ask(&self, request: impl AsRef<[u8]>) -> Answer {
+        let mut raw = self.connect().await;
+        raw.send(request).await;
+        raw.answer().await
+    }
+}
+
+impl Raw {
+    async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+        timeout(PATIENCE, self.stream.write_all(bytes.as_ref())).await.unwrap().unwrap();
+    }
+
+    /// Reads one answer; a body ends where its length says.
+    async fn answer(&mut self) -> Answer {
+        let head = loop {
+            let end = self.received.windows(4).position(|window| window == b"\r\n\r\n");
+            match end {
+                Some(end) => break self.received.drain(..end + 4).collect::<Vec<u8>>(),
+                None => assert!(self.receive().await, "closed without an answer"),
+            }
+        };
+        let head = String::from_utf8(head).unwrap();
+        let mut lines = head.lines();
+        let status = lines.next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
+            headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::from_str(value).unwrap());
+        }
+        let length =
+            headers.get("content-length").map_or(0, |value| value.to_str().unwrap().parse().unwrap());
+        while self.received.len() < length {
+            assert!(self.receive().await, "closed inside a body");
+        }
+        Answer { status, headers, body: self.received.drain(..length).collect() }
+    }
+
+    /// False at the end.
+    async fn receive(&mut self) -> bool {
+        let read =
+            timeout(PATIENCE, self.stream.read_buf(&mut self.received)).await.expect("no answer in time");
+        read.is_ok_and(|read| read > 0)
+    }
+
+    /// Waits until the gateway has closed the connection, without a further answer, and tells how long that
+    /// took.
+    async fn closed(&mut self) -> Duration {
+        let begun = Moment::now();
+        while self.receive().await {}
+        assert_eq!(String::from_utf8_lossy(&self.received), "");
+        begun.elapsed()
+    }
+}
+
+fn head(method_and_path: &str, headers: &str) -> String {
+    format!("{method_and_path} HTTP/1.1\r\nHost: milepost\r\n{headers}\r\n")
+}
+
+fn upload_head(headers: &str, length: usize) -> String {
+    let common = "Content-Type: application/json\r\n";
+    head(
+        "POST /api/v1/locations",
+        &format!("X-API-Key: {SECRET}\r\n{common}Content-Length: {length}\r\n{headers}"),
+    )
+}
+
+fn upload(headers: &str, body: &str) -> String {
+    upload_head(headers, body.len()) + body
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_refusal_is_a_problem_with_its_code_and_the_request_id() {
+    let gateway = gateway(&["--locations-max=1", "--body-bytes-max=2000"]).await;
+    let location = r#"{"timestamp":5,"latitude":1,"longitude":2}"#;
+    let two = format!(r#"{{"deviceId":"d","locations":[{location},{location}]}}"#);
+    let batch = |body: &str| upload("", body).replacen("/locations", "/locations/batch", 1);
+    let uploads = format!("GET /api/v1/uploads/{}", "0".repeat(64));
+    let key = format!("X-API-Key: {SECRET}\r\n");
+    let cases: Vec<(String, u16, &str)> = vec![
+        (upload("", "{"), 400, "malformed-json"),
+        (upload("", "{}"), 400, "invalid-upload"),
+        (upload("Idempotency-Key: \"a\r\n", BODY), 400, "invalid-idempotency-key"),
+        (upload("Host: other\r\n", BODY), 400, "ambiguous-request"),
+        (upload("", BODY).replace("Host: milepost\r\n", ""), 400, "ambiguous-request"),
+        (upload("Content-Encoding: gzip\r\n", BODY), 400, "unreadable-body"),
+        (upload("", BODY).replace(&key, ""), 401, "unauthorized"),
+        (upload("", BODY).replace("_xxx", "_yyy"), 401, "unauthorized"),
+        (head("GET /", ""), 404, "not-found"),
+        (head("GET /api/v1/uploads/x", &key), 404, "unknown-upload"),
+        (head(&format!("{uploads}?receipt=x"), &key), 404, "unknown-upload"),
+        (head(&uploads, ""), 401, "unauthorized"),
+        (head("GET /api/v1/locations", &key), 405, "method-not-allowed"),
+        (head("PURGE /api/v1/uploads/x", &key), 405, "method-not-allowed"),
+        (upload("Accept: text/html\r\n", BODY), 406, "not-acceptable"),
+        (batch(&two), 413, "too-many-locations"),
+        (upload("", &" ".repeat(2001)), 413, "body-too-large"),
+        (upload("", BODY).replace("application/json", "text/plain"), 415, "unsupported-media-type"),
+        (upload("Content-Encoding: br\r\n", BODY), 415, "unsupported-encoding"),
+        (upload("", BODY), 503, "journal-unavailable"),
+    ];
+    for (request, status, code) in cases {
+        let answer = gateway.ask(&request).await;
+        assert_eq!((answer.status, answer.code().as_str()), (status, code), "{request}");
+        assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{request}");
+        let page: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+        assert_eq!(answer.header("x-request-id"), page["requestId"].as_str(), "{request}");
+        assert!(answer.header("x-request-id").is_some());
+        assert_eq!(status == 503, answer.header("retry-after").is_some(), "{request}");
+        assert_eq!(status == 401, answer.header("www-authenticate").is_some(), "{request}");
+        assert_eq!(status == 405, answer.header("allow").is_some(), "{request}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn chunked_and_compressed_bodies_are_read_and_bounded() {
+    let gateway = gateway(&["--body-bytes-max=2000"]).await;
+    let chunked = |body: &str| {
+        let head = upload_head("", 0).replace("Content-Length: 0", "Transfer-Encoding: chunked");
+        format!("{head}{:x}\r\n{body}\r\n0\r\n\r\n", body.len())
+    };
+    assert_eq!(gateway.ask(chunked(BODY)).await.code(), "journal-unavailable");
+    assert_eq!(gateway.ask(chunked(&" ".repeat(2001))).await.code(), "body-too-large");
+    let compressed = |body: &[u8]| {
+        let mut request = upload_head("Content-Encoding: gzip\r\n", body.len()).into_bytes();
+        request.extend_from_slice(body);
+        request
+    };
+    let bomb = gzip(&vec![b' '; 1_000_000]).await;
+    assert!(bomb.len() < 2000);
+    assert_eq!(gateway.ask(compressed(&gzip(BODY.as_bytes()).await)).await.code(), "journal-unavailable");
+    assert_eq!(gateway.ask(compressed(&bomb)).await.code(), "body-too-large");
+}
+
+async fn gzip(bytes: &[u8]) -> Vec<u8> {
+    use std::process::Stdio;
+    let mut gzip = tokio::process::Command::new("gzip");
+    let mut gzip = gzip.arg("-c").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut input = gzip.stdin.take().unwrap();
+    let write = async {
+        input.write_all(bytes).await.unwrap();
+        drop(input);
+    };
+    let ((), output) = tokio::join!(write, gzip.wait_with_output());
+    output.unwrap().stdout
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_can_be_smuggled_behind_a_body_with_two_lengths() {
+    let gateway = gateway(&[]).await;
+    let smuggled = head("GET /smuggled", "");
+    for order in [
+        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+    ] {
+        let mut raw = gateway.connect().await;
+        raw.send(head("POST /api/v1/locations", order) + "0\r\n\r\n" + &smuggled).await;
+        let answer = raw.answer().await;
+        assert_eq!((answer.status, answer.header("connection")), (401, Some("close")), "{order}");
+        raw.closed().await;
+    }
+    let differing = "Content-Length: 5\r\nContent-Length: 6\r\n";
+    let mut raw = gateway.connect().await;
+    raw.send(head("POST /api/v1/locations", differing) + &smuggled).await;
+    assert_eq!(raw.answer().await.status, 400);
+    raw.closed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_outlives_a_refusal_if_the_rest_of_the_body_is_little() {
+    let gateway = gateway(&[]).await;
+    let mut raw = gateway.connect().await;
+    for _ in 0..3 {
+        raw.send(upload_head("", BODY.len()).replace(SECRET, "nobody")).await;
+        raw.send(BODY).await;
+        let answer = raw.answer().await;
+        assert_eq!((answer.status, answer.header("connection")), (401, None));
+    }
+    raw.send(upload_head("", 200_000).replace(SECRET, "nobody")).await;
+    raw.send(" ".repeat(200_000)).await;
+    let answer = raw.answer().await;
+    assert_eq!((answer.status, answer.header("connection")), (401, Some("close")));
+    raw.closed().await;
+    let mut raw = gateway.connect().await;
+    raw.send(upload_head("Expect: 100-continue\r\n", BODY.len()).replace(SECRET, "nobody")).await;
+    let answer = raw.answer().await;
+    assert_eq!((answer.status, answer.header("connection")), (401, Some("close")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn silent_and_slow_clients_are_closed_by_their_deadlines() {
+    let arguments = ["--header-timeout=300ms", "--idle-timeout=700ms", "--body-timeout=300ms"];
+    let gateway = gateway(&arguments).await;
+    let near = |deadline: u64, took: Duration| {
+        let deadline = Duration::from_millis(deadline);
+        assert!(took >= deadline / 2 && took < deadline + Duration::from_secs(3), "{took:?}");
+    };
+    let mut silent = gateway.connect().await;
+    near(300, silent.closed().await);
+
+    let mut dripping = gateway.connect().await;
+    let begun = Moment::now();
+    // Writing fails once the gateway has closed.
+    while dripping.stream.write_all(b"G").await.is_ok() {
+        assert!(begun.elapsed() < PATIENCE);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    near(300, begun.elapsed());
+
+    let mut idle = gateway.connect().await;
+    for _ in 0..2 {
+        idle.send(head("GET /", "")).await;
+        assert_eq!(idle.answer().await.status, 404);
+    }
+    near(700, idle.closed().await);
+
+    // The second head has less time than an idle connection.
+    let mut second = gateway.connect().await;
+    second.send(head("GET /", "")).await;
+    assert_eq!(second.answer().await.status, 404);
+    second.send("GET / HTTP/1.1\r\n").await;
+    let took = second.closed().await;
+    assert!(took < Duration::from_millis(650), "{took:?}");
+
+    let mut body = gateway.connect().await;
+    body.send(upload_head("", 100) + "{").await;
+    let answer = body.answer().await;
+    assert_eq!((answer.status, answer.header("connection")), (408, Some("close")));
+    body.closed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_takes_no_answers_is_closed() {
+    let gateway = gateway(&["--write-timeout=200ms"]).await;
+    let mut raw = gateway.connect().await;
+    let requests = head("GET /", "").repeat(1000);
+    let filling = async { while raw.stream.write_all(requests.as_bytes()).await.is_ok() {} };
+    timeout(Duration::from_secs(60), filling).await.expect("closed, since nothing is read");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn past_the_limit_of_connections_a_new_one_gets_503_and_a_place_that_is_left_is_given_again() {
+    let gateway = gateway(&["--connections-max=2"]).await;
+    let mut seated = [gateway.connect().await, gateway.connect().await];
+    for raw in &mut seated {
+        raw.send(head("GET /", "")).await;
+        assert_eq!(raw.answer().await.status, 404);
+    }
+    let mut refused = gateway.connect().await;
+    refused.send(upload("", BODY)).await;
+    let answer = refused.answer().await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "overload"));
+    assert_eq!(answer.header("retry-after"), Some("2"));
+    assert_eq!(answer.header("content-type"), Some("application/problem+json"));
+    assert!(answer.header("x-request-id").is_some());
+    refused.closed().await;
+    drop(seated);
+    crate::testing::eventually("a place is free", async || {
+        gateway.ask(head("GET /", "")).await.status == 404
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn past_the_limit_of_requests_in_flight_a_new_one_gets_503() {
+    let gateway = gateway(&["--requests-max=1"]).await;
+    let mut first = gateway.connect().await;
+    first.send(upload_head("Expect: 100-continue\r\n", BODY.len())).await;
+    // It is in flight for sure once it is told to go on.
+    assert_eq!(first.answer().await.status, 100);
+    let answer = gateway.ask(head("GET /", "")).await;
+    assert_eq!((answer.status, answer.code().as_str()), (503, "overload"));
+    assert_eq!(answer.header("retry-after"), Some("2"));
+    first.send(BODY).await;
+    assert_eq!(first.answer().await.code(), "journal-unavailable");
+    assert_eq!(gateway.ask(head("GET /", "")).await.status, 404);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_account_past_its_rate_gets_429() {
+    let gateway = gateway(&["--rate-limit=1", "--rate-burst=1"]).await;
+    let mut raw = gateway.connect().await;
+    let mut statuses = Vec::new();
+    for _ in 0..3 {
+        raw.send(upload("", "{")).await;
+        let answer = raw.answer().await;
+        assert_eq!(answer.status == 429, answer.header("retry-after").is_some());
+        statuses.push(answer.status);
+    }
+    assert_eq!(statuses[0], 400);
+    assert!(statuses[1..].contains(&429), "{statuses:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn at_the_end_requests_in_flight_are_answered_and_new_connections_are_not_taken() {
+    let gateway = gateway(&[]).await;
+    let mut idle = gateway.connect().await;
+    idle.send(head("GET /", "")).await;
+    assert_eq!(idle.answer().await.status, 404);
+    let mut first = gateway.connect().await;
+    first.send(upload_head("Expect: 100-continue\r\n", BODY.len())).await;
+    assert_eq!(first.answer().await.status, 100);
+    gateway.stop.cancel();
+    idle.closed().await;
+    assert!(!gateway.readiness.is_ready());
+    assert!(TcpStream::connect(gateway.address).await.is_err());
+    first.send(BODY).await;
+    let answer = first.answer().await;
+    assert_eq!((answer.status, answer.header("connection")), (503, Some("close")));
+    first.closed().await;
+    drop((idle, first));
+    timeout(PATIENCE, gateway.serving).await.expect("the server ends").unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_not_ended_by_the_drain_timeout_is_cut_off() {
+    let gateway = gateway(&["--drain-timeout=300ms"]).await;
+    let mut first = gateway.connect().await;
+    first.send(upload_head("Expect: 100-continue\r\n", BODY.len())).await;
+    assert_eq!(first.answer().await.status, 100);
+    gateway.stop.cancel();
+    let begun = Moment::now();
+    timeout(PATIENCE, gateway.serving).await.expect("the server ends").unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(300));
+    first.closed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stored_answer_is_replayed_byte_for_byte_and_another_upload_gets_422() {
+    let gateway = gateway(&[]).await;
+    let key_hash = KeyHash::new(ACCOUNT, "k");
+    let upload_of = decode(BODY.as_bytes(), Shape::Single, Rules::STORABLE).unwrap();
+    let state = store(&gateway.database, key_hash, &upload_of).await;
+    for key in ["k", "\"k\""] {
+        let answer = gateway.ask(upload(&format!("Idempotency-Key: {key}\r\n"), BODY)).await;
+        assert_eq!((answer.status, &answer.body[..]), (200, &state.body[..]));
+        assert_eq!(answer.header("idempotency-replayed"), Some("true"));
+        assert_eq!(answer.header("content-type"), Some("application/json"));
+    }
+    let answer = gateway.ask(upload("Idempotency-Key: k\r\n", &BODY.replace("48.2", "48.3"))).await;
+    assert_eq!((answer.status, answer.code().as_str()), (422, "key-reused"));
+    let asked = format!("GET /api/v1/uploads/{key_hash}");
+    let answer = gateway.ask(head(&asked, &format!("X-API-Key: {SECRET}\r\n"))).await;
+    let page: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!((answer.status, &page["status"]), (200, &"final".into()));
+    assert_eq!(page["acceptedAt"], state.accepted_at.0);
+}
+
+/// Writes an answer into the table as an older build might have.
+async fn store(
+    database: &TestDatabase,
+    key_hash: KeyHash,
+    upload: &milepost_shared::upload::Upload,
+) -> KeyState {
+    let accepted_at = Clock::new(0).now();
+    let state = KeyState {
+        account: ACCOUNT,
+        fingerprint: milepost_shared::fingerprint::Fingerprint::of(upload),
+        status: 200,
+        body: bytes::Bytes::from_static(b"{ \"processedCount\" : 1 }\n"),
+        accepted_at,
+        expires_at: accepted_at.plus(Duration::from_secs(3600)),
+        source: milepost_shared::answer::Position { partition: 0, offset: 0 },
+    };
+    let mut owner = database.connect(Role::Owner).await;
+    sqlx::query("SELECT ensure_partition('idempotency_keys', $1, '1 day', '1 day')")
+        .bind(accepted_at.to_datetime())
+        .execute(&mut owner)
+        .await
+        .unwrap();
+    sqlx::query("INSERT INTO idempotency_keys VALUES ($1, $2, $3, 200, $4, $5, $6, 0, 0)")
+        .bind(&key_hash.0[..])
+        .bind(ACCOUNT)
+        .bind(&state.fingerprint.0[..])
+        .bind(&state.body[..])
+        .bind(accepted_at.to_datetime())
+        .bind::<OffsetDateTime>(state.expires_at.to_datetime())
+        .execute(&mut owner)
+        .await
+        .unwrap();
+    state
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_a_handler_is_a_500_with_a_fixed_page_and_the_server_lives_on() {
+    let gateway = gateway(&["--crash-at=answered=panic"]).await;
+    let mut answer = gateway.ask(upload("", BODY)).await;
+    let mut page: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    let id = page.as_object_mut().unwrap().remove("requestId").unwrap();
+    assert_eq!(answer.header("x-request-id"), id.as_str());
+    let wanted = serde_json::json!({
+        "type": "about:blank", "title": "Internal Server Error", "status": 500, "code": "internal",
+        "detail": "Something went wrong here. Try again with the same Idempotency-Key."
+    });
+    assert_eq!((answer.status, page), (500, wanted));
+    answer = gateway.ask(upload("", BODY)).await;
+    assert_eq!(answer.status, 503);
+}

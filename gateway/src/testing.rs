@@ -1,0 +1,51 @@
+//! Test support: an account with a key on a real Postgres, settings, and waiting for a condition.
+
+use std::time::Duration;
+
+use clap::Parser as _;
+use milepost_shared::store::accounts::{self, Account, ApiKey};
+use milepost_shared::store::testing::{Role, TestDatabase};
+use sha2::{Digest as _, Sha256};
+use tokio::time::{Instant, sleep};
+use uuid::Uuid;
+
+use crate::settings::GatewaySettings;
+
+/// The one account.
+pub const ACCOUNT: Uuid = Uuid::from_u128(0xacc);
+/// A well-formed secret.
+pub const SECRET: &str = "mp_tester01_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
+const PREFIX_LENGTH: usize = 11;
+const EPOCH: sqlx::types::time::OffsetDateTime = sqlx::types::time::OffsetDateTime::UNIX_EPOCH;
+
+/// Settings with a journal that is away.
+pub fn settings(arguments: &[&str]) -> GatewaySettings {
+    let program = ["milepost-gateway", "--kafka-brokers=127.0.0.1:1"];
+    GatewaySettings::try_parse_from(program.iter().chain(arguments)).expect("a test's settings are good")
+}
+
+/// Stores a key of the account, and the account.
+pub async fn create_key(database: &TestDatabase, secret: &str) {
+    let mut owner = database.connect(Role::Owner).await;
+    let account = Account { id: ACCOUNT, name: "tester".to_owned(), created_at: EPOCH };
+    accounts::create_account(&mut owner, &account).await.expect("an account");
+    let prefix = secret[..PREFIX_LENGTH].to_owned();
+    let key = ApiKey { prefix, account_id: ACCOUNT, created_at: EPOCH, revoked_at: None };
+    let hash = Sha256::digest(secret).into();
+    assert!(accounts::create_key(&mut owner, &key, &hash).await.expect("a key"));
+}
+
+/// Revokes a key.
+pub async fn revoke_key(database: &TestDatabase, secret: &str) {
+    let mut owner = database.connect(Role::Owner).await;
+    assert!(accounts::revoke_key(&mut owner, &secret[..PREFIX_LENGTH], EPOCH).await.expect("a key"));
+}
+
+/// Waits for a condition, ten seconds at most.
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !condition().await {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        sleep(Duration::from_millis(10)).await;
+    }
+}
