@@ -1,5 +1,5 @@
-//! Makes an accepted upload of what was sent: validated, keyed, fingerprinted. Pure but for the random key of an upload
-//! without one; nothing is stored.
+//! Makes an accepted upload of what was sent: validated, keyed, fingerprinted. Pure but for the random key of
+//! an upload without one; nothing is stored.
 
 use std::time::Duration;
 
@@ -75,8 +75,8 @@ impl Acceptance {
     }
 }
 
-/// The request's `traceparent`, if it is valid (W3C Trace Context, version 00). An invalid one starts no trace, and is
-/// no fault of the upload.
+/// The request's `traceparent`, if it is valid (W3C Trace Context, version 00). An invalid one starts no
+/// trace, and is no fault of the upload.
 fn traceparent(headers: &HeaderMap) -> Option<String> {
     let mut values = headers.get_all("traceparent").iter();
     let text = values.next()?.to_str().ok().filter(|_| values.next().is_none())?;

@@ -20,11 +20,11 @@ use milepost_shared::{shutdown, telemetry};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// How long uploads wait at start for the topics to be checked. Past it they are taken: the journal is away, but answers
-/// can be replayed.
+/// How long uploads wait at start for the topics to be checked. Past it they are taken: the journal is away,
+/// but answers can be replayed.
 const CHECK_PATIENCE: Duration = Duration::from_secs(3);
-/// What is left for the producer and the tail after the last connection. With the drain timeout it makes up the time
-/// within which the program ends.
+/// What is left for the producer and the tail after the last connection. With the drain timeout it makes up
+/// the time within which the program ends.
 const ANSWERS_DRAIN: Duration = Duration::from_secs(3);
 /// A blocking Kafka request may be under way; it holds nothing that matters any more.
 const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(1);
@@ -95,8 +95,8 @@ async fn run(settings: GatewaySettings) -> anyhow::Result<ExitCode> {
 
 type Checks = tokio::task::JoinHandle<anyhow::Result<()>>;
 
-/// Starts checking topics and schema beside everything else. The token is cancelled when the topics are known to be good
-/// or bad; a violation also cancels `serving` and is what the task ends with.
+/// Starts checking topics and schema beside everything else. The token is cancelled when the topics are known
+/// to be good or bad; a violation also cancels `serving` and is what the task ends with.
 fn check(
     settings: &GatewaySettings,
     readiness: &Readiness,

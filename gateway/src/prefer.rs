@@ -31,8 +31,9 @@ impl Preference {
         preference
     }
 
-    /// How long to wait for the final answer: what was asked for, at most `max`; `default` without a preference. Both
-    /// preferences together mean to respond asynchronously after the wait (RFC 7240 section 4.3).
+    /// How long to wait for the final answer: what was asked for, at most `max`; `default` without a
+    /// preference. Both preferences together mean to respond asynchronously after the wait (RFC 7240 section
+    /// 4.3).
     #[must_use]
     pub fn patience(&self, default: Duration, max: Duration) -> Duration {
         match self.wait {

@@ -14,7 +14,8 @@ use crate::settings::UploadSettings;
 /// How often accounts that are not limited at the moment are forgotten.
 const FORGET_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The rates of all accounts. As large as there are accounts that uploaded lately: only those that authenticated count.
+/// The rates of all accounts. As large as there are accounts that uploaded lately: only those that
+/// authenticated count.
 pub struct Rates(Option<DefaultKeyedRateLimiter<Uuid>>);
 
 impl Rates {

@@ -60,13 +60,14 @@ pub struct ServerSettings {
     #[arg(long, env, default_value = "10s", value_parser = duration(100 * MS, 300 * SECOND))]
     pub write_timeout: Duration,
 
-    /// Longest wait, once told to stop, for requests in flight. The program ends at most 5s later [100ms..=10m].
+    /// Longest wait, once told to stop, for requests in flight. The program ends at most 5s later
+    /// [100ms..=10m].
     #[arg(long, env, default_value = "25s", value_parser = duration(100 * MS, 600 * SECOND))]
     pub drain_timeout: Duration,
 }
 
-/// Serves until `stop`; then takes no more connections, lets the requests in flight end, and returns. What has not ended
-/// by the drain timeout is cut off.
+/// Serves until `stop`; then takes no more connections, lets the requests in flight end, and returns. What
+/// has not ended by the drain timeout is cut off.
 pub async fn serve(
     listener: TcpListener,
     router: Router,

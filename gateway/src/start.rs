@@ -1,4 +1,5 @@
-//! What must hold before a gateway may go on: topics that keep the rules, and a schema this build was written for.
+//! What must hold before a gateway may go on: topics that keep the rules, and a schema this build was written
+//! for.
 
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// Longest time for one attempt to read the schema's version.
 const SCHEMA_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Registers what is checked. Postgres may be down when a gateway starts, so the schema does not keep it from being
-/// ready.
+/// Registers what is checked. Postgres may be down when a gateway starts, so the schema does not keep it from
+/// being ready.
 pub fn register(readiness: &Readiness) {
     readiness.register(TOPICS, true);
     readiness.register(SCHEMA, false);

@@ -32,8 +32,8 @@ enum Page {
 /// Reads which upload is asked for: the key hash from the path, the receipt from the query.
 ///
 /// # Errors
-/// [`Problem::UnknownUpload`] for anything that this gateway never wrote into a `Location` for this account: whether it is
-/// malformed, altered or another account's is not told.
+/// [`Problem::UnknownUpload`] for anything that this gateway never wrote into a `Location` for this account:
+/// whether it is malformed, altered or another account's is not told.
 pub fn asked(path: &str, query: Option<&str>, account: Uuid) -> Result<(KeyHash, Option<Receipt>), Problem> {
     let key_hash = path.parse().map_err(|_| Problem::UnknownUpload)?;
     let receipt =

@@ -1,8 +1,9 @@
 //! HTTP/1 that different servers would read differently is refused, not guessed at.
 //!
-//! What hyper 1.12 settles before a request gets here: a body with both `Content-Length` and `Transfer-Encoding` is read by
-//! the latter and the connection closed after the answer (RFC 9112 section 6.3), so nothing can be smuggled behind it;
-//! differing `Content-Length`s, a last coding that is not `chunked`, and folded headers are a 400.
+//! What hyper 1.12 settles before a request gets here: a body with both `Content-Length` and
+//! `Transfer-Encoding` is read by the latter and the connection closed after the answer (RFC 9112 section
+//! 6.3), so nothing can be smuggled behind it; differing `Content-Length`s, a last coding that is not
+//! `chunked`, and folded headers are a 400.
 
 use http::header::HOST;
 use http::{HeaderMap, Version};
