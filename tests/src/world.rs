@@ -407,8 +407,12 @@ impl Drop for World {
             }
         }
         let remove = async { tokio::time::timeout(Duration::from_secs(10), self.remove()).await };
-        // Best effort: the servers themselves are thrown away after the tests.
-        let _removed = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(remove));
+        let runtime = tokio::runtime::Handle::current();
+        // On a thread of its own: a test may be polling other worlds on this one, and to block on a future here would
+        // swallow their wake-ups. Best effort: the servers themselves are thrown away after the tests.
+        let _removed = tokio::task::block_in_place(|| {
+            std::thread::scope(|scope| scope.spawn(|| runtime.block_on(remove)).join())
+        });
     }
 }
 
