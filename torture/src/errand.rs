@@ -1,0 +1,225 @@
+//! Errands: what one client wants to get done, with all its retries. Pure: everything about errand `index` of a run is made
+//! again from the run's seed, so whatever is found in a table, a topic or a log can be told to be lost, doubled, torn or
+//! invented.
+
+use milepost_shared::upload::{Location, Upload};
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt as _, SeedableRng as _};
+
+/// The first capture time, milliseconds since 1970. Every location has a capture time of its own, counted from here.
+const CAPTURED_FROM: i64 = 1_700_000_000_000;
+/// Most locations of an upload.
+pub const LOCATIONS_MAX: usize = 200;
+/// Capture times kept for the locations of one upload.
+const TIMES_PER_UPLOAD: i64 = 256;
+/// Copies of a hot errand that are sent at once.
+pub const HOT_COPIES: usize = 50;
+
+/// What kind of errand it is. The names are those of the report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Kind {
+    /// An upload, retried until its answer is final, then sometimes once more.
+    Plain,
+    /// An upload without a key, sent once: it must be stored at most once, and once if it was answered 2xx.
+    Keyless,
+    /// After the final answer another body is sent under the same key: 422.
+    Conflict,
+    /// Two bodies race for one key on the two gateways.
+    Race,
+    /// The same key in both accounts, with bodies of their own.
+    Strangers,
+    /// The client hangs up at some byte of its request, then retries.
+    HangUp,
+    /// When the window is over, the same upload is sent again, as a new one.
+    Reuse,
+    /// `Prefer: respond-async`, then GET of the `Location`, also by the other account.
+    Status,
+    /// [`HOT_COPIES`] copies at once over both gateways.
+    Hot,
+    /// A body with a fault: 400, and nothing stored.
+    Malformed,
+}
+
+impl Kind {
+    /// All of them, with how many of 1000 errands are of that kind.
+    pub const ALL: [(Self, u32); 10] = [
+        (Self::Plain, 660),
+        (Self::Keyless, 80),
+        (Self::Conflict, 50),
+        (Self::Race, 40),
+        (Self::Strangers, 40),
+        (Self::HangUp, 50),
+        (Self::Reuse, 30),
+        (Self::Status, 30),
+        (Self::Hot, 2),
+        (Self::Malformed, 18),
+    ];
+}
+
+/// Which of an errand's two bodies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Variant {
+    /// The first.
+    A,
+    /// Another upload, under the same key.
+    B,
+}
+
+/// Names one upload of a run: everything about it is a function of this and the seed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct UploadId {
+    /// The errand.
+    pub errand: u64,
+    /// Which of its bodies.
+    pub variant: Variant,
+}
+
+/// One client's errand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Errand {
+    /// Its number in the run, from 0.
+    pub index: u64,
+    /// What it is about.
+    pub kind: Kind,
+    /// The account that sends it, 0 or 1; in [`Kind::Strangers`] body A is sent by this one and body B by the other.
+    pub account: usize,
+    /// The gateway it turns to first, 0 or 1. Half of the retries go to the other one.
+    pub gateway: usize,
+    /// Its idempotency key; `None` for [`Kind::Keyless`].
+    pub key: Option<String>,
+}
+
+/// What a run plants in everything it sends: no log may hold it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Marks {
+    /// Eight digits behind the point of every coordinate.
+    pub digits: String,
+    /// Sixteen hex digits in every key.
+    pub key: String,
+}
+
+/// The marks of a run.
+#[must_use]
+pub fn marks(seed: u64) -> Marks {
+    let mut random = ChaCha8Rng::seed_from_u64(seed ^ 0x6d61_726b);
+    Marks {
+        digits: format!("{:08}", random.random_range(10_000_000..100_000_000)),
+        key: format!("{:016x}", random.random::<u64>()),
+    }
+}
+
+/// The errand `index` of a run.
+#[must_use]
+pub fn errand(seed: u64, index: u64) -> Errand {
+    let mut random = random_of(seed, index, 0);
+    let mut at = random.random_range(0..1000);
+    let mut kind = Kind::Plain;
+    for (one, share) in Kind::ALL {
+        if at < share {
+            kind = one;
+            break;
+        }
+        at -= share;
+    }
+    let key = format!("k-{}-{index}-{:08x}", marks(seed).key, random.random::<u32>());
+    Errand {
+        index,
+        kind,
+        account: random.random_range(0..2),
+        gateway: random.random_range(0..2),
+        key: (kind != Kind::Keyless).then_some(key),
+    }
+}
+
+/// The upload that `id` names.
+#[must_use]
+pub fn upload(seed: u64, id: UploadId) -> Upload {
+    let variant = match id.variant {
+        Variant::A => 1,
+        Variant::B => 2,
+    };
+    let mut random = random_of(seed, id.errand, variant);
+    let count = match random.random_range(0..100) {
+        0..55 => 1,
+        55..85 => random.random_range(2..=10),
+        85..98 => random.random_range(11..=50),
+        _ => random.random_range(51..=LOCATIONS_MAX),
+    };
+    let digits = marks(seed).digits;
+    let locations =
+        (0_i64..).take(count).map(|ordinal| location(&mut random, &digits, id, ordinal)).collect();
+    Upload { device: format!("device-{}-{variant}", id.errand), locations }
+}
+
+fn location(random: &mut ChaCha8Rng, digits: &str, id: UploadId, ordinal: i64) -> Location {
+    // Never with a last digit of 0, which would not be written back.
+    let mut coordinate = |degrees_max: i32| -> f64 {
+        let degrees = random.random_range(-degrees_max..=degrees_max);
+        let last = random.random_range(0..1000) * 10 + random.random_range(1..10);
+        format!("{degrees}.{digits}{last:04}").parse().expect("these are the digits of a number")
+    };
+    let mut location = Location::new(captured_at(id, ordinal), coordinate(89), coordinate(179));
+    location.accuracy = Some(random.random_range(0.0..100.0));
+    if ordinal % 3 == 0 {
+        location.speed = Some(random.random_range(0.0..50.0));
+        location.provider = Some("gps".to_owned());
+    }
+    location
+}
+
+fn captured_at(id: UploadId, ordinal: i64) -> i64 {
+    let errand = i64::try_from(id.errand).expect("a run has fewer errands than milliseconds");
+    CAPTURED_FROM + (errand * 2 + i64::from(id.variant == Variant::B)) * TIMES_PER_UPLOAD + ordinal
+}
+
+/// The upload that a capture time belongs to, and the location's place in it; `None` if no errand has it.
+#[must_use]
+pub fn identify(captured_at: i64) -> Option<(UploadId, usize)> {
+    let since = u64::try_from(captured_at.checked_sub(CAPTURED_FROM)?).ok()?;
+    let per_upload = TIMES_PER_UPLOAD.unsigned_abs();
+    let (number, ordinal) = (since / per_upload, since % per_upload);
+    let variant = if number % 2 == 0 { Variant::A } else { Variant::B };
+    Some((UploadId { errand: number / 2, variant }, usize::try_from(ordinal).ok()?))
+}
+
+fn random_of(seed: u64, errand: u64, stream: u64) -> ChaCha8Rng {
+    let mut random = ChaCha8Rng::seed_from_u64(seed);
+    random.set_stream(errand * 4 + stream);
+    random
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn an_upload_is_made_again_bit_for_bit_and_each_location_tells_whose_it_is(
+            seed: u64, errand in 0..10_000_000u64, b: bool,
+        ) {
+            let id = UploadId { errand, variant: if b { Variant::B } else { Variant::A } };
+            let made = upload(seed, id);
+            prop_assert_eq!(&made, &upload(seed, id));
+            prop_assert!((1..=LOCATIONS_MAX).contains(&made.locations.len()));
+            for (ordinal, location) in made.locations.iter().enumerate() {
+                prop_assert_eq!(identify(location.timestamp), Some((id, ordinal)));
+                prop_assert!(location.latitude.to_string().contains(&marks(seed).digits));
+            }
+        }
+    }
+
+    #[test]
+    fn every_kind_of_errand_comes_and_keys_differ() {
+        assert_eq!(Kind::ALL.iter().map(|(_, share)| share).sum::<u32>(), 1000);
+        let errands: Vec<Errand> = (0..5000).map(|index| errand(7, index)).collect();
+        let kinds: BTreeSet<Kind> = errands.iter().map(|errand| errand.kind).collect();
+        assert_eq!(kinds.len(), Kind::ALL.len());
+        let keys: BTreeSet<&String> = errands.iter().filter_map(|errand| errand.key.as_ref()).collect();
+        assert_eq!(keys.len(), errands.iter().filter(|errand| errand.kind != Kind::Keyless).count());
+        assert!(keys.iter().all(|key| key.contains(&marks(7).key)));
+    }
+}

@@ -1,0 +1,142 @@
+//! The evidence: what journal, topics and tables hold when all is healed and quiet, reduced to what the checkers need.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use milepost_shared::answer::Position;
+use milepost_shared::clock::JournalTime;
+
+use crate::errand::UploadId;
+
+/// A record of the journal.
+#[derive(Debug, Clone)]
+pub struct JournalEntry {
+    /// Where it stands.
+    pub position: Position,
+    /// LogAppendTime.
+    pub time: JournalTime,
+    /// Its key, hex; empty if it has none or garbage.
+    pub key_hash: String,
+    /// The account, 0 or 1; `None` for garbage.
+    pub account: Option<usize>,
+    /// The upload; `None` for garbage, which includes an upload that no errand has.
+    pub upload: Option<UploadId>,
+}
+
+/// The rows of `locations` that came from one journal record.
+#[derive(Debug, Clone)]
+pub struct StoredUpload {
+    /// The record they came from.
+    pub position: Position,
+    /// Journal time of that record.
+    pub received_at: JournalTime,
+    /// The account, 0 or 1.
+    pub account: Option<usize>,
+    /// The upload, by the first row's capture time.
+    pub upload: Option<UploadId>,
+    /// What differs, bit for bit, from the upload that the errand sent: a location missing, twice, changed or of another
+    /// upload. `None` if nothing does.
+    pub fault: Option<String>,
+}
+
+/// A row of `idempotency_keys` that is still there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredKey {
+    /// SHA-256, hex.
+    pub key_hash: String,
+    /// The account, 0 or 1.
+    pub account: Option<usize>,
+    /// HTTP status of the answer.
+    pub status: u16,
+    /// Its bytes.
+    pub body: Vec<u8>,
+    /// Start of the window.
+    pub accepted_at: JournalTime,
+    /// Its end.
+    pub expires_at: JournalTime,
+    /// The record that claimed it.
+    pub source: Position,
+}
+
+/// A fact as a subscriber saw it, in the order seen.
+#[derive(Debug, Clone)]
+pub struct SeenFact {
+    /// Its partition.
+    pub partition: i32,
+    /// Header `source-offset`.
+    pub source_offset: i64,
+    /// The account, 0 or 1.
+    pub account: Option<usize>,
+    /// The upload.
+    pub upload: Option<UploadId>,
+    /// What differs from the upload that the errand sent, or from the documented form.
+    pub fault: Option<String>,
+}
+
+/// What the watchers saw during the run.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    /// Facts, read live.
+    pub facts: Vec<SeenFact>,
+    /// Uploads of which a reader saw some rows and not others.
+    pub torn: Vec<String>,
+    /// Moments at which a group offset had passed what was persisted.
+    pub offsets_ahead: Vec<String>,
+    /// Samples, in order.
+    pub samples: Vec<Sample>,
+    /// Reads of each watcher that worked.
+    pub reads: BTreeMap<&'static str, u64>,
+}
+
+/// One look at the system from the side.
+#[derive(Debug, Clone, Default)]
+pub struct Sample {
+    /// Since the run began.
+    pub at: Duration,
+    /// Journal records not yet persisted; `None` if Kafka or Postgres did not answer.
+    pub lag: Option<i64>,
+    /// Sessions idle in a transaction, of both programs' roles.
+    pub idle_in_transaction: Option<i64>,
+    /// Open files and resident bytes by process name.
+    pub processes: BTreeMap<String, Footprint>,
+}
+
+/// What a process holds.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Footprint {
+    /// Open files.
+    pub files: u64,
+    /// Resident memory, bytes.
+    pub memory: u64,
+}
+
+/// All that is known at the end of a run, besides the history.
+#[derive(Debug, Clone, Default)]
+pub struct Evidence {
+    /// `IDEMPOTENCY_TTL`.
+    pub ttl: Duration,
+    /// The journal, by partition in order.
+    pub journal: Vec<JournalEntry>,
+    /// The rows of `locations`, by journal position.
+    pub stored: Vec<StoredUpload>,
+    /// The rows of `idempotency_keys`.
+    pub keys: Vec<StoredKey>,
+    /// Positions in `dead_letters`.
+    pub dead_letters: Vec<Position>,
+    /// Facts, read from the start of the topic at the end of the run.
+    pub facts: Vec<SeenFact>,
+    /// `partition_progress.next_offset` by partition.
+    pub progress: BTreeMap<i32, i64>,
+    /// The group's offset by partition.
+    pub committed: BTreeMap<i32, i64>,
+    /// What the watchers saw.
+    pub observed: Observed,
+    /// Lines of the programs' logs that must not be there: panics, planted values, secrets.
+    pub log_faults: Vec<String>,
+    /// What differs after the tables were emptied and built again from the journal; `None` if that was not tried.
+    pub rebuilt: Option<Vec<String>>,
+    /// From the last heal to the first 200, and to lag 0.
+    pub recovered: Option<(Duration, Duration)>,
+    /// How often each replay path was taken: cache, table, results, joined.
+    pub replay_paths: BTreeMap<&'static str, u64>,
+}

@@ -1,0 +1,126 @@
+//! The faults that a run can inject, by name.
+
+use milepost_shared::crash::CrashPoint;
+
+/// A process of the system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Target {
+    /// One of the gateways.
+    Gateway,
+    /// One of the consumers.
+    Consumer,
+    /// The broker.
+    Kafka,
+    /// The database server.
+    Postgres,
+}
+
+/// A connection between two kinds of processes, through a proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Link {
+    /// Gateways to the broker.
+    GatewayKafka,
+    /// Gateways to the database.
+    GatewayPostgres,
+    /// Consumers to the broker.
+    ConsumerKafka,
+    /// Consumers to the database.
+    ConsumerPostgres,
+}
+
+/// What a link can suffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Trouble {
+    /// Connections are reset, and new ones are refused.
+    Cut,
+    /// Connections stay open and carry nothing.
+    Silent,
+    /// Everything takes longer, and little gets through.
+    Slow,
+    /// What is sent one way vanishes.
+    Lossy,
+    /// What was asked for arrives and is done; then the connection is cut before the reply comes through.
+    ReplyLost,
+}
+
+/// A kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Fault {
+    /// SIGKILL, then a start.
+    Kill(Target),
+    /// SIGSTOP for longer than the session time-out, then SIGCONT.
+    Pause(Target),
+    /// SIGTERM, then a start.
+    Restart(Target),
+    /// A start with a crash point; when it has died there, a start without.
+    Crash(CrashKind),
+    /// Trouble on a link.
+    Link(Link, Trouble),
+    /// `pg_terminate_backend` of everybody.
+    TerminateBackends,
+    /// The database takes no writes.
+    ReadOnly,
+    /// A table is locked for 20 s.
+    TableLock,
+    /// All connections of the database are taken.
+    ConnectionsExhausted,
+    /// The disk of a server is full.
+    DiskFull(Target),
+    /// The group's offsets are deleted.
+    OffsetsDeleted,
+    /// A third consumer joins and leaves every few seconds.
+    Rebalances,
+    /// A program's clock is 25 h ahead.
+    ClockAhead(Target),
+    /// A program's clock is an hour behind.
+    ClockBehind(Target),
+    /// A gateway whose cache holds ten entries.
+    TinyCache,
+    /// Garbage in the journal.
+    Garbage,
+    /// Postgres is put back to an earlier state.
+    PutBack,
+}
+
+/// A crash point by its place in [`CrashPoint::ALL`], since that has no order of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CrashKind(pub usize);
+
+impl CrashKind {
+    /// The crash point.
+    #[must_use]
+    pub fn point(self) -> CrashPoint {
+        CrashPoint::ALL[self.0]
+    }
+
+    /// The program that has it.
+    #[must_use]
+    pub fn target(self) -> Target {
+        match self.point() {
+            CrashPoint::Accepted | CrashPoint::Published | CrashPoint::Answered => Target::Gateway,
+            _ => Target::Consumer,
+        }
+    }
+}
+
+/// One fault of one run: what was planned, and what came of it.
+#[derive(Debug, Clone)]
+pub struct Episode {
+    /// What.
+    pub fault: Fault,
+    /// When it began and ended (healed), seconds since the run did.
+    pub began: f64,
+    /// When it was healed.
+    pub healed: f64,
+    /// The sign by which it was seen to bite, such as `3 connections cut`; `Err` with the reason if it was skipped or did not.
+    pub bite: Result<String, NoBite>,
+}
+
+/// Why a fault has no sign of a bite.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoBite {
+    /// The machine does not allow it, with the reason.
+    Skipped(String),
+    /// It was injected, and nothing was seen of it.
+    Unseen(String),
+}
