@@ -1,0 +1,164 @@
+//! Plans: how much load, which faults, how long. Pure; together with a seed a plan says everything about a run but what the
+//! machine makes of it.
+
+use std::time::Duration;
+
+use crate::fault::{CrashKind, Fault, Link, Target, Trouble};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// What a run is like.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Its name on the command line.
+    pub name: String,
+    /// `IDEMPOTENCY_TTL`: some seconds, so that windows end during the run.
+    pub ttl: Duration,
+    /// Partitions of the journal.
+    pub partitions: u16,
+    /// Load goes on at least so long, and until all faults are over.
+    pub lasts: Duration,
+    /// And until so many errands are begun.
+    pub errands: u64,
+    /// Errands under way at once, at most.
+    pub clients: usize,
+    /// Errands begun per second, at most.
+    pub pace: u32,
+    /// The faults to choose from; each comes at least once, in an order that the seed gives.
+    pub faults: Vec<Fault>,
+    /// How many episodes there are, the same fault again included; at least as many as `faults`.
+    pub episodes: usize,
+    /// Episodes under way at once, at most.
+    pub at_once: usize,
+    /// Shortest and longest time until a fault is healed.
+    pub episode: (Duration, Duration),
+}
+
+/// The targets.
+const TARGETS: [Target; 4] = [Target::Gateway, Target::Consumer, Target::Kafka, Target::Postgres];
+/// The links.
+const LINKS: [Link; 4] =
+    [Link::GatewayKafka, Link::GatewayPostgres, Link::ConsumerKafka, Link::ConsumerPostgres];
+/// The troubles of a link.
+const TROUBLES: [Trouble; 5] =
+    [Trouble::Cut, Trouble::Silent, Trouble::Slow, Trouble::Lossy, Trouble::ReplyLost];
+
+/// Every kind of fault there is.
+#[must_use]
+pub fn all_faults() -> Vec<Fault> {
+    let mut faults = Vec::new();
+    for target in TARGETS {
+        faults.extend([Fault::Kill(target), Fault::Pause(target), Fault::Restart(target)]);
+    }
+    faults.extend((0..milepost_shared::crash::CrashPoint::ALL.len()).map(|at| Fault::Crash(CrashKind(at))));
+    for link in LINKS {
+        faults.extend(TROUBLES.map(|trouble| Fault::Link(link, trouble)));
+    }
+    for target in [Target::Gateway, Target::Consumer] {
+        faults.extend([Fault::ClockAhead(target), Fault::ClockBehind(target)]);
+    }
+    faults.extend([Target::Kafka, Target::Postgres].map(Fault::DiskFull));
+    faults.extend([
+        Fault::TerminateBackends,
+        Fault::ReadOnly,
+        Fault::TableLock,
+        Fault::ConnectionsExhausted,
+        Fault::OffsetsDeleted,
+        Fault::Rebalances,
+        Fault::TinyCache,
+        Fault::Garbage,
+        Fault::PutBack,
+    ]);
+    faults
+}
+
+impl Plan {
+    /// For every change: three minutes at most with start and checks, a dozen faults.
+    #[must_use]
+    pub fn smoke() -> Self {
+        Self {
+            name: "smoke".to_owned(),
+            ttl: 8 * SECOND,
+            partitions: 4,
+            lasts: 60 * SECOND,
+            errands: 2000,
+            clients: 60,
+            pace: 100,
+            faults: vec![
+                Fault::Kill(Target::Gateway),
+                Fault::Kill(Target::Consumer),
+                Fault::Kill(Target::Postgres),
+                Fault::Restart(Target::Gateway),
+                Fault::Restart(Target::Consumer),
+                Fault::Pause(Target::Consumer),
+                Fault::Crash(CrashKind(1)),
+                Fault::Crash(CrashKind(6)),
+                Fault::Link(Link::GatewayKafka, Trouble::Cut),
+                Fault::Link(Link::ConsumerPostgres, Trouble::ReplyLost),
+                Fault::TerminateBackends,
+                Fault::TinyCache,
+                Fault::Garbage,
+            ],
+            episodes: 13,
+            at_once: 2,
+            episode: (2 * SECOND, 5 * SECOND),
+        }
+    }
+
+    /// All faults, each at least once: about ten minutes.
+    #[must_use]
+    pub fn standard() -> Self {
+        let faults = all_faults();
+        Self {
+            name: "default".to_owned(),
+            ttl: 10 * SECOND,
+            partitions: 6,
+            lasts: 360 * SECOND,
+            errands: 20_000,
+            clients: 150,
+            pace: 150,
+            episodes: faults.len() + 25,
+            faults,
+            at_once: 3,
+            episode: (3 * SECOND, 10 * SECOND),
+        }
+    }
+
+    /// A million uploads and five hundred faults.
+    #[must_use]
+    pub fn long() -> Self {
+        Self {
+            name: "long".to_owned(),
+            lasts: 1200 * SECOND,
+            errands: 1_000_000,
+            clients: 600,
+            pace: 1200,
+            episodes: 520,
+            ..Self::standard()
+        }
+    }
+
+    /// By its name; `None` if there is none of it.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::smoke(), Self::standard(), Self::long()].into_iter().find(|plan| plan.name == name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn there_are_at_least_thirty_kinds_of_fault_and_the_standard_plan_has_room_for_each() {
+        let distinct: BTreeSet<Fault> = all_faults().into_iter().collect();
+        assert_eq!(distinct.len(), all_faults().len());
+        assert!(distinct.len() >= 30);
+        for plan in [Plan::smoke(), Plan::standard(), Plan::long()] {
+            assert!(plan.episodes >= plan.faults.len(), "{}", plan.name);
+            assert_eq!(Plan::named(&plan.name), Some(plan));
+        }
+    }
+}
