@@ -7,8 +7,9 @@
 //! is read from journal, topics and tables, and every [`check`] compares it with the history. The [`report`] tells what came
 //! of it. [`mutants`] shows that the checkers catch what they are for.
 
-pub mod plan;
+pub mod drive;
 pub mod errand;
+pub mod evidence;
 pub mod fault;
 pub mod history;
-pub mod evidence;
+pub mod plan;

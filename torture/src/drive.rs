@@ -1,0 +1,410 @@
+//! The clients: each errand is a task that sends its uploads, retries as a phone would, and writes down what it saw.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures::future::join_all;
+use milepost_tests::{Post, Raw};
+use rand::RngExt as _;
+use reqwest::header::LOCATION;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::errand::{self, Errand, HOT_COPIES, Kind, UploadId, Variant};
+use crate::history::{Ask, Attempt, Complaint, Outcome, Recorder};
+
+/// How long a gateway is asked to wait for the final answer, seconds.
+const WAIT_SECONDS: u32 = 4;
+/// Longest time a client waits for an answer; then it does not know.
+const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(12);
+/// Pause before a retry, longest; the shortest is a tenth of it.
+const PAUSE_MAX: Duration = Duration::from_millis(800);
+/// How long after its window a key is used again: two clocks, and the time a gateway needs to see a newer journal time.
+const REUSE_MARGIN: Duration = Duration::from_secs(3);
+/// Errands at most that wait for the end of a window.
+const REUSE_WAITING: usize = 4000;
+
+/// Whom the clients talk to, and how much.
+#[derive(Debug, Clone)]
+pub struct Target {
+    /// The run's seed.
+    pub seed: u64,
+    /// Addresses of the two gateways.
+    pub gateways: [SocketAddr; 2],
+    /// API keys of the two accounts.
+    pub secrets: [String; 2],
+    /// `IDEMPOTENCY_TTL`.
+    pub ttl: Duration,
+    /// Errands under way at once, at most.
+    pub clients: usize,
+    /// Errands begun per second, at most.
+    pub pace: u32,
+}
+
+/// All clients of a run.
+#[derive(Debug, Clone)]
+pub struct Driver(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    target: Target,
+    recorder: Recorder,
+    http: reqwest::Client,
+    next: AtomicU64,
+    clients: Arc<Semaphore>,
+    reuses: Arc<Semaphore>,
+    under_way: std::sync::Mutex<BTreeSet<u64>>,
+    /// No errand is begun any more.
+    enough: CancellationToken,
+    /// Clients give up.
+    end: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Driver {
+    /// Clients that have not begun.
+    ///
+    /// # Errors
+    /// There is no HTTP client to be had.
+    pub fn new(target: Target, recorder: Recorder) -> anyhow::Result<Self> {
+        let http = reqwest::Client::builder()
+            .timeout(ATTEMPT_TIMEOUT)
+            .connect_timeout(Duration::from_secs(2))
+            .pool_max_idle_per_host(target.clients)
+            .no_proxy()
+            .build()
+            .context("no HTTP client")?;
+        Ok(Self(Arc::new(Shared {
+            clients: Arc::new(Semaphore::new(target.clients)),
+            reuses: Arc::new(Semaphore::new(REUSE_WAITING)),
+            target,
+            recorder,
+            http,
+            next: AtomicU64::new(0),
+            under_way: std::sync::Mutex::default(),
+            enough: CancellationToken::new(),
+            end: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        })))
+    }
+
+    /// Begins errands, one after the other, until [`enough`](Self::enough).
+    pub async fn run(&self) {
+        let shared = &self.0;
+        let mut pace = interval(Duration::from_secs(1) / shared.target.pace);
+        // After an outage the clients catch up, in bursts of what is free.
+        pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
+        let begin = async {
+            loop {
+                pace.tick().await;
+                let Ok(permit) = Arc::clone(&shared.clients).acquire_owned().await else { return };
+                let index = shared.next.fetch_add(1, Ordering::Relaxed);
+                let errand = errand::errand(shared.target.seed, index);
+                shared.recorder.write(|history| history.errands = index + 1);
+                shared.lock().insert(index);
+                shared.tasks.spawn(Arc::clone(shared).run(errand, permit));
+            }
+        };
+        shared.enough.run_until_cancelled(begin).await;
+    }
+
+    /// Errands begun so far.
+    #[must_use]
+    pub fn begun(&self) -> u64 {
+        self.0.next.load(Ordering::Relaxed)
+    }
+
+    /// Begins no more errands; those under way go on.
+    pub fn enough(&self) {
+        self.0.enough.cancel();
+    }
+
+    /// Waits until all errands have ended, at most `deadline`; then the clients give up, and those errands are unended.
+    pub async fn finish(&self, deadline: Duration) {
+        let shared = &self.0;
+        shared.enough.cancel();
+        shared.tasks.close();
+        if timeout(deadline, shared.tasks.wait()).await.is_err() {
+            let unended: Vec<u64> = shared.lock().iter().copied().collect();
+            shared.recorder.write(|history| history.unended.extend(unended));
+            shared.end.cancel();
+            shared.tasks.wait().await;
+        }
+    }
+}
+
+/// An attempt's answer with what the history does not keep.
+struct Answered {
+    status: u16,
+    replayed: bool,
+    location: Option<String>,
+    body: Arc<[u8]>,
+}
+
+impl Answered {
+    /// Not to be tried again.
+    fn is_final(&self) -> bool {
+        !matches!(self.status, 202 | 408 | 429 | 500..)
+    }
+}
+
+/// How one upload of an errand ended.
+struct Settled {
+    status: u16,
+    replayed: bool,
+    /// Whether no attempt was left in doubt: what they published was in the journal before this answer.
+    without_doubt: bool,
+}
+
+impl Shared {
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeSet<u64>> {
+        self.under_way.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    async fn run(self: Arc<Self>, errand: Errand, permit: OwnedSemaphorePermit) {
+        if self.end.run_until_cancelled(self.errand(&errand, permit)).await.is_some() {
+            self.lock().remove(&errand.index);
+        }
+    }
+
+    async fn errand(&self, errand: &Errand, permit: OwnedSemaphorePermit) {
+        let a = UploadId { errand: errand.index, variant: Variant::A };
+        let b = UploadId { errand: errand.index, variant: Variant::B };
+        let (account, stranger) = (errand.account, 1 - errand.account);
+        match errand.kind {
+            Kind::Plain => {
+                self.settle(errand, a, account, errand.gateway).await;
+                if rand::random_bool(0.3) {
+                    self.settle(errand, a, account, 1 - errand.gateway).await;
+                }
+            }
+            Kind::Keyless => drop(self.attempt(errand, a, account, errand.gateway, false).await),
+            Kind::Conflict => {
+                self.settle(errand, a, account, errand.gateway).await;
+                self.settle(errand, b, account, 1 - errand.gateway).await;
+            }
+            Kind::Race => {
+                let first = self.settle(errand, a, account, errand.gateway);
+                let second = self.settle(errand, b, account, 1 - errand.gateway);
+                tokio::join!(first, second);
+            }
+            Kind::Strangers => {
+                let one = self.settle(errand, a, account, errand.gateway);
+                let other = self.settle(errand, b, stranger, errand.gateway);
+                tokio::join!(one, other);
+            }
+            Kind::HangUp => {
+                self.hang_up(errand, a, account).await;
+                self.settle(errand, a, account, errand.gateway).await;
+            }
+            Kind::Reuse => self.reuse(errand, a, permit).await,
+            Kind::Status => self.status(errand, a, stranger).await,
+            Kind::Hot => {
+                let copies = (0..HOT_COPIES).map(|copy| self.settle(errand, a, account, copy % 2));
+                join_all(copies).await;
+            }
+            Kind::Malformed => self.malformed(errand, a).await,
+        }
+    }
+
+    /// Sends an upload until its answer is final, half of the retries to the other gateway.
+    async fn settle(&self, errand: &Errand, upload: UploadId, account: usize, first: usize) -> Settled {
+        let mut gateway = first;
+        let mut without_doubt = true;
+        loop {
+            let answered = self.attempt(errand, upload, account, gateway, false).await;
+            match answered {
+                Some(answered) if answered.is_final() => {
+                    return Settled { status: answered.status, replayed: answered.replayed, without_doubt };
+                }
+                Some(Answered { status: 202, .. }) => {}
+                _ => without_doubt = false,
+            }
+            pause().await;
+            gateway = rand::random_range(0..2);
+        }
+    }
+
+    /// After its window a key is free: the same upload is stored again, once, and its first answer is no replay.
+    async fn reuse(&self, errand: &Errand, upload: UploadId, permit: OwnedSemaphorePermit) {
+        let first = self.settle(errand, upload, errand.account, errand.gateway).await;
+        let Ok(_waiting) = Arc::clone(&self.reuses).try_acquire_owned() else { return };
+        drop(permit);
+        sleep(self.target.ttl + REUSE_MARGIN).await;
+        let Ok(_permit) = Arc::clone(&self.clients).acquire_owned().await else { return };
+        let again = self.settle(errand, upload, errand.account, errand.gateway).await;
+        // A record that was in doubt may have come late, and have claimed the key first.
+        if first.without_doubt && again.without_doubt && (again.status, again.replayed) == (200, true) {
+            let text = "its window was over, and the key was not free".to_owned();
+            self.recorder.write(|history| history.complaints.push(Complaint { upload, text }));
+        }
+    }
+
+    /// Asks for an answer at once, follows the `Location` until it tells the final one, and has a stranger ask too.
+    async fn status(&self, errand: &Errand, upload: UploadId, stranger: usize) {
+        let location = loop {
+            match self.attempt(errand, upload, errand.account, errand.gateway, true).await {
+                Some(answered) if answered.status == 202 => break answered.location,
+                // Somebody may have finalized it before: an attempt in doubt.
+                Some(answered) if answered.is_final() => return,
+                _ => pause().await,
+            }
+        };
+        let Some(location) = location else {
+            let text = "a 202 has no Location".to_owned();
+            return self.recorder.write(|history| history.complaints.push(Complaint { upload, text }));
+        };
+        self.get(upload, Ask::GetByStranger, stranger, errand.gateway, &location).await;
+        // The window may end while everything is down: then the Location is unknown, and that ends the errand too.
+        loop {
+            let gateway = rand::random_range(0..2);
+            if let Some(answered) = self.get(upload, Ask::Get, errand.account, gateway, &location).await {
+                let told = serde_json::from_slice(&answered.body).unwrap_or(serde_json::Value::Null);
+                if answered.status == 404 || told["status"] == "final" {
+                    return;
+                }
+            }
+            pause().await;
+        }
+    }
+
+    /// A body with a fault, until somebody says so.
+    async fn malformed(&self, errand: &Errand, upload: UploadId) {
+        let mut broken = errand::upload(self.target.seed, upload);
+        if let Some(last) = broken.locations.last_mut() {
+            last.latitude = 91.0;
+        }
+        let post = Post::batch(&broken).key(errand.key.as_deref().unwrap_or_default());
+        while self
+            .post(upload, Ask::PostMalformed, errand.account, errand.gateway, &post)
+            .await
+            .is_none_or(|answered| !answered.is_final())
+        {
+            pause().await;
+        }
+    }
+
+    /// Sends the request up to some byte and hangs up.
+    async fn hang_up(&self, errand: &Errand, upload: UploadId, account: usize) {
+        let post = self.request(errand, upload, false);
+        let bytes = Raw::request(&post, &self.target.secrets[account], None);
+        let sent = rand::random_range(1..=bytes.len());
+        let began = self.recorder.now();
+        let hang_up = async {
+            let mut raw = Raw::connect(self.target.gateways[errand.gateway]).await?;
+            raw.send(&bytes[..sent]).await
+        };
+        let _no_matter = hang_up.await;
+        self.write(upload, Ask::Post, account, errand.gateway, began, Outcome::HungUp);
+    }
+
+    /// The request of an upload. Copies are written differently: as a single or a batch, dense or indented.
+    fn request(&self, errand: &Errand, id: UploadId, respond_async: bool) -> Post {
+        let upload = errand::upload(self.target.seed, id);
+        let single = upload.locations.len() == 1 && rand::random();
+        let mut post = if single { Post::single(&upload) } else { Post::batch(&upload) };
+        if !single && rand::random_bool(0.1) {
+            post.body = serde_json::to_vec_pretty(&upload).expect("an upload is JSON");
+        }
+        if let Some(key) = &errand.key {
+            post = post.key(key);
+        }
+        if respond_async { post.respond_async() } else { post.wait(WAIT_SECONDS) }
+    }
+
+    async fn attempt(
+        &self,
+        errand: &Errand,
+        upload: UploadId,
+        account: usize,
+        gateway: usize,
+        respond_async: bool,
+    ) -> Option<Answered> {
+        let post = self.request(errand, upload, respond_async);
+        self.post(upload, Ask::Post, account, gateway, &post).await
+    }
+
+    async fn post(
+        &self,
+        upload: UploadId,
+        ask: Ask,
+        account: usize,
+        gateway: usize,
+        post: &Post,
+    ) -> Option<Answered> {
+        let url = format!("http://{}{}", self.target.gateways[gateway], post.path);
+        let mut request = self.http.post(url).body(post.body.clone());
+        for (name, value) in &post.headers {
+            request = request.header(name, value);
+        }
+        self.send(upload, ask, account, gateway, request).await
+    }
+
+    async fn get(
+        &self,
+        upload: UploadId,
+        ask: Ask,
+        account: usize,
+        gateway: usize,
+        location: &str,
+    ) -> Option<Answered> {
+        let request = self.http.get(format!("http://{}{location}", self.target.gateways[gateway]));
+        self.send(upload, ask, account, gateway, request).await
+    }
+
+    async fn send(
+        &self,
+        upload: UploadId,
+        ask: Ask,
+        account: usize,
+        gateway: usize,
+        request: reqwest::RequestBuilder,
+    ) -> Option<Answered> {
+        let began = self.recorder.now();
+        let request = request.header("X-API-Key", &self.target.secrets[account]);
+        let answered = async {
+            let response = request.send().await.ok()?;
+            let status = response.status().as_u16();
+            let header = |name| response.headers().get(name)?.to_str().ok().map(str::to_owned);
+            let location = header(LOCATION);
+            let replayed =
+                response.headers().get("Idempotency-Replayed").is_some_and(|value| value == "true");
+            let body = response.bytes().await.ok()?;
+            Some(Answered { status, replayed, location, body: Arc::from(&body[..]) })
+        };
+        let answered = answered.await;
+        let outcome = match &answered {
+            Some(Answered { status, replayed, body, .. }) => {
+                Outcome::Answer { status: *status, body: Arc::clone(body), replayed: *replayed }
+            }
+            None => Outcome::Unknown,
+        };
+        self.write(upload, ask, account, gateway, began, outcome);
+        answered
+    }
+
+    fn write(
+        &self,
+        upload: UploadId,
+        ask: Ask,
+        account: usize,
+        gateway: usize,
+        began: Duration,
+        outcome: Outcome,
+    ) {
+        let ended = self.recorder.now();
+        let attempt = Attempt { upload, ask, account, gateway, began, ended, outcome };
+        self.recorder.write(|history| history.attempts.push(attempt));
+    }
+}
+
+async fn pause() {
+    let pause = PAUSE_MAX.mul_f64(rand::rng().random_range(0.1..1.0));
+    sleep(pause).await;
+}
