@@ -43,13 +43,13 @@ pub enum Kind {
 impl Kind {
     /// All of them, with how many of 1000 errands are of that kind.
     pub const ALL: [(Self, u32); 10] = [
-        (Self::Plain, 660),
+        (Self::Plain, 590),
         (Self::Keyless, 80),
         (Self::Conflict, 50),
         (Self::Race, 40),
         (Self::Strangers, 40),
         (Self::HangUp, 50),
-        (Self::Reuse, 30),
+        (Self::Reuse, 100),
         (Self::Status, 30),
         (Self::Hot, 2),
         (Self::Malformed, 18),
