@@ -6,8 +6,6 @@ use milepost_shared::settings::{DatabaseSettings, KafkaSettings, Settings};
 use milepost_shared::store::accounts::NAME_CHARS_MAX;
 use uuid::Uuid;
 
-use crate::database;
-
 /// What an operator does by hand: the schema, the topics, accounts and their API keys, and a look at the consumer's work.
 ///
 /// Ends with 0 for success, 1 for a failure and 78 for a bad configuration.
@@ -20,21 +18,15 @@ pub struct Arguments {
 
 impl Settings for Arguments {
     fn faults(&self) -> Vec<String> {
-        let mut faults = Vec::new();
-        if let Some(settings) = self.command.database()
-            && let Err(fault) = database::options(settings, database::STATEMENT_TIMEOUT)
-        {
-            faults.push(fault.to_string());
+        match &self.command {
+            Command::Progress(ProgressCommand::Set(SetProgress { kafka, partition, .. }))
+                if *partition >= kafka.partitions =>
+            {
+                let partitions = kafka.partitions;
+                vec![format!("--partition is {partition}, must be below PARTITIONS, which is {partitions}")]
+            }
+            _ => Vec::new(),
         }
-        if let Command::Progress(ProgressCommand::Set(SetProgress { kafka, partition, .. })) = &self.command
-            && *partition >= kafka.partitions
-        {
-            faults.push(format!(
-                "--partition is {partition}, must be below PARTITIONS, which is {}",
-                kafka.partitions
-            ));
-        }
-        faults
     }
 }
 
@@ -57,23 +49,6 @@ pub enum Command {
     /// Records of the journal that could not be persisted.
     #[command(subcommand, arg_required_else_help = false)]
     DeadLetters(DeadLettersCommand),
-}
-
-impl Command {
-    fn database(&self) -> Option<&DatabaseSettings> {
-        Some(match self {
-            Self::Topics(_) => return None,
-            Self::Migrate(command) => &command.database,
-            Self::Account(AccountCommand::Create(command)) => &command.database,
-            Self::Account(AccountCommand::List { database }) => database,
-            Self::Key(KeyCommand::Create(command)) => &command.database,
-            Self::Key(KeyCommand::List(command)) => &command.database,
-            Self::Key(KeyCommand::Revoke(command)) => &command.database,
-            Self::Progress(ProgressCommand::List(command)) => &command.database,
-            Self::Progress(ProgressCommand::Set(command)) => &command.database,
-            Self::DeadLetters(DeadLettersCommand::List(command)) => &command.database,
-        })
-    }
 }
 
 #[derive(Debug, Args)]

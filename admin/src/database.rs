@@ -6,13 +6,12 @@ use anyhow::Context as _;
 use milepost_shared::clock::Clock;
 use milepost_shared::settings::DatabaseSettings;
 use milepost_shared::store::{connect, migrate};
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{Connection as _, PgConnection};
 use time::OffsetDateTime;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest run of a statement that only touches a few rows.
-pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Connects to a database whose schema this build knows.
 pub async fn open(settings: &DatabaseSettings) -> anyhow::Result<PgConnection> {
@@ -23,16 +22,11 @@ pub async fn open(settings: &DatabaseSettings) -> anyhow::Result<PgConnection> {
 
 /// Connects, whatever is in the database.
 pub async fn open_any(settings: &DatabaseSettings, statement: Duration) -> anyhow::Result<PgConnection> {
-    let options = options(settings, statement)?;
+    let options = connect::options(&settings.database_url, "milepost-admin", statement)?;
     tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
         .await
         .context("the database of DATABASE_URL does not answer")?
         .context("cannot connect to the database of DATABASE_URL")
-}
-
-/// How to connect, or what is wrong with the URL.
-pub fn options(settings: &DatabaseSettings, statement: Duration) -> anyhow::Result<PgConnectOptions> {
-    connect::options(&settings.database_url, "milepost-admin", statement)
 }
 
 /// The time to note down with what is created or revoked.

@@ -179,7 +179,7 @@ fn a_bad_configuration_names_every_fault_and_ends_with_78() {
         ),
         (&["account", "create", "--name", ""], &["1 to 100 characters"]),
         (&["account", "create", "--name", "a\tb"], &["control characters"]),
-        (&["account", "list", "--database-url=mysql://u:planted@h/d"], &["not a PostgreSQL URL"]),
+        (&["account", "list", "--database-url=mysql://u:planted@h/d"], &["a PostgreSQL URL"]),
         (&["progress", "set", "--partition=6", "--offset=0"], &["--partition is 6"]),
     ];
     for (arguments, faults) in cases {

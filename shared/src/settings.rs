@@ -10,8 +10,11 @@ use std::time::Duration;
 use clap::builder::OsStringValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, ValueEnum};
+use tracing_subscriber::EnvFilter;
 
 use crate::crash::CrashAt;
+use crate::planted::Planted;
+use crate::store::connect;
 
 /// Exit status for a bad configuration (`EX_CONFIG` of sysexits.h).
 pub const EXIT_CONFIG: i32 = 78;
@@ -83,8 +86,14 @@ pub fn parse<S: Settings>(arguments: &[OsString]) -> Result<S, Refused> {
     }
 }
 
+/// The error without what clap puts around it, and without a value that may hold a password.
 fn sentence(error: &clap::Error) -> String {
-    let text = error.to_string();
+    let mut text = error.to_string();
+    if argument_at_fault(error).is_some_and(|named| named.starts_with("--database-url"))
+        && let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+    {
+        text = text.replace(&format!("'{value}' "), "");
+    }
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let text = text.split("\n\nUsage:").next().unwrap_or(text);
     let text = text.split("\n\nFor more information").next().unwrap_or(text);
@@ -178,6 +187,7 @@ pub struct KafkaSettings {
 pub struct DatabaseSettings {
     /// PostgreSQL URL. The password in it is never logged.
     #[arg(long, env, hide_env_values = true, default_value = "postgres://milepost@127.0.0.1:5433/milepost")]
+    #[arg(value_parser = database_url)]
     pub database_url: String,
 }
 
@@ -185,7 +195,7 @@ pub struct DatabaseSettings {
 #[derive(Debug, Clone, Args)]
 pub struct TelemetrySettings {
     /// Which log lines to write: a level, or `tracing` directives such as `info,milepost_gateway=debug`.
-    #[arg(long, env = "MILEPOST_LOG", default_value = "info")]
+    #[arg(long, env = "MILEPOST_LOG", default_value = "info", value_parser = log_filter)]
     pub log: String,
 
     /// Form of log lines on standard error.
@@ -212,6 +222,36 @@ pub struct TestSettings {
     /// For tests, in debug builds: die at a named crash point.
     #[arg(long, env, hide = true)]
     pub crash_at: Option<CrashAt>,
+
+    /// For tests, in builds with the feature `planted-bugs`: switch on a bug.
+    #[cfg(feature = "planted-bugs")]
+    #[arg(long, env, hide = true)]
+    pub planted_bug: Option<crate::planted::PlantedBug>,
+}
+
+impl TestSettings {
+    /// The bug switched on: none, unless the build has them.
+    #[must_use]
+    pub fn planted(&self) -> Planted {
+        #[cfg(feature = "planted-bugs")]
+        return Planted::new(self.planted_bug, crate::clock::Clock::new(self.clock_offset_ms));
+        #[cfg(not(feature = "planted-bugs"))]
+        Planted::default()
+    }
+}
+
+/// Whether the URL can be used shows only when its parts are read; it stays text, so that its reader may set the bounds.
+fn database_url(text: &str) -> Result<String, String> {
+    match connect::options(text, "", Duration::ZERO) {
+        Ok(_) => Ok(text.to_owned()),
+        Err(_) => {
+            Err("must be a PostgreSQL URL, such as postgres://milepost@127.0.0.1:5433/milepost".to_owned())
+        }
+    }
+}
+
+fn log_filter(text: &str) -> Result<String, String> {
+    EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 /// Parses a socket address setting; a value parser of its own so that the message says what is wanted.
@@ -230,6 +270,10 @@ mod tests {
     struct Example {
         #[command(flatten)]
         kafka: KafkaSettings,
+        #[command(flatten)]
+        database: DatabaseSettings,
+        #[command(flatten)]
+        telemetry: TelemetrySettings,
         #[arg(long, value_parser = socket_address)]
         listen: Option<SocketAddr>,
     }
@@ -264,6 +308,25 @@ mod tests {
                 .any(|fault| fault.contains("--idempotency-ttl") && fault.contains("between 1s and 365days"))
         );
         assert!(faults.iter().any(|fault| fault.contains("--listen") && fault.contains("IP:PORT")));
+    }
+
+    #[test]
+    fn a_url_and_a_filter_that_cannot_be_read_are_faults_too_and_no_password_is_told() {
+        for url in ["mysql://u:planted@h/d", "postgres://u:planted@h:x/d", "planted"] {
+            let url = format!("--database-url={url}");
+            let Err(Refused::Faults(faults)) = parse_example(&[&url, "--log=info,x=loud", "--partitions=0"])
+            else {
+                panic!("accepted")
+            };
+            assert_eq!(faults.len(), 3, "{faults:?}");
+            assert!(faults.iter().any(|fault| fault.contains("--log")), "{faults:?}");
+            let of_url = faults.iter().find(|fault| fault.contains("--database-url")).unwrap();
+            assert!(of_url.contains("must be a PostgreSQL URL") && !of_url.contains("planted"), "{of_url}");
+        }
+        let example =
+            parse_example(&["--database-url=postgresql://u:p%40@h/d", "--log=info,x=debug"]).unwrap();
+        assert_eq!(example.database.database_url, "postgresql://u:p%40@h/d");
+        assert_eq!(example.telemetry.log, "info,x=debug");
     }
 
     #[derive(Debug, Parser)]

@@ -2,10 +2,12 @@
 //! programs. They are run by `make test`.
 
 mod consumer;
+mod documents;
 mod load;
 mod operated;
 mod phone;
 mod replays;
+mod started;
 mod uploads;
 mod waiting;
 mod window;

@@ -1,0 +1,106 @@
+//! Being started: bad settings are refused, and the operators' listener tells what is there.
+
+use std::time::Duration;
+
+use milepost_shared::settings::EXIT_CONFIG;
+use milepost_tests::{Plan, Program, Raw, World};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// Starts a program that ends because of its settings, and returns what it says.
+async fn refused(mut program: Program, settings: &[(&str, &str)]) -> anyhow::Result<String> {
+    for (name, value) in settings {
+        program.set(name, value);
+    }
+    program.spawn()?;
+    let status = program.wait_exit(MINUTE).await?;
+    assert_eq!(status.code(), Some(EXIT_CONFIG), "{} with {settings:?}", program.name);
+    program.told()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_bad_configuration_names_every_fault_at_once_and_ends_with_78() -> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let bad = [
+        ("PARTITIONS", "none"),
+        ("IDEMPOTENCY_TTL", "a day"),
+        ("OPS_LISTEN", "here"),
+        ("DATABASE_URL", "mysql://milepost:planted@127.0.0.1/milepost"),
+        ("MILEPOST_LOG", "info,milepost=loud"),
+    ];
+    for program in [world.new_gateway()?, world.new_consumer()?] {
+        let told = refused(program, &bad).await?;
+        let faults: Vec<&str> = told.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert_eq!(faults.len(), bad.len(), "{told}");
+        for option in ["--partitions", "--idempotency-ttl", "--ops-listen", "--database-url", "--log"] {
+            assert_eq!(faults.iter().filter(|fault| fault.contains(option)).count(), 1, "{option}: {told}");
+        }
+        assert!(!told.contains("planted"), "{told}");
+    }
+    let contradictions = [("ANSWER_WAIT", "30s"), ("WAIT_MAX", "25s"), ("DRAIN_TIMEOUT", "20s")];
+    let told = refused(world.new_gateway()?, &contradictions).await?;
+    assert!(told.contains("ANSWER_WAIT must") && told.contains("WAIT_MAX must"), "{told}");
+    world.finish(&[]).await
+}
+
+/// The names of the dependencies that a program tells, all of them up.
+async fn dependencies(program: &Program) -> anyhow::Result<Vec<String>> {
+    let page = program.page("/readyz").await.unwrap_or_default();
+    let page: serde_json::Value = serde_json::from_str(&page)?;
+    assert_eq!(page["ready"], true, "{page}");
+    let dependencies = page["dependencies"].as_object().cloned().unwrap_or_default();
+    assert!(dependencies.values().all(|dependency| dependency["up"] == true), "{page}");
+    Ok(dependencies.keys().cloned().collect())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_second_listener_tells_life_readiness_by_dependency_and_metrics_and_the_first_tells_none()
+-> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let (gateway, consumer) = (world.gateway().await?, world.consumer().await?);
+    for (program, names, metric) in [
+        (
+            &gateway,
+            &["accepting", "api_keys", "kafka", "postgres", "results", "schema", "topics"][..],
+            "# TYPE milepost_gateway_uploads_total counter",
+        ),
+        (
+            &consumer,
+            &["emission", "journal", "kafka", "postgres"],
+            "# TYPE milepost_consumer_decided_total counter",
+        ),
+    ] {
+        assert_eq!(program.page("/livez").await.as_deref(), Some("alive\n"));
+        milepost_tests::eventually(MINUTE, "everything is up", async || {
+            let mut up = true;
+            for name in names {
+                up &= program.has_up(name).await;
+            }
+            Ok(up.then_some(()))
+        })
+        .await?;
+        assert_eq!(dependencies(program).await?, names);
+        let metrics = program.page("/metrics").await.unwrap_or_default();
+        assert!(metrics.contains(metric), "{metrics}");
+    }
+    let client = world.client(&gateway)?;
+    for page in ["/livez", "/readyz", "/metrics"] {
+        assert_eq!(client.get(page).await?.status, 404, "{page} is for operators only");
+    }
+    world.finish(&[]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_the_operators_pages_that_falls_silent_keeps_no_program_from_ending() -> anyhow::Result<()>
+{
+    let world = World::new(Plan::default()).await?;
+    for mut program in [world.gateway().await?, world.consumer().await?] {
+        let mut silent = Raw::connect(program.ops).await?;
+        let mut begun = Raw::connect(program.ops).await?;
+        begun.send(b"GET /livez HT").await?;
+        program.stop().await?;
+        silent.closed(Duration::from_secs(1)).await?;
+        begun.closed(Duration::from_secs(1)).await?;
+    }
+    world.finish(&[]).await
+}
