@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::extract::State;
@@ -14,6 +15,9 @@ use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+/// Longest time to end for requests under way when the program stops.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What a dependency is like at this moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -91,7 +95,8 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
-/// Serves the three pages until `stop`.
+/// Serves the three pages until `stop`. What has not been answered a second later is cut off: a client that is silent must
+/// not keep the program from ending.
 ///
 /// # Errors
 /// The listener fails.
@@ -113,8 +118,15 @@ pub async fn serve(
             }),
         );
     tracing::info!(address = %listener.local_addr()?, "operator pages listening");
-    axum::serve(listener, pages).with_graceful_shutdown(stop.cancelled_owned()).await?;
-    Ok(())
+    let serving = axum::serve(listener, pages).with_graceful_shutdown(stop.clone().cancelled_owned());
+    let overdue = async {
+        stop.cancelled().await;
+        tokio::time::sleep(LINGER).await;
+    };
+    tokio::select! {
+        served = serving.into_future() => Ok(served?),
+        () = overdue => Ok(()),
+    }
 }
 
 async fn readyz(State(readiness): State<Readiness>) -> impl IntoResponse {
