@@ -111,7 +111,7 @@ impl Lookup {
         Ok(Self { questions, database })
     }
 
-    /// The windows of a key.
+    /// The windows of a key. Answers within the look-up timeout, however many others ask.
     pub async fn windows(&self, key_hash: KeyHash) -> Found {
         if self.database.circuit().is_open(Instant::now()) {
             return Found::Unavailable;
@@ -120,7 +120,10 @@ impl Lookup {
         if self.questions.try_send((key_hash, answer)).is_err() {
             return Found::Unavailable;
         }
-        answered.await.unwrap_or(Found::Unavailable)
+        match timeout(self.database.deadline, answered).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(_)) | Err(_) => Found::Unavailable,
+        }
     }
 
     /// How far each partition of the journal is persisted; `None` if the database cannot be asked.
@@ -258,6 +261,19 @@ impl Circuit {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_that_nobody_comes_to_is_given_up_at_the_deadline() {
+        let pool = PgPoolOptions::new().connect_lazy("postgres://127.0.0.1:1").unwrap();
+        let (circuit, readiness) = Default::default();
+        let (deadline, progress) = (Duration::from_secs(1), Arc::new(Semaphore::new(1)));
+        let database = Database { pool, deadline, circuit, progress, journal: String::new(), readiness };
+        let (questions, _asked) = mpsc::channel(1);
+        let lookup = Lookup { questions, database: Arc::new(database) };
+        let begun = Instant::now();
+        assert_eq!(lookup.windows(KeyHash([1; 32])).await, Found::Unavailable);
+        assert_eq!(begun.elapsed(), deadline);
+    }
 
     #[test]
     fn the_pause_doubles_with_each_failure_in_a_row_up_to_a_bound() {
