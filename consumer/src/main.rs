@@ -21,7 +21,11 @@ use milepost_shared::topics::{TopicAdmin, TopicNames};
 use milepost_shared::{shutdown, telemetry};
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
+
+/// Longest time for one attempt to read the schema's version.
+const SCHEMA_TIMEOUT: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let settings = settings::read::<ConsumerSettings>();
@@ -55,6 +59,13 @@ async fn run(settings: ConsumerSettings) -> anyhow::Result<ExitCode> {
     }
     readiness.up("emission");
     readiness.up("journal");
+    tokio::spawn({
+        let (stop, readiness) = (stop.clone(), readiness.clone());
+        async move {
+            stop.cancelled().await;
+            readiness.down("journal", "stopping");
+        }
+    });
     let listener = ops::bind(settings.ops_listen).await?;
     let serving = CancellationToken::new();
     let pages = tokio::spawn(ops::serve(listener, readiness.clone(), metrics, serving.clone()));
@@ -103,15 +114,23 @@ async fn check(
         }
     }
     let mut delays = backoff(settings).build();
+    let check_schema = async || {
+        let mut connection = options.connect().await?;
+        migrate::check_version(&mut connection).await
+    };
     loop {
-        match stop.run_until_cancelled(options.connect()).await {
+        match stop.run_until_cancelled(timeout(SCHEMA_TIMEOUT, check_schema())).await {
             None => return Ok(false),
-            Some(Ok(mut connection)) => {
-                migrate::check_version(&mut connection).await?;
+            Some(Ok(Ok(()))) => {
                 readiness.up("postgres");
                 return Ok(true);
             }
-            Some(Err(_)) => readiness.down("postgres", "cannot connect"),
+            // Whatever the database itself says may heal.
+            Some(Ok(Err(error))) if !error.chain().any(|cause| cause.is::<sqlx::Error>()) => {
+                return Err(error);
+            }
+            Some(Ok(Err(_))) => readiness.down("postgres", "the schema's version cannot be read"),
+            Some(Err(_)) => readiness.down("postgres", "does not answer"),
         }
         let delay = delays.next().unwrap_or(settings.backoff_max);
         if stop.run_until_cancelled(tokio::time::sleep(delay)).await.is_none() {
@@ -157,6 +176,7 @@ async fn sessions(
 fn parts(settings: &ConsumerSettings, options: PgConnectOptions, readiness: Readiness) -> Parts {
     let topics = TopicNames::new(&settings.kafka.topic_prefix);
     let brokers = settings.kafka.kafka_brokers.clone();
+    let planted = settings.test.planted();
     Parts {
         poll: PollSettings {
             brokers: brokers.clone(),
@@ -165,6 +185,7 @@ fn parts(settings: &ConsumerSettings, options: PgConnectOptions, readiness: Read
             session_timeout: settings.session_timeout,
             bounds: settings.bounds(),
             dead_letter_run_max: settings.dead_letter_run_max,
+            planted,
         },
         persist: PersistSettings {
             topic: topics.uploads.clone(),
@@ -173,12 +194,14 @@ fn parts(settings: &ConsumerSettings, options: PgConnectOptions, readiness: Read
             backoff_max: settings.backoff_max,
             copy_locations_min: settings.copy_locations_min,
             dead_letter_run_max: settings.dead_letter_run_max,
+            planted,
         },
         emit: EmitSettings {
             brokers,
             topics,
             linger: settings.emit_linger,
             backoff_max: settings.backoff_max,
+            planted,
         },
         expire: expire_settings(settings),
         offset_commit_interval: settings.offset_commit_interval,
@@ -186,6 +209,7 @@ fn parts(settings: &ConsumerSettings, options: PgConnectOptions, readiness: Read
         options,
         readiness,
         crash: Crash::new(settings.test.crash_at.clone()),
+        planted,
     }
 }
 
@@ -199,5 +223,6 @@ fn expire_settings(settings: &ConsumerSettings) -> ExpireSettings {
         clock: Clock::new(settings.test.clock_offset_ms),
         interval: settings.maintenance_interval,
         timeout: settings.persist_timeout + Duration::from_secs(30),
+        planted: settings.test.planted(),
     }
 }

@@ -112,11 +112,15 @@ async fn a_second_signal_ends_at_once() -> anyhow::Result<()> {
         Ok((world.tables.number(waiting).await? > 0).then_some(()))
     })
     .await?;
+    assert!(consumer.ready().await);
     consumer.signal(Signal::SIGTERM)?;
-    eventually(MINUTE, "it has heard", async || {
-        Ok(consumer.told()?.contains("a second signal ends at once").then_some(()))
+    eventually(MINUTE, "it has heard, and readiness turns false", async || {
+        let page = consumer.page("/readyz").await.unwrap_or_default();
+        Ok(page.contains(r#""detail":"stopping""#).then_some(()))
     })
     .await?;
+    assert!(!consumer.ready().await);
+    assert!(consumer.told()?.contains("a second signal ends at once"));
     consumer.signal(Signal::SIGTERM)?;
     assert_eq!(consumer.wait_exit(Duration::from_secs(2)).await?.code(), Some(130));
     sqlx::raw_sql("ROLLBACK").execute(&mut *lock).await?;
