@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use milepost_shared::clock::JournalTime;
+use milepost_shared::journal::JournalRecord;
 
-use crate::record::{Content, Record};
+use crate::record::{Content, Garbage, Record};
 
 /// Bounds of a batch; the first one reached closes it.
 #[derive(Debug, Clone, Copy)]
@@ -43,7 +44,12 @@ pub struct Batch {
 
 impl Batch {
     /// Adds the next record of its partition. `settled_below` is the partition's progress when it was assigned.
+    /// Records of an earlier assignment go: under this one they are polled again.
     pub fn push(&mut self, record: Record, bytes: usize, generation: u64, settled_below: i64) {
+        let of = record.position.partition;
+        if self.spans.get(&of).is_some_and(|span| span.generation != generation) {
+            self.retain_partitions(|partition, _| partition != of);
+        }
         self.locations += record.content.locations();
         self.bytes += bytes;
         let next = record.position.offset + 1;
@@ -78,6 +84,21 @@ impl Batch {
         self.spans.retain(|partition, span| keep(*partition, span));
         let spans = &self.spans;
         self.records.retain(|record| spans.contains_key(&record.position.partition));
+    }
+
+    /// Turns the uploads for which `is_refused` is true into garbage.
+    pub fn refuse(&mut self, reason: &str, is_refused: impl Fn(&JournalRecord) -> bool) {
+        for record in &mut self.records {
+            if let Content::Upload(upload) = &record.content
+                && is_refused(upload)
+            {
+                record.content = Content::Garbage(Garbage {
+                    reason: reason.to_owned(),
+                    key: Some(upload.key_hash.to_string().into_bytes()),
+                    value: Some(upload.encode()),
+                });
+            }
+        }
     }
 
     /// Drops the records of a partition from `offset` on.
@@ -221,6 +242,15 @@ mod tests {
         assert!(full(4, 5, 401));
         assert!(full(5, 4, 401));
         assert!(full(5, 5, 400));
+    }
+
+    #[test]
+    fn a_partition_that_was_lost_and_won_again_begins_anew() {
+        let mut batch = batch([record(0, 5, true), record(0, 6, true), record(1, 1, true)], 0);
+        batch.push(record(0, 5, true), 100, 2, 5);
+        let Span { generation, first_new, next, .. } = batch.spans[&0];
+        assert_eq!((generation, first_new, next, batch.records.len()), (2, 5, 6, 2));
+        assert_eq!(batch.spans[&1].generation, 1);
     }
 
     #[test]
