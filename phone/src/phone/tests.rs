@@ -19,6 +19,8 @@ use crate::track;
 enum Reply {
     /// Answers with this status, `Retry-After: 0` and this body.
     Say(u16, &'static str),
+    /// Answers with this status and `Retry-After` in seconds.
+    AskBack(u16, &'static str),
     /// Answers 200 with this body, marked as a replay.
     Replay(&'static str),
     /// Sends the head of a 200 and breaks the connection off.
@@ -27,7 +29,7 @@ enum Reply {
     Silence,
 }
 
-use Reply::{HangUp, Replay, Say, Silence};
+use Reply::{AskBack, HangUp, Replay, Say, Silence};
 
 const ONE: &str = r#"{"success":true,"processedCount":1}"#;
 const TWO: &str = r#"{"success":true,"processedCount":2}"#;
@@ -63,6 +65,9 @@ async fn follow(
     let response = |status: u16| Response::builder().status(status).header("retry-after", "0");
     let response = match reply.unwrap_or(Say(400, "the script is over")) {
         Say(status, body) => response(status).body(body.into()),
+        AskBack(status, seconds) => {
+            Response::builder().status(status).header("retry-after", seconds).body(Body::empty())
+        }
         Replay(body) => response(200).header("idempotency-replayed", "true").body(body.into()),
         HangUp => {
             let broken = stream::iter([Ok("{"), Err(io::Error::other("hang-up"))]);
@@ -176,6 +181,26 @@ async fn a_retry_goes_to_the_next_gateway() {
     assert_eq!(script.seen().len(), 2);
     let round = ["cannot connect", "the connection was lost"];
     assert_eq!(*reasons.lock().expect("unpoisoned"), [&round[..], &["503"], &round[..]].concat());
+}
+
+#[tokio::test]
+async fn a_pause_is_as_long_as_the_answer_asks_within_its_bound() {
+    let (url, _) = gateway([AskBack(503, "1"), AskBack(202, "1"), AskBack(429, "0"), Say(200, ONE)]).await;
+    let bound = Duration::from_millis(100);
+    let pauses = Mutex::new(Vec::new());
+    let begun = Instant::now();
+    let summary = phone(Settings { retry_after_max: bound, ..settings([url]) })
+        .play(&uploads([1]), false, |progress| {
+            if let Progress::Pausing { pause, .. } = progress {
+                pauses.lock().expect("unpoisoned").push(pause);
+            }
+        })
+        .await;
+    assert_eq!((summary.attempts, summary.locations), (4, 1));
+    let pauses = pauses.into_inner().expect("unpoisoned");
+    assert_eq!(pauses[..2], [bound; 2]);
+    assert!(pauses[2] < bound, "{pauses:?}");
+    assert!(begun.elapsed() >= 2 * bound);
 }
 
 #[tokio::test]

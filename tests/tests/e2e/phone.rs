@@ -24,14 +24,17 @@ fn tracks() -> anyhow::Result<Vec<PathBuf>> {
 /// Time in milliseconds, and the bits of latitude, longitude and altitude.
 type Point = (i64, u64, u64, Option<u64>);
 
-/// The points that have a time, read without any GPX library.
-fn points(gpx: &str) -> anyhow::Result<Vec<Point>> {
-    let mut points = Vec::new();
+/// The points that have a time, and how many have none, read without any GPX library.
+fn points(gpx: &str) -> anyhow::Result<(Vec<Point>, usize)> {
+    let (mut points, mut without_time) = (Vec::new(), 0);
     for element in ["trkpt", "rtept", "wpt"] {
         for rest in gpx.split(&format!("<{element} ")).skip(1) {
             let point = rest.split(&format!("</{element}>")).next().context("an element does not end")?;
             let after = |start: &str, end: &str| Some(point.split_once(start)?.1.split_once(end)?.0.trim());
-            let Some(time) = after("<time>", "</time>") else { continue };
+            let Some(time) = after("<time>", "</time>") else {
+                without_time += 1;
+                continue;
+            };
             let time = OffsetDateTime::parse(time, &Rfc3339)?;
             let number = |text: &str| anyhow::Ok(text.parse::<f64>()?.to_bits());
             points.push((
@@ -43,7 +46,7 @@ fn points(gpx: &str) -> anyhow::Result<Vec<Point>> {
         }
     }
     points.sort_unstable();
-    Ok(points)
+    Ok((points, without_time))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -61,11 +64,16 @@ async fn each_track_played_twice_is_stored_once_bit_equal_to_its_file() -> anyho
         let played =
             world.phone(&[&file, "--url", &urls, "--device-id", &device, "--twice", "--json"]).await?;
         assert!(played.status.success(), "{device}: {}", String::from_utf8_lossy(&played.stderr));
-        let wanted = points(&fs::read_to_string(&track)?)?;
+        let (wanted, without_time) = points(&fs::read_to_string(&track)?)?;
         assert!(!wanted.is_empty());
         let table: serde_json::Value = serde_json::from_slice(&played.stdout)?;
         assert_eq!(table["locations"], wanted.len());
         assert_eq!(table["failures"], 0);
+        assert_eq!(table["pointsLeftOut"], without_time);
+        let told = String::from_utf8_lossy(&played.stderr);
+        let reported =
+            told.contains(&format!("{without_time} points of {file} have no time and are left out"));
+        assert_eq!(reported, without_time > 0, "{told}");
         assert!(table["replays"].as_u64() >= table["uploads"].as_u64(), "{table}");
 
         let mut stored = world.tables.stored().await?;

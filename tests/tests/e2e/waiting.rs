@@ -72,6 +72,9 @@ async fn with_the_consumer_stopped_an_upload_answers_202_and_its_location_tells_
     assert_eq!(expires, accepted.map(|accepted| accepted + ttl));
     assert_eq!(stranger.get(&location).await?.status, 404, "final is unknown to another account too");
     assert_eq!(other_gateway.get(&location).await?.json(), told);
+    let by_key = format!("/api/v1/uploads/{key_hash}");
+    assert_eq!(client.get(&by_key).await?.json(), told, "the receipt only tells uploads of one key apart");
+    assert_eq!(stranger.get(&by_key).await?.status, 404, "nor is the key known to another account");
 
     let answer = client.post(&posts[0]).await?;
     assert_eq!(answer.told(), (200, r#"{"success":true,"processedCount":1}"#.to_owned()));
