@@ -30,3 +30,8 @@ pub use services::Services;
 pub use subscriber::{Fact, Subscriber};
 pub use tables::{DeadLetter, KeyRow, Progress, Stored, Tables};
 pub use world::{Account, Plan, World, exact};
+
+/// The example of the one-integer rule, run as a documentation test.
+#[cfg(doctest)]
+#[doc = include_str!("../../docs/topics.md")]
+pub struct Topics;

@@ -1,0 +1,221 @@
+//! The documents: what they print is what happens.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use milepost_shared::upload::{Rules, Shape, Upload, decode};
+use milepost_tests::{Answer, Client, Fact, Plan, Post, World};
+use reqwest::StatusCode;
+use serde_json::Value;
+use tokio::process::Command;
+
+const README: &str = include_str!("../../../README.md");
+const HTTP_API: &str = include_str!("../../../docs/http-api.md");
+const TOPICS: &str = include_str!("../../../docs/topics.md");
+const PROBLEM: &str = include_str!("../../../gateway/src/problem.rs");
+
+const SINGLE: &str = "/api/v1/locations";
+const BATCH: &str = "/api/v1/locations/batch";
+/// Longest time the shell may take for one command.
+const COMMAND: Duration = Duration::from_secs(60);
+
+/// The fenced block of a language that holds a text.
+fn block<'a>(document: &'a str, language: &str, text: &str) -> anyhow::Result<&'a str> {
+    let mut blocks = document.split("\n```").skip(1).step_by(2);
+    let found = blocks.find_map(|block| {
+        let block = block.strip_prefix(language)?.strip_prefix('\n')?;
+        block.contains(text).then_some(block)
+    });
+    found.with_context(|| format!("no {language} block with {text}"))
+}
+
+/// A row of the table of problems.
+struct Row {
+    status: u16,
+    code: &'static str,
+    detail: &'static str,
+}
+
+fn documented() -> Vec<Row> {
+    let row = |line: &'static str| {
+        let mut cells = line.strip_prefix('|')?.split('|').map(str::trim);
+        let status = cells.next()?.parse().ok()?;
+        let code = cells.next()?.strip_prefix('`')?.strip_suffix('`')?;
+        Some(Row { status, code, detail: cells.next()? })
+    };
+    HTTP_API.lines().filter_map(row).collect()
+}
+
+/// The statuses and codes that the gateway's source pairs.
+fn existing() -> BTreeSet<(u16, &'static str)> {
+    let source = PROBLEM.split("#[cfg(test)]").next().unwrap_or_default();
+    let pair = |rest: &'static str| {
+        let (name, rest) = rest.split_once(", \"")?;
+        let (code, _) = rest.split_once('"')?;
+        let named = |status: &StatusCode| {
+            status
+                .canonical_reason()
+                .is_some_and(|reason| reason.replace(' ', "_").eq_ignore_ascii_case(name))
+        };
+        let status = (100..600).filter_map(|status| StatusCode::from_u16(status).ok()).find(named)?;
+        Some((status.as_u16(), code))
+    };
+    source.split("(StatusCode::").skip(1).map(|rest| pair(rest).expect("a status and a code")).collect()
+}
+
+#[test]
+fn every_problem_is_documented_with_its_status_and_every_documented_one_exists() {
+    let documented = documented();
+    let rows: BTreeSet<_> = documented.iter().map(|row| (row.status, row.code)).collect();
+    assert_eq!(rows, existing());
+    assert_eq!(rows.len(), documented.len(), "a code has two rows");
+    assert!(rows.len() > 20, "the table is not read");
+}
+
+/// What a client can do wrong alone, by the code it gets.
+async fn provoked(client: &Client, stranger: &Client) -> anyhow::Result<Vec<(&'static str, Answer)>> {
+    let fine = || Post::to(SINGLE, r#"{"deviceId":"d","timestamp":1,"latitude":2,"longitude":3}"#);
+    let other = Post::to(SINGLE, r#"{"deviceId":"e","timestamp":1,"latitude":2,"longitude":3}"#);
+    let faulty = r#"{"deviceId":"curl","locations":[{"timestamp":"x","latitude":91,"longitude":16},
+        {"timestamp":1,"latitude":1,"longitude":1,"lat":2}]}"#;
+    let crowd = format!(r#"{{"deviceId":"d","locations":[{}]}}"#, vec!["0"; 1001].join(","));
+    let mut answers = vec![
+        ("unknown-upload", client.get("/api/v1/uploads/nothing").await?),
+        ("unauthorized", stranger.post(&fine()).await?),
+    ];
+    assert_eq!(client.post(&fine().key("used")).await?.status, 200);
+    for (code, post) in [
+        ("malformed-json", Post::to(SINGLE, r#"{"deviceId":"#)),
+        ("invalid-upload", Post::to(BATCH, faulty)),
+        ("unreadable-body", fine().header("Content-Encoding", "gzip")),
+        ("invalid-idempotency-key", fine().header("Idempotency-Key", "a b")),
+        ("not-found", Post::to("/api/v1/location", "{}")),
+        ("method-not-allowed", Post::to("/api/v1/uploads/nothing", "{}")),
+        ("not-acceptable", fine().header("Accept", "text/html")),
+        ("body-too-large", Post::to(SINGLE, vec![b' '; (1 << 20) + 1])),
+        ("too-many-locations", Post::to(BATCH, crowd)),
+        ("unsupported-media-type", Post { headers: Vec::new(), ..fine() }),
+        ("unsupported-encoding", fine().header("Content-Encoding", "br")),
+        ("key-reused", other.key("used")),
+    ] {
+        answers.push((code, client.post(&post).await?));
+    }
+    Ok(answers)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn problems_read_as_documented() -> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let gateway = world.gateway().await?;
+    let _consumer = world.consumer().await?;
+    let client = world.client(&gateway)?;
+    let stranger = Client::new(client.gateway(), "mp_nobody")?;
+
+    let documented = documented();
+    for (code, answer) in provoked(&client, &stranger).await? {
+        let row = documented.iter().find(|row| row.code == code).with_context(|| code.to_owned())?;
+        let mut page = answer.json();
+        let told = (answer.status, page["code"].as_str(), page["detail"].as_str());
+        assert_eq!(told, (row.status, Some(code), Some(row.detail)));
+        if code == "invalid-upload" {
+            let (_, printed) =
+                block(HTTP_API, "http", "faultsTotal")?.split_once("\n\n").context("a body")?;
+            let mut printed: Value = serde_json::from_str(printed)?;
+            for page in [&mut page, &mut printed] {
+                page["requestId"] = Value::Null;
+            }
+            assert_eq!(page, printed);
+        }
+    }
+    let upload = decode(
+        br#"{"deviceId":"d","timestamp":1,"latitude":2,"longitude":3}"#,
+        Shape::Single,
+        Rules::STORABLE,
+    )?;
+    world.finish(&[&upload]).await
+}
+
+/// What a command line writes.
+async fn shell(command: &str, environment: [(&str, String); 2]) -> anyhow::Result<String> {
+    let mut shell = Command::new("sh");
+    shell.args(["-c", command]).env_clear().envs(environment).kill_on_drop(true);
+    let output = tokio::time::timeout(COMMAND, shell.output()).await??;
+    anyhow::ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Ok(String::from_utf8(output.stdout)?)
+}
+
+/// An answer without what differs each time.
+fn comparable(answer: &str) -> Vec<&str> {
+    let differs = |line: &&str| line.starts_with("x-request-id: ") || line.starts_with("date: ");
+    answer.lines().map(str::trim_end).filter(|line| !differs(line)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_first_upload_of_the_readme_and_its_replay_are_answered_as_printed() -> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let gateway = world.gateway().await?;
+    let _consumer = world.consumer().await?;
+
+    let lines = block(README, "sh", "curl")?;
+    let command = lines.strip_prefix(". .dev/env\n").context("the settings come first")?;
+    let address = gateway.listen.context("a gateway listens")?;
+    for printed in [block(README, "http", "200 OK")?, block(README, "http", "idempotency-replayed")?] {
+        let environment = [
+            ("MILEPOST_URL", format!("http://{address}")),
+            ("MILEPOST_API_KEY", world.account.secret.clone()),
+        ];
+        let answer = shell(command, environment).await?;
+        assert_eq!(comparable(&answer), comparable(printed));
+    }
+    let (_, body) = command.split_once("-d '").context("a body")?;
+    let (body, _) = body.split_once('\'').context("a body")?;
+    world.finish(&[&decode(body.as_bytes(), Shape::Single, Rules::STORABLE)?]).await
+}
+
+fn uploads() -> anyhow::Result<[(Post, Upload); 2]> {
+    let single = block(HTTP_API, "json", "\"deviceId\"")?;
+    let batch = block(HTTP_API, "json", "\"locations\"")?;
+    Ok([
+        (Post::to(SINGLE, single), decode(single.as_bytes(), Shape::Single, Rules::STORABLE)?),
+        (Post::to(BATCH, batch), decode(batch.as_bytes(), Shape::Batch, Rules::STORABLE)?),
+    ])
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_documents_uploads_are_told_as_printed_and_once_by_the_statement_for_subscribers()
+-> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let gateway = world.gateway().await?;
+    let _consumer = world.consumer().await?;
+    let client = world.client(&gateway)?;
+    let uploads = uploads()?;
+    for (post, upload) in &uploads {
+        let answer = client.post(post).await?;
+        let count = upload.locations.len();
+        assert_eq!(answer.told(), (200, format!(r#"{{"success":true,"processedCount":{count}}}"#)));
+    }
+    world.settled().await?;
+
+    let seen = block(TOPICS, "sql", "CREATE TABLE seen")?;
+    let is_new = block(TOPICS, "sql", "INSERT INTO seen")?;
+    world.tables.execute(seen).await?;
+    let mut kept = Vec::new();
+    let told = world.kafka.read(&world.topics.locations).await?;
+    for record in told.iter().chain(&told) {
+        let fact = Fact::read(record)?;
+        let changed = sqlx::query(is_new).bind(fact.partition).bind(fact.source_offset);
+        if changed.execute(&world.tables.pool).await?.rows_affected() == 1 {
+            kept.push(fact);
+        }
+    }
+    assert_eq!(kept.len(), uploads.len());
+
+    let mut printed: Value = serde_json::from_str(block(TOPICS, "json", "receivedAt")?)?;
+    let fact = kept.iter().find(|fact| fact.value["locations"].as_array().is_some_and(|all| all.len() == 2));
+    let fact = fact.context("the batch is told")?;
+    printed["account"] = world.account.id.to_string().into();
+    printed["receivedAt"] = fact.value["receivedAt"].clone();
+    assert_eq!(fact.value, printed);
+    world.finish(&uploads.each_ref().map(|(_, upload)| upload)).await
+}
