@@ -3,6 +3,7 @@
 
 mod consumer;
 mod documents;
+mod documents;
 mod load;
 mod operated;
 mod phone;
