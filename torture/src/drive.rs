@@ -45,6 +45,8 @@ pub struct Target {
     pub clients: usize,
     /// Errands begun per second, at most.
     pub pace: u32,
+    /// Load comes for so long, then rests for so long, and again; `None` if it never rests.
+    pub rhythm: Option<(Duration, Duration)>,
 }
 
 /// All clients of a run.
@@ -103,6 +105,10 @@ impl Driver {
         let begin = async {
             loop {
                 pace.tick().await;
+                if let Some(rest) = rest_at(shared.target.rhythm, shared.recorder.now()) {
+                    sleep(rest).await;
+                    pace.reset();
+                }
                 let Ok(permit) = Arc::clone(&shared.clients).acquire_owned().await else { return };
                 let index = shared.next.fetch_add(1, Ordering::Relaxed);
                 let errand = errand::errand(shared.target.seed, index);
@@ -404,7 +410,31 @@ impl Shared {
     }
 }
 
+/// How long the load has to rest at this moment of the run.
+fn rest_at(rhythm: Option<(Duration, Duration)>, now: Duration) -> Option<Duration> {
+    let (load, rest) = rhythm?;
+    let beat = load + rest;
+    let at = Duration::from_secs_f64(now.as_secs_f64() % beat.as_secs_f64());
+    (at >= load).then(|| beat.saturating_sub(at))
+}
+
 async fn pause() {
     let pause = PAUSE_MAX.mul_f64(rand::rng().random_range(0.1..1.0));
     sleep(pause).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn load_comes_and_rests_in_turn() {
+        let seconds = Duration::from_secs;
+        let rest = |now| rest_at(Some((seconds(4), seconds(6))), seconds(now));
+        assert_eq!(
+            [0, 3, 4, 9, 10, 25].map(rest),
+            [None, None, Some(seconds(6)), Some(seconds(1)), None, Some(seconds(5))]
+        );
+        assert_eq!(rest_at(None, seconds(5)), None);
+    }
 }

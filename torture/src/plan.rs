@@ -24,6 +24,10 @@ pub struct Plan {
     pub clients: usize,
     /// Errands begun per second, at most.
     pub pace: u32,
+    /// Load comes for so long, then rests for so long, and again; `None` if it never rests.
+    pub rhythm: Option<(Duration, Duration)>,
+    /// Consumers at work.
+    pub consumers: usize,
     /// The faults to choose from; each comes at least once, in an order that the seed gives.
     pub faults: Vec<Fault>,
     /// How many episodes there are, the same fault again included; at least as many as `faults`.
@@ -84,6 +88,8 @@ impl Plan {
             errands: 2000,
             clients: 60,
             pace: 100,
+            rhythm: None,
+            consumers: 2,
             faults: vec![
                 Fault::Kill(Target::Gateway),
                 Fault::Kill(Target::Consumer),
@@ -117,6 +123,8 @@ impl Plan {
             errands: 20_000,
             clients: 150,
             pace: 150,
+            rhythm: None,
+            consumers: 2,
             episodes: faults.len() + 25,
             faults,
             at_once: 3,
