@@ -3,7 +3,6 @@
 
 mod consumer;
 mod documents;
-mod documents;
 mod load;
 mod operated;
 mod phone;
