@@ -86,7 +86,12 @@ pub fn recall(position: Position, rows: &[KeyState]) -> Option<(KeyState, bool)>
 
 /// The windows of the keys in a batch: what the table holds, and what the batch itself has claimed so far.
 #[derive(Debug, Default)]
-pub struct Windows(HashMap<KeyHash, Vec<KeyState>>);
+pub struct Windows(
+    HashMap<KeyHash, Vec<KeyState>>,
+    /// Planted: the wall clock.
+    #[cfg(feature = "planted-bugs")]
+    Option<JournalTime>,
+);
 
 impl Windows {
     /// Adds a row of the table.
@@ -100,6 +105,8 @@ impl Windows {
         let windows = self.0.entry(claim.key_hash).or_default();
         let newest = windows.iter().max_by_key(|state| state.source.offset);
         let decision = decide(claim, newest);
+        #[cfg(feature = "planted-bugs")]
+        let decision = self.1.map_or(decision, |time| decide(&Claim { time, ..*claim }, newest));
         match newest {
             Some(state) if decision != Decision::New => (decision, state.clone()),
             _ => {
@@ -107,6 +114,23 @@ impl Windows {
                 windows.push(state.clone());
                 (decision, state)
             }
+        }
+    }
+
+    /// Planted ([`DecideByWallClock`](milepost_shared::planted::PlantedBug::DecideByWallClock)): asks at this time whether
+    /// a window is open.
+    #[cfg(feature = "planted-bugs")]
+    pub fn decide_at(&mut self, now: JournalTime) {
+        self.1 = Some(now);
+    }
+
+    /// Planted ([`ReEmitByNewestRow`](milepost_shared::planted::PlantedBug::ReEmitByNewestRow)): forgets all but the
+    /// newest window of each key.
+    #[cfg(feature = "planted-bugs")]
+    pub fn keep_newest(&mut self) {
+        for windows in self.0.values_mut() {
+            windows.sort_by_key(|state| state.source.offset);
+            windows.drain(..windows.len() - 1);
         }
     }
 

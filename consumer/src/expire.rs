@@ -9,6 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use metrics::counter;
 use milepost_shared::clock::{Clock, JournalTime};
+use milepost_shared::planted::{Planted, PlantedBug};
 use milepost_shared::store::partitions::{self, KeyPartition, Partitioned};
 use milepost_shared::store::progress::{self, Progress};
 use rdkafka::ClientConfig;
@@ -47,6 +48,8 @@ pub struct ExpireSettings {
     pub interval: Duration,
     /// Longest look.
     pub timeout: Duration,
+    /// For tests.
+    pub planted: Planted,
 }
 
 /// What decides about expiry, of one journal partition.
@@ -178,22 +181,26 @@ async fn expired(
 ) -> anyhow::Result<Vec<KeyPartition>> {
     // Two clocks, and the earlier one counts, so that one wrong clock cannot expire a key too early.
     let wall = settings.clock.now().min(partitions::server_time(connection).await?);
+    let wall = if settings.planted.is(PlantedBug::ExpireByWallClock) { settings.clock.now() } else { wall };
     let mut candidates = partitions::key_partitions(connection).await?;
     candidates.retain(|partition| partition.keep_until.plus(settings.grace) <= wall);
-    if candidates.is_empty() {
+    if candidates.is_empty() || settings.planted.is(PlantedBug::ExpireByWallClock) {
         return Ok(candidates);
     }
     // After the clock, before the progress: see `journal_clock`.
     let watermarks = settings.clone();
     let ends = tokio::task::spawn_blocking(move || journal_ends(&watermarks)).await??;
     let progress = progress::load(connection, &settings.topic).await?;
-    let clocks: Vec<JournalClock> = (0..)
+    let mut clocks: Vec<JournalClock> = (0..)
         .zip(ends)
         .map(|(partition, end)| {
             let progress = progress.iter().find(|progress| progress.partition == partition);
             journal_clock(progress, end, wall)
         })
         .collect();
+    if settings.planted.is(PlantedBug::ExpireBeforeEmission) {
+        clocks.iter_mut().for_each(|clock| clock.emitted = clock.passed);
+    }
     candidates.retain(|partition| may_expire(partition, &clocks, settings.grace));
     Ok(candidates)
 }

@@ -123,7 +123,6 @@ impl Membership {
         let committed = consumer.committed_offsets(partitions.clone(), REQUEST_TIMEOUT)?;
         let topic = &self.settings.topics.uploads;
         for (partition, (progress, run)) in numbers.iter().copied().zip(progress) {
-            let next_offset = progress.next_offset;
             let (journal_start, journal_end) =
                 consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?;
             let group =
@@ -131,7 +130,9 @@ impl Membership {
                     Offset::Offset(offset) => Some(offset),
                     _ => None,
                 });
-            let emitted = progress.emitted_offset;
+            #[cfg(feature = "planted-bugs")]
+            let (progress, group) = self.mislead(progress, group, (journal_start, journal_end))?;
+            let (next_offset, emitted) = (progress.next_offset, progress.emitted_offset);
             let known = Known { progress: next_offset, group, emitted, journal_start, journal_end };
             let start = assign::start(partition, known)?;
             tracing::info!(partition, start, progress = next_offset, ?group, "partition assigned");
@@ -187,6 +188,36 @@ impl Membership {
         }
         self.readiness.up("postgres");
         Ok(known)
+    }
+
+    /// Planted: makes where the partition starts depend on one of the two stores only.
+    #[cfg(feature = "planted-bugs")]
+    fn mislead(
+        &self,
+        progress: Progress,
+        group: Option<i64>,
+        (journal_start, journal_end): (i64, i64),
+    ) -> Result<(Progress, Option<i64>), PollError> {
+        use milepost_shared::planted::PlantedBug;
+
+        let planted = self.settings.planted;
+        if planted.is(PlantedBug::ResumeAtProgress) {
+            return Ok((progress, Some(progress.next_offset)));
+        }
+        let start = if planted.is(PlantedBug::ResumeAtGroupOffset) {
+            group.unwrap_or(journal_start)
+        } else if planted.is(PlantedBug::OffsetResetLatest) && group.is_none() {
+            journal_end
+        } else {
+            return Ok((progress, group));
+        };
+        let place = async {
+            let topic = &self.settings.topics.uploads;
+            let mut connection = self.options.connect().await?;
+            progress::place(&mut connection, topic, progress.partition, start, true).await
+        };
+        self.runtime.block_on(place).map_err(|error| PollError::Progress(error.to_string()))?;
+        Ok((Progress { next_offset: start, emitted_offset: start, ..progress }, Some(start)))
     }
 
     fn revoke(

@@ -8,6 +8,7 @@ use metrics::{counter, histogram};
 use milepost_shared::crash::{Crash, CrashPoint};
 use milepost_shared::key::KeyHash;
 use milepost_shared::ops::Readiness;
+use milepost_shared::planted::{Planted, PlantedBug};
 use milepost_shared::store::partitions::{Partitioned, Stretch};
 use milepost_shared::store::progress::Advance;
 use milepost_shared::store::{batch as statements, copy, partitions, progress};
@@ -20,7 +21,7 @@ use crate::batch::{Batch, GarbageRun, GarbageRuns};
 use crate::decide::Windows;
 use crate::emit::Emission;
 use crate::metric;
-use crate::record::{Content, Garbage};
+use crate::record::Content;
 use crate::settle::{self, Settled};
 
 /// Width of a partition of `locations`.
@@ -45,6 +46,8 @@ pub struct PersistSettings {
     pub copy_locations_min: usize,
     /// Most garbage in a row.
     pub dead_letter_run_max: usize,
+    /// For tests.
+    pub planted: Planted,
 }
 
 /// Why the persister gave up on a batch, which then changed nothing.
@@ -165,7 +168,12 @@ impl Persister {
                     return Err(PersistError::Fenced(partitions));
                 }
                 Err(Failure::TimedOut) => "no answer in time".to_owned(),
-                Err(Failure::Database(error)) => describe(&error),
+                Err(Failure::Database(error)) => {
+                    if self.settings.planted.is(PlantedBug::DeadLetterOnDatabaseError) {
+                        batch.refuse("database error", |_| true);
+                    }
+                    describe(&error)
+                }
             };
             // Whatever the transaction's state, dropping the connection ends it.
             self.connection = None;
@@ -207,17 +215,7 @@ impl Persister {
         let known = statements::known_accounts(&mut connection, &asked).await?;
         self.connection = Some(connection);
         self.accounts.extend(known);
-        for record in &mut batch.records {
-            if let Content::Upload(upload) = &record.content
-                && !self.accounts.contains(&upload.account)
-            {
-                record.content = Content::Garbage(Garbage {
-                    reason: "unknown account".to_owned(),
-                    key: Some(upload.key_hash.to_string().into_bytes()),
-                    value: Some(upload.encode()),
-                });
-            }
-        }
+        batch.refuse("unknown account", |upload| !self.accounts.contains(&upload.account));
         Ok(())
     }
 
@@ -269,6 +267,10 @@ impl Persister {
                 time: span.time,
             })
             .collect();
+        #[cfg(feature = "planted-bugs")]
+        if self.settings.planted.is(PlantedBug::NoFence) {
+            return Ok(progress::overwrite(connection, &self.settings.topic, &advances).await?);
+        }
         let fenced = progress::advance(connection, &self.settings.topic, &advances).await?;
         if fenced.is_empty() { Ok(()) } else { Err(Failure::Fenced(fenced)) }
     }
@@ -280,6 +282,12 @@ impl Persister {
         let mut windows = Windows::default();
         for (key_hash, state) in statements::windows(connection, &keys).await? {
             windows.insert(key_hash, state);
+        }
+        #[cfg(feature = "planted-bugs")]
+        if self.settings.planted.is(PlantedBug::DecideByWallClock) {
+            windows.decide_at(self.settings.planted.now());
+        } else if self.settings.planted.is(PlantedBug::ReEmitByNewestRow) {
+            windows.keep_newest();
         }
         Ok(settle::settle(batch, windows, self.settings.ttl))
     }
@@ -296,6 +304,10 @@ impl Persister {
             statements::insert_keys(connection, keys).await?;
             let devices = settle::sightings(&new);
             let ids = statements::upsert_devices(connection, &devices).await?;
+            #[cfg(feature = "planted-bugs")]
+            if self.settings.planted.is(PlantedBug::LocationsInOwnTransaction) {
+                statements::commit_halfway(connection).await?;
+            }
             let rows = settle::rows(&new, &ids);
             if rows.len() >= self.settings.copy_locations_min {
                 copy::copy_locations(connection, &rows).await?;

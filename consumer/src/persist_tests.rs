@@ -11,7 +11,7 @@ use sqlx::Row as _;
 use time::OffsetDateTime;
 
 use super::*;
-use crate::record::Record;
+use crate::record::{Garbage, Record};
 
 const TTL: Duration = Duration::from_secs(3600);
 const TOPIC: &str = "location-uploads";
@@ -45,6 +45,7 @@ impl Fixture {
             backoff_max: Duration::from_millis(50),
             copy_locations_min,
             dead_letter_run_max: 3,
+            planted: Planted::default(),
         };
         let (readiness, crash, stop) = Default::default();
         Persister::new(settings, self.database.options(Role::Consumer), readiness, crash, stop)

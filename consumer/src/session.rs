@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use milepost_shared::crash::{Crash, CrashPoint};
 use milepost_shared::ops::Readiness;
+use milepost_shared::planted::{Planted, PlantedBug};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::assign::Assignment;
 use crate::batch::Batch;
-use crate::emit::{Emission, EmitSettings, Emitted, EmittedOffsets, Emitter};
+use crate::emit::{self, Emission, EmitSettings, Emitted, EmittedOffsets, Emitter, Stopped};
 use crate::expire::{self, ExpireSettings, PutBack};
 use crate::membership::Membership;
 use crate::persist::{PersistError, PersistSettings, Persister};
@@ -46,6 +47,8 @@ pub struct Parts {
     pub readiness: Readiness,
     /// Crash points.
     pub crash: Crash,
+    /// For tests.
+    pub planted: Planted,
 }
 
 /// Why a session ended before it was asked to.
@@ -100,8 +103,9 @@ pub async fn run(parts: &Parts, partitions: usize, stop: &CancellationToken) -> 
     };
     let poller = Poller::new(&parts.poll, &parts.options, &shared, session.clone())?;
     let consumer = poller.consumer();
-    let emitter =
-        Emitter::new(parts.emit.clone(), parts.readiness.clone(), parts.crash.clone(), hard.clone())?;
+    let no_flush = parts.planted.is(PlantedBug::NoFlushAtShutdown);
+    let emit_until = if no_flush { session.clone() } else { hard.clone() };
+    let emitter = Emitter::new(parts.emit.clone(), parts.readiness.clone(), parts.crash.clone(), emit_until)?;
 
     let poll_stop = session.clone();
     let polling = tokio::task::spawn_blocking(move || {
@@ -114,6 +118,7 @@ pub async fn run(parts: &Parts, partitions: usize, stop: &CancellationToken) -> 
         assignment: shared.assignment.clone(),
         topic: parts.poll.topics.uploads.clone(),
         crash: parts.crash.clone(),
+        planted: parts.planted,
     };
     let emitting =
         tokio::spawn(emit(emitter, to_emit, offsets, shared.emitted.clone(), parts.offset_commit_interval));
@@ -235,7 +240,16 @@ async fn emit(
         tokio::select! {
             batch = persisted.recv() => {
                 let Some(batch) = batch else { break };
-                let Ok(done) = emitter.emit(&batch).await else { break };
+                let done = match emitter.emit(&batch).await {
+                    Ok(done) => done,
+                    Err(Stopped) => {
+                        if offsets.planted.is(PlantedBug::NoFlushAtShutdown) {
+                            uncommitted.extend(emit::progress(&batch));
+                            drop(emitter);
+                        }
+                        break;
+                    }
+                };
                 emitted.note(&done);
                 uncommitted.extend(done);
             }
@@ -256,6 +270,7 @@ struct Offsets {
     assignment: Assignment,
     topic: String,
     crash: Crash,
+    planted: Planted,
 }
 
 impl Offsets {

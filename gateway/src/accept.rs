@@ -7,6 +7,7 @@ use http::HeaderMap;
 use milepost_shared::clock::{Clock, millis};
 use milepost_shared::fingerprint::Fingerprint;
 use milepost_shared::key::KeyHash;
+use milepost_shared::planted::{Planted, PlantedBug};
 use milepost_shared::upload::{self, Rules, Shape};
 use uuid::Uuid;
 
@@ -20,6 +21,7 @@ pub struct Acceptance {
     locations_max: usize,
     timestamp_ahead_max: Duration,
     clock: Clock,
+    planted: Planted,
 }
 
 /// What was sent, as far as it is read already.
@@ -42,11 +44,12 @@ pub struct Sent<'a> {
 impl Acceptance {
     /// Judges by these settings and this clock.
     #[must_use]
-    pub fn new(settings: &UploadSettings, clock: Clock) -> Self {
+    pub fn new(settings: &UploadSettings, clock: Clock, planted: Planted) -> Self {
         Self {
             locations_max: usize::try_from(settings.locations_max).unwrap_or(usize::MAX),
             timestamp_ahead_max: settings.timestamp_ahead_max,
             clock,
+            planted,
         }
     }
 
@@ -60,9 +63,10 @@ impl Acceptance {
             timestamp_max: self.clock.now_ms().saturating_add(millis(self.timestamp_ahead_max)),
         };
         let upload = upload::decode(sent.body, sent.shape, rules).map_err(Problem::InvalidUpload)?;
+        let account =
+            if self.planted.is(PlantedBug::KeyHashWithoutAccount) { Uuid::nil() } else { sent.account };
         // Not a hash of anything: no client's key can be equal to it.
-        let key_hash =
-            sent.key.map_or_else(|| KeyHash(rand::random()), |key| KeyHash::new(sent.account, key));
+        let key_hash = sent.key.map_or_else(|| KeyHash(rand::random()), |key| KeyHash::new(account, key));
         Ok(Accepted {
             account: sent.account,
             key_hash,
@@ -103,7 +107,12 @@ mod tests {
 
     fn acceptance() -> Acceptance {
         let clock = Clock::new(NOW_MS - Clock::new(0).now_ms());
-        Acceptance { locations_max: 2, timestamp_ahead_max: Duration::from_secs(3600), clock }
+        Acceptance {
+            locations_max: 2,
+            timestamp_ahead_max: Duration::from_secs(3600),
+            clock,
+            planted: Planted::default(),
+        }
     }
 
     fn accept(shape: Shape, key: Option<&str>, body: &str) -> Result<Accepted, Problem> {

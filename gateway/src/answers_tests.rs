@@ -75,7 +75,7 @@ impl World {
 
     fn start(&self, readiness: &Readiness, kafka: &KafkaSettings, url: String, setting: &str) -> Answers {
         let database = DatabaseSettings { database_url: url };
-        Answers::start(&settings(setting), kafka, &database, Clock::new(0), Crash::default(), readiness)
+        Answers::start(&settings(setting), kafka, &database, Clock::new(0), Default::default(), readiness)
             .unwrap()
     }
 

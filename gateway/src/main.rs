@@ -68,7 +68,7 @@ async fn run(settings: GatewaySettings) -> anyhow::Result<ExitCode> {
         &settings.kafka,
         &settings.database,
         Clock::new(settings.tests.clock_offset_ms),
-        Crash::new(settings.tests.crash_at.clone()),
+        (Crash::new(settings.tests.crash_at.clone()), settings.tests.planted()),
         &readiness,
     )?;
     let front = front(&settings, answers.clone(), &readiness, &serving)?;
@@ -76,7 +76,8 @@ async fn run(settings: GatewaySettings) -> anyhow::Result<ExitCode> {
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "listening");
     }
-    server::serve(listener, router(front), &settings.server, &readiness, &serving).await;
+    let planted = settings.tests.planted();
+    server::serve(listener, router(front), &settings.server, &readiness, planted, &serving).await;
     answers.drain(ANSWERS_DRAIN).await;
     pages_end.cancel();
     pages.await.context("operator pages")??;
@@ -139,5 +140,5 @@ fn front(
     });
     let clock = Clock::new(settings.tests.clock_offset_ms);
     let parts = (api_keys, rates, answers);
-    Ok(Arc::new(Front::new(&settings.uploads, parts, clock, serving.clone())))
+    Ok(Arc::new(Front::new(&settings.uploads, parts, clock, settings.tests.planted(), serving.clone())))
 }

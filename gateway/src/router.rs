@@ -14,6 +14,7 @@ use http::header::{CONNECTION, EXPECT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use milepost_shared::clock::Clock;
+use milepost_shared::planted::Planted;
 use milepost_shared::upload::Shape;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -65,6 +66,7 @@ impl Front {
         settings: &UploadSettings,
         (api_keys, rates, answers): (ApiKeys, Arc<Rates>, Answers),
         clock: Clock,
+        planted: Planted,
         stop: CancellationToken,
     ) -> Self {
         Self {
@@ -72,7 +74,7 @@ impl Front {
             rates,
             answers,
             bodies: Bodies::new(settings),
-            acceptance: Acceptance::new(settings, clock),
+            acceptance: Acceptance::new(settings, clock, planted),
             places: Semaphore::new(usize::try_from(settings.requests_max).unwrap_or(usize::MAX)),
             settings: settings.clone(),
             stop,

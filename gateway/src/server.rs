@@ -12,6 +12,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use milepost_shared::ops::Readiness;
+use milepost_shared::planted::{Planted, PlantedBug};
 use milepost_shared::settings::duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -73,6 +74,7 @@ pub async fn serve(
     router: Router,
     settings: &ServerSettings,
     readiness: &Readiness,
+    planted: Planted,
     stop: &CancellationToken,
 ) {
     let seats = Arc::new(Semaphore::new(usize::try_from(settings.connections_max).unwrap_or(usize::MAX)));
@@ -91,7 +93,7 @@ pub async fn serve(
             }
         };
         if let Ok(seat) = Arc::clone(&seats).try_acquire_owned() {
-            let serving = connection(stream, router.clone(), settings, stop.clone());
+            let serving = connection(stream, router.clone(), settings, planted, stop.clone());
             let cut_off = cut_off.clone();
             connections.spawn(async move {
                 let gauge = metrics::gauge!("milepost_gateway_http_connections");
@@ -129,6 +131,7 @@ fn connection(
     stream: TcpStream,
     router: Router,
     settings: &ServerSettings,
+    planted: Planted,
     stop: CancellationToken,
 ) -> impl Future<Output = ()> + use<> {
     // An answer is one small packet; it must not wait for the acknowledgement of the one before.
@@ -150,7 +153,7 @@ fn connection(
             .header_read_timeout(settings.idle_timeout.max(settings.header_timeout))
             .max_buf_size(BUFFER_BYTES)
             // A client that has closed its side after sending still gets its upload published.
-            .half_close(true)
+            .half_close(!planted.is(PlantedBug::PublishInHandler))
             .serve_connection(TokioIo::new(stream), service),
     );
     async move {

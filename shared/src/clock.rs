@@ -45,7 +45,7 @@ pub fn millis(duration: Duration) -> i64 {
 }
 
 /// The wall clock of this process, with an offset that tests set to make it wrong.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Clock {
     offset_ms: i64,
 }

@@ -4,7 +4,7 @@
 //! it is published as a [`journal`] record, finalized as an [`answer`] that travels as a [`result`] record, and leaves as
 //! a [`fact`]. [`topics`] says how the three topics must be configured, [`store`] holds every SQL statement, [`clock`]
 //! tells the two kinds of time apart. The rest is what any program needs: [`settings`], [`telemetry`], the [`ops`]
-//! listener, [`shutdown`], and named [`crash`] points for tests.
+//! listener, [`shutdown`], and, for tests, named [`crash`] points and [`planted`] bugs.
 //!
 //! The modules up to `fact` are pure: no I/O, no clock.
 
@@ -17,6 +17,7 @@ pub mod journal;
 pub mod json;
 pub mod key;
 pub mod ops;
+pub mod planted;
 pub mod result;
 pub mod settings;
 pub mod shutdown;

@@ -103,6 +103,16 @@ pub async fn insert_keys(
     Ok(())
 }
 
+/// Planted ([`LocationsInOwnTransaction`](crate::planted::PlantedBug::LocationsInOwnTransaction)): commits what is written
+/// so far and begins another transaction.
+///
+/// # Errors
+/// The database refuses.
+#[cfg(feature = "planted-bugs")]
+pub async fn commit_halfway(connection: &mut PgConnection) -> sqlx::Result<()> {
+    sqlx::query("COMMIT AND CHAIN").execute(connection).await.map(drop)
+}
+
 /// A device as the client names it, within an account.
 pub type DeviceName<'a> = (Uuid, &'a str);
 

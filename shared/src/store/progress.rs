@@ -6,7 +6,7 @@ use time::OffsetDateTime;
 use crate::clock::JournalTime;
 
 /// How far one partition of the journal has come. Times are the greatest seen; `None` before the first record.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Progress {
     /// Partition of the journal.
     pub partition: i32,
@@ -133,6 +133,27 @@ pub async fn advance(
     .fetch_all(connection)
     .await?;
     Ok(advances.iter().map(|advance| advance.partition).filter(|p| !moved.contains(p)).collect())
+}
+
+/// Planted ([`NoFence`](crate::planted::PlantedBug::NoFence)): sets the progress, wherever it is.
+///
+/// # Errors
+/// The database refuses.
+#[cfg(feature = "planted-bugs")]
+pub async fn overwrite(connection: &mut PgConnection, topic: &str, advances: &[Advance]) -> sqlx::Result<()> {
+    for Advance { partition, next, time, .. } in advances {
+        sqlx::query(
+            "UPDATE partition_progress SET next_offset = $3, log_time = greatest(log_time, $4) \
+             WHERE topic = $1 AND partition = $2",
+        )
+        .bind(topic)
+        .bind(partition)
+        .bind(next)
+        .bind(time.to_datetime())
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
 }
 
 /// Notes how far results and facts have been acknowledged. Never moves back.
