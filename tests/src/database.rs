@@ -68,17 +68,19 @@ impl Database {
     /// # Errors
     /// The server refuses.
     pub async fn copy(&self) -> anyhow::Result<()> {
+        self.execute(&format!("DROP DATABASE IF EXISTS {}_copy WITH (FORCE)", self.name)).await?;
         self.close().await?;
         self.execute(&format!("CREATE DATABASE {0}_copy TEMPLATE {0}", self.name)).await?;
         self.open().await
     }
 
-    /// Puts the copy in its place: what was committed since is lost.
+    /// Puts the copy in its place: what was committed since is lost, for good when the next one is put back.
     ///
     /// # Errors
     /// There is no copy.
     pub async fn put_back(&self) -> anyhow::Result<()> {
         self.close().await?;
+        self.execute(&format!("DROP DATABASE IF EXISTS {}_lost WITH (FORCE)", self.name)).await?;
         self.execute(&format!("ALTER DATABASE {0} RENAME TO {0}_lost", self.name)).await?;
         self.execute(&format!("ALTER DATABASE {0}_copy RENAME TO {0}", self.name)).await
     }

@@ -7,6 +7,7 @@
 
 mod client;
 mod database;
+mod disk;
 mod eventually;
 mod kafka;
 mod planted;
@@ -25,7 +26,7 @@ pub use kafka::{Kafka, Record};
 pub use planted::Planted;
 pub use program::{Program, Signal};
 pub use raw::Raw;
-pub use server::Server;
+pub use server::{Server, Via, free_port};
 pub use services::Services;
 pub use subscriber::{Fact, Subscriber};
 pub use tables::{DeadLetter, KeyRow, Progress, Stored, Tables};

@@ -27,6 +27,12 @@ impl Planted {
         }
     }
 
+    /// The marks of uploads that are made elsewhere: `digits` behind the point of every coordinate, `mark` in every key.
+    #[must_use]
+    pub fn with(digits: &str, mark: &str) -> Self {
+        Self { digits: digits.to_owned(), mark: mark.to_owned() }
+    }
+
     /// An idempotency key that no other call returns.
     #[must_use]
     pub fn key(&self) -> String {

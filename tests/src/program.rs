@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
 use crate::eventually;
+use crate::server::state;
 
 /// Longest time a program may take until it is ready.
 const READY: Duration = Duration::from_secs(45);
@@ -59,9 +60,9 @@ impl Program {
         self.environment.insert(name.to_owned(), value.to_owned());
     }
 
-    /// Takes a setting back, for the next start.
-    pub fn unset(&mut self, name: &str) {
-        self.environment.remove(name);
+    /// Takes a setting back, for the next start. Whether it was set.
+    pub fn unset(&mut self, name: &str) -> bool {
+        self.environment.remove(name).is_some()
     }
 
     /// Starts it and waits until it is ready.
@@ -161,6 +162,41 @@ impl Program {
     /// It does not run.
     pub fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         Ok(kill(Pid::from_raw(self.pid()?), signal)?)
+    }
+
+    /// Open files.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn open_files(&self) -> anyhow::Result<u64> {
+        Ok(std::fs::read_dir(format!("/proc/{}/fd", self.pid()?))?.count() as u64)
+    }
+
+    /// Whether it is stopped (SIGSTOP).
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.pid().is_ok_and(|pid| state(pid) == Some('T'))
+    }
+
+    /// Whether it runs.
+    ///
+    /// # Errors
+    /// The system does not tell.
+    pub fn is_running(&mut self) -> anyhow::Result<bool> {
+        Ok(self.ended()?.is_none() && self.child.is_some())
+    }
+
+    /// How it ended, if it has by itself since this was asked last.
+    ///
+    /// # Errors
+    /// The system does not tell.
+    pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        let Some(child) = &mut self.child else { return Ok(None) };
+        let status = child.try_wait()?;
+        if status.is_some() {
+            self.child = None;
+        }
+        Ok(status)
     }
 
     fn pid(&self) -> anyhow::Result<i32> {

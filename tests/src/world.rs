@@ -284,9 +284,17 @@ impl World {
     /// # Errors
     /// They have not within a minute, with how far they are.
     pub async fn settled(&self) -> anyhow::Result<()> {
+        self.settled_within(SETTLED).await
+    }
+
+    /// The same, with a deadline of the caller's.
+    ///
+    /// # Errors
+    /// They have not within `deadline`, with how far they are.
+    pub async fn settled_within(&self, deadline: Duration) -> anyhow::Result<()> {
         let group = TopicNames::group(&self.prefix);
         let mut seen = String::new();
-        let settled = eventually(SETTLED, "all of the journal is persisted and emitted", async || {
+        let settled = eventually(deadline, "all of the journal is persisted and emitted", async || {
             let ends = self.kafka.ends(&self.topics.uploads).await?;
             let committed = self.kafka.committed(&group, &self.topics.uploads).await?;
             // The database may be the one that is away.
@@ -383,7 +391,16 @@ impl World {
         Ok(())
     }
 
-    fn log_files(&self) -> anyhow::Result<Vec<PathBuf>> {
+    /// Ends it without checks of its own.
+    pub fn leave(mut self) {
+        self.finished = true;
+    }
+
+    /// All logs of programs.
+    ///
+    /// # Errors
+    /// Their directory cannot be read.
+    pub fn log_files(&self) -> anyhow::Result<Vec<PathBuf>> {
         let mut logs: Vec<PathBuf> = std::fs::read_dir(self.logs.path())?
             .map(|entry| Ok(entry?.path()))
             .collect::<anyhow::Result<_>>()?;

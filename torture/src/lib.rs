@@ -13,3 +13,6 @@ pub mod evidence;
 pub mod fault;
 pub mod history;
 pub mod plan;
+pub mod proxy;
+pub mod schedule;
+pub mod system;
