@@ -199,7 +199,11 @@ impl Program {
         Ok(status)
     }
 
-    fn pid(&self) -> anyhow::Result<i32> {
+    /// The process, for whoever measures it.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn pid(&self) -> anyhow::Result<i32> {
         let pid = self.child.as_ref().and_then(Child::id);
         Ok(i32::try_from(pid.with_context(|| format!("{} does not run", self.name))?)?)
     }

@@ -170,6 +170,12 @@ impl Server {
         format!("127.0.0.1:{}", self.port)
     }
 
+    /// Where its data are, and `pid` of its process.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
     /// Starts it (again), and returns when it answers.
     ///
     /// # Errors
