@@ -206,8 +206,10 @@ impl Shared {
                 tokio::join!(one, other);
             }
             Kind::HangUp => {
-                self.hang_up(errand, a, account).await;
-                self.settle(errand, a, account, errand.gateway).await;
+                // If it was all sent, it must get into the journal without a retry.
+                if !self.hang_up(errand, a, account).await || rand::random() {
+                    self.settle(errand, a, account, errand.gateway).await;
+                }
             }
             Kind::Reuse => self.reuse(errand, a, permit).await,
             Kind::Status => self.status(errand, a, stranger).await,
@@ -296,18 +298,19 @@ impl Shared {
         }
     }
 
-    /// Sends the request up to some byte and hangs up.
-    async fn hang_up(&self, errand: &Errand, upload: UploadId, account: usize) {
+    /// Sends the request up to some byte, half of the time the last one, and hangs up. Returns whether all was sent.
+    async fn hang_up(&self, errand: &Errand, upload: UploadId, account: usize) -> bool {
         let post = self.request(errand, upload, false);
         let bytes = Raw::request(&post, &self.target.secrets[account], None);
-        let sent = rand::random_range(1..=bytes.len());
+        let sent = if rand::random() { bytes.len() } else { rand::random_range(1..bytes.len()) };
         let began = self.recorder.now();
         let hang_up = async {
             let mut raw = Raw::connect(self.target.gateways[errand.gateway]).await?;
             raw.send(&bytes[..sent]).await
         };
-        let _no_matter = hang_up.await;
-        self.write(upload, Ask::Post, account, errand.gateway, began, Outcome::HungUp);
+        let whole = hang_up.await.is_ok() && sent == bytes.len();
+        self.write(upload, Ask::Post, account, errand.gateway, began, Outcome::HungUp { whole });
+        whole
     }
 
     /// The request of an upload. Copies are written differently: as a single or a batch, dense or indented.

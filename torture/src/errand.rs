@@ -2,6 +2,8 @@
 //! again from the run's seed, so whatever is found in a table, a topic or a log can be told to be lost, doubled, torn or
 //! invented.
 
+use std::fmt;
+
 use milepost_shared::upload::{Location, Upload};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
@@ -65,6 +67,24 @@ pub enum Variant {
     B,
 }
 
+impl Variant {
+    /// The other one.
+    #[must_use]
+    pub fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+
+    fn stream(self) -> u64 {
+        match self {
+            Self::A => 1,
+            Self::B => 2,
+        }
+    }
+}
+
 /// Names one upload of a run: everything about it is a function of this and the seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UploadId {
@@ -72,6 +92,12 @@ pub struct UploadId {
     pub errand: u64,
     /// Which of its bodies.
     pub variant: Variant,
+}
+
+impl fmt::Display for UploadId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{:?}", self.errand, self.variant)
+    }
 }
 
 /// One client's errand.
@@ -134,21 +160,28 @@ pub fn errand(seed: u64, index: u64) -> Errand {
 /// The upload that `id` names.
 #[must_use]
 pub fn upload(seed: u64, id: UploadId) -> Upload {
-    let variant = match id.variant {
-        Variant::A => 1,
-        Variant::B => 2,
-    };
-    let mut random = random_of(seed, id.errand, variant);
-    let count = match random.random_range(0..100) {
+    let mut random = random_of(seed, id.errand, id.variant.stream());
+    let count = draw_count(&mut random);
+    let digits = marks(seed).digits;
+    let locations =
+        (0_i64..).take(count).map(|ordinal| location(&mut random, &digits, id, ordinal)).collect();
+    Upload { device: format!("device-{}-{}", id.errand, id.variant.stream()), locations }
+}
+
+/// How many locations the upload has that `id` names.
+#[must_use]
+pub fn count(seed: u64, id: UploadId) -> usize {
+    draw_count(&mut random_of(seed, id.errand, id.variant.stream()))
+}
+
+/// The first thing drawn of an upload.
+fn draw_count(random: &mut ChaCha8Rng) -> usize {
+    match random.random_range(0..100) {
         0..55 => 1,
         55..85 => random.random_range(2..=10),
         85..98 => random.random_range(11..=50),
         _ => random.random_range(51..=LOCATIONS_MAX),
-    };
-    let digits = marks(seed).digits;
-    let locations =
-        (0_i64..).take(count).map(|ordinal| location(&mut random, &digits, id, ordinal)).collect();
-    Upload { device: format!("device-{}-{variant}", id.errand), locations }
+    }
 }
 
 fn location(random: &mut ChaCha8Rng, digits: &str, id: UploadId, ordinal: i64) -> Location {
@@ -205,6 +238,7 @@ mod tests {
             let made = upload(seed, id);
             prop_assert_eq!(&made, &upload(seed, id));
             prop_assert!((1..=LOCATIONS_MAX).contains(&made.locations.len()));
+            prop_assert_eq!(made.locations.len(), count(seed, id));
             for (ordinal, location) in made.locations.iter().enumerate() {
                 prop_assert_eq!(identify(location.timestamp), Some((id, ordinal)));
                 prop_assert!(location.latitude.to_string().contains(&marks(seed).digits));

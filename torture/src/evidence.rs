@@ -37,6 +37,8 @@ pub struct StoredUpload {
     /// What differs, bit for bit, from the upload that the errand sent: a location missing, twice, changed or of another
     /// upload. `None` if nothing does.
     pub fault: Option<String>,
+    /// How often the whole of it is there.
+    pub copies: usize,
 }
 
 /// A row of `idempotency_keys` that is still there.
@@ -73,19 +75,39 @@ pub struct SeenFact {
     pub fault: Option<String>,
 }
 
+/// A stretch of time in which every look found a group offset beyond what was persisted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ahead {
+    /// Partition of the journal.
+    pub partition: i32,
+    /// The first such look, since the run began.
+    pub from: Duration,
+    /// The last one.
+    pub to: Duration,
+    /// The group's offset at the first.
+    pub committed: i64,
+    /// `partition_progress.next_offset` at the first.
+    pub next_offset: i64,
+}
+
 /// What the watchers saw during the run.
 #[derive(Debug, Clone, Default)]
 pub struct Observed {
+    /// The wall clock when the run's time was 0, milliseconds since 1970. Journal time is by the same machine's.
+    pub begun_ms: i64,
     /// Facts, read live.
     pub facts: Vec<SeenFact>,
     /// Uploads of which a reader saw some rows and not others.
     pub torn: Vec<String>,
-    /// Moments at which a group offset had passed what was persisted.
-    pub offsets_ahead: Vec<String>,
+    /// Times in which a group offset had passed what was persisted.
+    pub ahead: Vec<Ahead>,
     /// Samples, in order.
     pub samples: Vec<Sample>,
     /// Reads of each watcher that worked.
     pub reads: BTreeMap<&'static str, u64>,
+    /// How often each replay path was taken: cache, table, results, joined. A gateway's last second before a kill is
+    /// not counted.
+    pub replay_paths: BTreeMap<String, u64>,
 }
 
 /// One look at the system from the side.
@@ -97,6 +119,8 @@ pub struct Sample {
     pub lag: Option<i64>,
     /// Sessions idle in a transaction, of both programs' roles.
     pub idle_in_transaction: Option<i64>,
+    /// How long the longest of them has been so.
+    pub idle_longest: Option<Duration>,
     /// Open files and resident bytes by process name.
     pub processes: BTreeMap<String, Footprint>,
 }
@@ -113,8 +137,12 @@ pub struct Footprint {
 /// All that is known at the end of a run, besides the history.
 #[derive(Debug, Clone, Default)]
 pub struct Evidence {
+    /// The run's seed: everything that was sent is made again from it.
+    pub seed: u64,
     /// `IDEMPOTENCY_TTL`.
     pub ttl: Duration,
+    /// The wall clock when all this was read, milliseconds since 1970.
+    pub gathered_ms: i64,
     /// The journal, by partition in order.
     pub journal: Vec<JournalEntry>,
     /// The rows of `locations`, by journal position.
@@ -137,6 +165,4 @@ pub struct Evidence {
     pub rebuilt: Option<Vec<String>>,
     /// From the last heal to the first 200, and to lag 0.
     pub recovered: Option<(Duration, Duration)>,
-    /// How often each replay path was taken: cache, table, results, joined.
-    pub replay_paths: BTreeMap<&'static str, u64>,
 }

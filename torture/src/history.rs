@@ -34,7 +34,10 @@ pub enum Outcome {
         replayed: bool,
     },
     /// The client hung up before an answer, on purpose.
-    HungUp,
+    HungUp {
+        /// Whether it had sent the whole request.
+        whole: bool,
+    },
     /// No whole answer came: time-out, reset, refused. The upload may be stored or not.
     Unknown,
 }
@@ -64,7 +67,7 @@ impl Attempt {
     pub fn status(&self) -> Option<u16> {
         match self.outcome {
             Outcome::Answer { status, .. } => Some(status),
-            Outcome::HungUp | Outcome::Unknown => None,
+            Outcome::HungUp { .. } | Outcome::Unknown => None,
         }
     }
 

@@ -7,12 +7,15 @@
 //! is read from journal, topics and tables, and every [`check`] compares it with the history. The [`report`] tells what came
 //! of it. [`mutants`] shows that the checkers catch what they are for.
 
+pub mod check;
 pub mod drive;
 pub mod errand;
 pub mod evidence;
 pub mod fault;
 pub mod history;
+pub mod inject;
 pub mod plan;
 pub mod proxy;
 pub mod schedule;
 pub mod system;
+pub mod tour;

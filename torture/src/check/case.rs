@@ -1,0 +1,176 @@
+//! The case: what the clients saw and what the system left behind, in the order in which checkers ask for it.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::time::Duration;
+
+use milepost_shared::answer::Position;
+use milepost_shared::clock::JournalTime;
+
+use crate::check::Demands;
+use crate::errand::{self, Kind, UploadId, Variant};
+use crate::evidence::Evidence;
+use crate::fault::{Episode, Fault};
+use crate::history::{Ask, Attempt, History, Outcome};
+
+/// How far the run's time and journal time may lie apart, which are two clocks of one machine.
+const SLACK: Duration = Duration::from_millis(500);
+
+/// A stored upload, seen from its key: it opened a window.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Claim {
+    pub(super) position: Position,
+    pub(super) time: JournalTime,
+    pub(super) variant: Variant,
+}
+
+impl fmt::Display for Claim {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} from {} at {}", self.variant, at(self.position), self.time.0)
+    }
+}
+
+/// Whether an answer can have come from a window of some upload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Reach {
+    /// It was not stored before the answer.
+    Never,
+    /// It was, and its window was over before the attempt began.
+    Over,
+    /// Its window lies around the attempt.
+    Open,
+}
+
+pub(super) struct Case<'a> {
+    pub(super) history: &'a History,
+    pub(super) evidence: &'a Evidence,
+    pub(super) episodes: &'a [Episode],
+    pub(super) demands: &'a Demands,
+    /// By errand.
+    kinds: Vec<Kind>,
+    /// By errand and account, in journal order.
+    claims: HashMap<(u64, usize), Vec<Claim>>,
+    /// Uploads without a fault that an account sent, or tried to.
+    sent: HashSet<(UploadId, usize)>,
+    unended: HashSet<u64>,
+}
+
+impl<'a> Case<'a> {
+    pub(super) fn new(
+        history: &'a History,
+        evidence: &'a Evidence,
+        episodes: &'a [Episode],
+        demands: &'a Demands,
+    ) -> Self {
+        let mut claims: HashMap<(u64, usize), Vec<Claim>> = HashMap::new();
+        for stored in &evidence.stored {
+            if let (Some(upload), Some(account)) = (stored.upload, stored.account) {
+                let claim =
+                    Claim { position: stored.position, time: stored.received_at, variant: upload.variant };
+                claims.entry((upload.errand, account)).or_default().push(claim);
+            }
+        }
+        for claims in claims.values_mut() {
+            claims.sort_unstable_by_key(|claim| (claim.time, claim.position));
+        }
+        let posts = history.attempts.iter().filter(|attempt| attempt.ask == Ask::Post);
+        Self {
+            kinds: (0..history.errands).map(|index| errand::errand(evidence.seed, index).kind).collect(),
+            claims,
+            sent: posts.map(|attempt| (attempt.upload, attempt.account)).collect(),
+            unended: history.unended.iter().copied().collect(),
+            history,
+            evidence,
+            episodes,
+            demands,
+        }
+    }
+
+    /// `None` for an errand that was never begun.
+    pub(super) fn kind(&self, errand: u64) -> Option<Kind> {
+        self.kinds.get(usize::try_from(errand).ok()?).copied()
+    }
+
+    /// All errands that were begun.
+    pub(super) fn errands(&self) -> impl Iterator<Item = (u64, Kind)> {
+        (0..).zip(self.kinds.iter().copied())
+    }
+
+    /// What is stored of an errand under an account, in journal order.
+    pub(super) fn claims(&self, errand: u64, account: usize) -> &[Claim] {
+        self.claims.get(&(errand, account)).map_or(&[], Vec::as_slice)
+    }
+
+    /// All claims, by errand and account.
+    pub(super) fn keys(&self) -> impl Iterator<Item = ((u64, usize), &[Claim])> {
+        self.claims.iter().map(|(key, claims)| (*key, claims.as_slice()))
+    }
+
+    /// Whether an account sent an upload, as far as is known: a client that was given up may have been sending.
+    pub(super) fn was_sent(&self, upload: UploadId, account: usize) -> bool {
+        self.sent.contains(&(upload, account)) || self.unended.contains(&upload.errand)
+    }
+
+    /// The wall clock at a moment of the run.
+    pub(super) fn wall(&self, at: Duration) -> JournalTime {
+        JournalTime(self.evidence.observed.begun_ms).plus(at)
+    }
+
+    /// Where an attempt stands to the windows of one of its errand's two uploads.
+    pub(super) fn reach(&self, attempt: &Attempt, variant: Variant) -> Reach {
+        let (began, ended) = (self.wall(attempt.began), self.wall(attempt.ended).plus(SLACK));
+        let claims = self.claims(attempt.upload.errand, attempt.account).iter();
+        let known = claims.filter(|claim| claim.variant == variant && claim.time <= ended);
+        let reach = known.map(|claim| {
+            let over = claim.time.plus(self.evidence.ttl).plus(self.demands.grace);
+            if over < began { Reach::Over } else { Reach::Open }
+        });
+        reach.max().unwrap_or(Reach::Never)
+    }
+
+    /// Whether a fault of this kind was there at some moment of a time of the run, or just before.
+    pub(super) fn suffered(
+        &self,
+        from: Duration,
+        to: Duration,
+        before: Duration,
+        is_meant: impl Fn(Fault) -> bool,
+    ) -> bool {
+        let (from, to) = (from.saturating_sub(before).as_secs_f64(), to.as_secs_f64());
+        self.episodes
+            .iter()
+            .any(|episode| is_meant(episode.fault) && episode.began <= to && episode.healed >= from)
+    }
+
+    /// POSTs of uploads without a fault that were answered with one of these.
+    pub(super) fn answered(&self, statuses: &[u16]) -> impl Iterator<Item = &'a Attempt> {
+        self.history.attempts.iter().filter(move |attempt| {
+            attempt.ask == Ask::Post && attempt.status().is_some_and(|status| statuses.contains(&status))
+        })
+    }
+}
+
+/// A position as messages tell it.
+pub(super) fn at(position: Position) -> String {
+    format!("{}/{}", position.partition, position.offset)
+}
+
+/// An attempt as messages tell it.
+pub(super) fn told(attempt: &Attempt) -> String {
+    let ended = match &attempt.outcome {
+        Outcome::Answer { status, replayed: true, .. } => format!("{status} as a replay"),
+        Outcome::Answer { status, .. } => format!("{status}"),
+        Outcome::HungUp { whole: true } => "hung up after the last byte".to_owned(),
+        Outcome::HungUp { .. } => "hung up".to_owned(),
+        Outcome::Unknown => "no answer".to_owned(),
+    };
+    format!(
+        "upload {} of account {}, {:?} to gateway {} from {:.3} to {:.3} s: {ended}",
+        attempt.upload,
+        attempt.account,
+        attempt.ask,
+        attempt.gateway,
+        attempt.began.as_secs_f64(),
+        attempt.ended.as_secs_f64(),
+    )
+}

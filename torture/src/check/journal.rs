@@ -1,0 +1,166 @@
+//! Journal = tables: the journal, decided again by the rule of the design alone, gives the rows, keys and dead letters that
+//! are there; and so did the consumers when the tables were emptied.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use milepost_shared::answer::Position;
+use milepost_shared::clock::JournalTime;
+
+use super::Verdict;
+use super::case::{Case, at};
+use super::one_answer::promised;
+use crate::errand;
+use crate::evidence::{Evidence, JournalEntry};
+
+/// What the journal says should be there.
+#[derive(Default)]
+struct Expected<'a> {
+    /// The records that claim their keys.
+    new: BTreeMap<Position, &'a JournalEntry>,
+    garbage: BTreeSet<Position>,
+}
+
+/// Per key, in the order of the journal: a record is new unless it is stamped before the end of the key's last window.
+fn decided(evidence: &Evidence) -> Expected<'_> {
+    let mut expected = Expected::default();
+    let mut ends: HashMap<&str, JournalTime> = HashMap::new();
+    for entry in &evidence.journal {
+        if entry.upload.is_none() || entry.account.is_none() {
+            expected.garbage.insert(entry.position);
+        } else if ends.get(entry.key_hash.as_str()).is_none_or(|end| entry.time >= *end) {
+            ends.insert(&entry.key_hash, entry.time.plus(evidence.ttl));
+            expected.new.insert(entry.position, entry);
+        }
+    }
+    expected
+}
+
+pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
+    let expected = decided(case.evidence);
+    check_stored(case.evidence, &expected, verdict);
+    check_keys(case.evidence, &expected, verdict);
+    check_dead_letters(case.evidence, &expected, verdict);
+    for difference in case.evidence.rebuilt.iter().flatten() {
+        verdict.accuse(|| format!("built again from the journal: {difference}"));
+    }
+}
+
+fn check_stored(evidence: &Evidence, expected: &Expected<'_>, verdict: &mut Verdict) {
+    let mut missing = expected.new.clone();
+    for stored in &evidence.stored {
+        verdict.examined += 1;
+        let position = at(stored.position);
+        match missing.remove(&stored.position) {
+            None => verdict.accuse(|| format!("{position} is stored, and by the journal it is not new")),
+            Some(entry) => {
+                let found = (stored.upload, stored.account, stored.received_at);
+                let wanted = (entry.upload, entry.account, entry.time);
+                if found != wanted {
+                    verdict
+                        .accuse(|| format!("{position} is stored as {found:?}, the journal says {wanted:?}"));
+                }
+            }
+        }
+    }
+    for position in missing.into_keys() {
+        verdict.accuse(|| format!("{} is new by the journal, and not stored", at(position)));
+    }
+}
+
+/// A key may be gone once its window is over.
+fn check_keys(evidence: &Evidence, expected: &Expected<'_>, verdict: &mut Verdict) {
+    let now = JournalTime(evidence.gathered_ms);
+    let mut open = expected.new.clone();
+    open.retain(|_, entry| entry.time.plus(evidence.ttl) > now);
+    for key in &evidence.keys {
+        verdict.examined += 1;
+        open.remove(&key.source);
+        let is_right = expected.new.get(&key.source).is_some_and(|entry| {
+            let body = entry.upload.map(|upload| promised(errand::count(evidence.seed, upload)));
+            key.key_hash == entry.key_hash
+                && key.account == entry.account
+                && (key.accepted_at, key.expires_at) == (entry.time, entry.time.plus(evidence.ttl))
+                && (key.status, Some(&key.body[..])) == (200, body.as_deref().map(str::as_bytes))
+        });
+        if !is_right {
+            verdict
+                .accuse(|| format!("the key that {} claimed is not what the journal says", at(key.source)));
+        }
+    }
+    for position in open.into_keys() {
+        verdict.accuse(|| format!("the window that {} opened is open, and its key is gone", at(position)));
+    }
+}
+
+fn check_dead_letters(evidence: &Evidence, expected: &Expected<'_>, verdict: &mut Verdict) {
+    let dead: BTreeSet<Position> = evidence.dead_letters.iter().copied().collect();
+    verdict.examined += u64::try_from(dead.len()).unwrap_or(u64::MAX);
+    for position in dead.difference(&expected.garbage) {
+        verdict.accuse(|| format!("{} is a dead letter, and no garbage", at(*position)));
+    }
+    for position in expected.garbage.difference(&dead) {
+        verdict.accuse(|| format!("{} is garbage, and no dead letter", at(*position)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Run;
+    use super::super::{Checker, Judgement};
+    use crate::errand::Kind;
+
+    fn broken_by(change: impl FnOnce(&mut Run)) {
+        let mut run = Run::innocent();
+        change(&mut run);
+        assert_eq!(run.judgement(Checker::Journal), Judgement::Broken);
+    }
+
+    #[test]
+    fn rows_differ_from_the_journal_if_one_is_missing_too_many_or_changed() {
+        broken_by(|run| drop(run.evidence.stored.remove(9)));
+        broken_by(|run| {
+            let mut stored = run.evidence.stored[9].clone();
+            stored.position.offset += 1_000_000;
+            run.evidence.stored.push(stored);
+        });
+        broken_by(|run| run.evidence.stored[9].received_at.0 += 1);
+        broken_by(|run| run.evidence.stored[9].upload = run.evidence.stored[8].upload);
+    }
+
+    #[test]
+    fn a_copy_that_is_stored_is_not_new() {
+        broken_by(|run| {
+            let upload = run.first(Kind::Hot);
+            let mut copies = run.evidence.journal.iter().filter(|entry| entry.upload == Some(upload));
+            let copy = copies.nth(1).unwrap().position;
+            let mut stored = run.stored(upload).clone();
+            stored.position = copy;
+            run.evidence.stored.push(stored);
+        });
+    }
+
+    #[test]
+    fn a_key_must_be_what_the_journal_says_and_there_while_its_window_is_open() {
+        broken_by(|run| run.evidence.keys[4].expires_at.0 += 1);
+        broken_by(|run| run.evidence.keys[4].key_hash.push('0'));
+        broken_by(|run| {
+            let key = run.evidence.keys.remove(4);
+            run.evidence.gathered_ms = key.expires_at.0 - 1;
+        });
+        let mut run = Run::innocent();
+        let key = run.evidence.keys.remove(4);
+        run.evidence.gathered_ms = run.evidence.gathered_ms.max(key.expires_at.0);
+        assert_eq!(run.judgement(Checker::Journal), Judgement::Held);
+    }
+
+    #[test]
+    fn dead_letters_are_the_garbage() {
+        broken_by(|run| run.evidence.dead_letters.clear());
+        broken_by(|run| run.evidence.dead_letters.push(run.evidence.stored[9].position));
+    }
+
+    #[test]
+    fn what_differs_after_a_rebuild_counts() {
+        broken_by(|run| run.evidence.rebuilt = Some(vec!["0/5 is gone".to_owned()]));
+    }
+}

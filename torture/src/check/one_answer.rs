@@ -1,0 +1,156 @@
+//! One answer: whoever asks, of whatever gateway, gets the same bytes, with the right count; one of all answers of a window
+//! is no replay.
+
+use std::collections::HashMap;
+
+use milepost_shared::answer::Position;
+use serde::Deserialize;
+
+use super::Verdict;
+use super::case::{Case, at, told};
+use crate::errand::{self, UploadId};
+use crate::history::{Ask, Attempt, Outcome};
+
+/// The page at the `Location` of a 202, once the answer is final.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Final {
+    http_status: u16,
+    processed_count: Option<usize>,
+    accepted_at: i64,
+    expires_at: i64,
+}
+
+pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
+    let mut first_answers: HashMap<(UploadId, usize), usize> = HashMap::new();
+    for attempt in &case.history.attempts {
+        let Outcome::Answer { status: 200, body, replayed } = &attempt.outcome else { continue };
+        match attempt.ask {
+            Ask::Post => {
+                verdict.examined += 1;
+                let expected = promised(errand::count(case.evidence.seed, attempt.upload));
+                if **body != *expected.as_bytes() {
+                    let body = String::from_utf8_lossy(body);
+                    verdict.accuse(|| format!("{body} instead of {expected}: {}", told(attempt)));
+                }
+                if !replayed {
+                    *first_answers.entry((attempt.upload, attempt.account)).or_default() += 1;
+                }
+            }
+            Ask::Get => check_status_page(case, verdict, attempt, body),
+            Ask::PostMalformed | Ask::GetByStranger => {}
+        }
+    }
+    for ((upload, account), answers) in first_answers {
+        let claims = case.claims(upload.errand, account).iter();
+        let windows = claims.filter(|claim| claim.variant == upload.variant).count();
+        if answers > windows {
+            verdict.accuse(|| {
+                format!(
+                    "upload {upload} of account {account} has {windows} windows and {answers} answers that are no replay"
+                )
+            });
+        }
+    }
+    check_keys(case, verdict);
+}
+
+/// What the gateway promises for an upload of so many locations (docs/http-api.md).
+pub(super) fn promised(count: usize) -> String {
+    format!(r#"{{"success":true,"processedCount":{count}}}"#)
+}
+
+/// Only one upload is sent under the key of an errand that asks for its status, so it can only be stored.
+fn check_status_page(case: &Case<'_>, verdict: &mut Verdict, attempt: &Attempt, body: &[u8]) {
+    let page: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    if page["status"] == "pending" {
+        return;
+    }
+    verdict.examined += 1;
+    let count = errand::count(case.evidence.seed, attempt.upload);
+    let windows = case.claims(attempt.upload.errand, attempt.account);
+    let is_right = Final::deserialize(&page).is_ok_and(|page| {
+        (page.http_status, page.processed_count) == (200, Some(count))
+            && windows.iter().any(|claim| {
+                let end = claim.time.plus(case.evidence.ttl);
+                (page.accepted_at, page.expires_at) == (claim.time.0, end.0)
+            })
+    });
+    if !is_right {
+        verdict.accuse(|| format!("{page} is not the answer to {count} locations: {}", told(attempt)));
+    }
+}
+
+fn check_keys(case: &Case<'_>, verdict: &mut Verdict) {
+    let stored = case.evidence.stored.iter();
+    let stored: HashMap<Position, UploadId> =
+        stored.filter_map(|stored| Some((stored.position, stored.upload?))).collect();
+    for key in &case.evidence.keys {
+        verdict.examined += 1;
+        let upload = stored.get(&key.source);
+        let expected = upload.map(|upload| promised(errand::count(case.evidence.seed, *upload)));
+        let is_right =
+            expected.is_some_and(|expected| (key.status, &key.body[..]) == (200, expected.as_bytes()));
+        if !is_right {
+            let (source, body) = (at(key.source), String::from_utf8_lossy(&key.body));
+            verdict.accuse(|| format!("the key that {source} claimed says {} {body}", key.status));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::testing::Run;
+    use super::super::{Checker, Judgement};
+    use super::*;
+    use crate::errand::Kind;
+
+    fn broken_by(change: impl FnOnce(&mut Run)) {
+        let mut run = Run::innocent();
+        change(&mut run);
+        assert_eq!(run.judgement(Checker::OneAnswer), Judgement::Broken);
+    }
+
+    #[test]
+    fn other_bytes_are_another_answer() {
+        broken_by(|run| {
+            let attempt = run.answered(Kind::Plain, 200);
+            let Outcome::Answer { body, .. } = &mut attempt.outcome else { unreachable!() };
+            *body = Arc::from([body, &b" "[..]].concat());
+        });
+    }
+
+    #[test]
+    fn two_answers_of_a_window_that_are_no_replays_are_one_too_many() {
+        broken_by(|run| {
+            let attempt = run.answered(Kind::Plain, 200).clone();
+            run.history.attempts.push(attempt);
+        });
+    }
+
+    #[test]
+    fn a_key_must_hold_the_answer_of_the_upload_that_claimed_it() {
+        broken_by(|run| run.evidence.keys[2].body.push(b' '));
+        broken_by(|run| run.evidence.keys[2].status = 202);
+        broken_by(|run| run.evidence.keys[2].source.offset += 1_000_000);
+    }
+
+    #[test]
+    fn a_status_page_must_tell_the_same() {
+        for (from, to) in [("final\",\"httpStatus\":200", "final\",\"httpStatus\":422"), ("At\":1", "At\":2")]
+        {
+            broken_by(|run| {
+                let pages = run.history.attempts.iter_mut().filter(|attempt| attempt.ask == Ask::Get);
+                let Some(Outcome::Answer { body, .. }) = pages.map(|page| &mut page.outcome).next_back()
+                else {
+                    unreachable!()
+                };
+                let told = String::from_utf8_lossy(body).into_owned();
+                assert!(told.contains(from));
+                *body = Arc::from(told.replacen(from, to, 1).as_bytes());
+            });
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! A run without a fault of its own, made up, for the tests to break in one place.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use milepost_shared::answer::Position;
+use milepost_shared::clock::{JournalTime, millis};
+
+use super::case::Case;
+use super::one_answer::promised;
+use super::{Checker, Demands, Judgement, Verdict, all};
+use crate::errand::{self, Errand, HOT_COPIES, Kind, UploadId, Variant};
+use crate::evidence::{
+    Evidence, Footprint, JournalEntry, Observed, Sample, SeenFact, StoredKey, StoredUpload,
+};
+use crate::fault::{Episode, Fault, Target};
+use crate::history::{Ask, Attempt, History, Outcome};
+
+const SEED: u64 = 7;
+const BEGUN_MS: i64 = 1_800_000_000_000;
+const TTL: Duration = Duration::from_secs(8);
+const ERRANDS: u64 = 800;
+const PARTITIONS: i32 = 2;
+
+pub(super) struct Run {
+    pub(super) history: History,
+    pub(super) evidence: Evidence,
+    pub(super) episodes: Vec<Episode>,
+    pub(super) demands: Demands,
+}
+
+impl Run {
+    /// Every kind of errand, answered as it should be; a record of garbage; facts told twice.
+    pub(super) fn innocent() -> Self {
+        let mut script = Script::default();
+        for index in 0..ERRANDS {
+            script.play(&errand::errand(SEED, index), Duration::from_millis(100 * index));
+        }
+        let mut evidence = script.evidence();
+        evidence.observed.reads = ["facts", "torn", "offsets", "samples"].map(|watcher| (watcher, 9)).into();
+        let paths = ["cache", "table", "results", "joined"].map(|path| (path.to_owned(), 9));
+        evidence.observed.replay_paths = paths.into();
+        evidence.observed.samples = (0..100).map(sample).collect();
+        evidence.rebuilt = Some(Vec::new());
+        evidence.recovered = Some((Duration::from_secs(1), Duration::from_secs(2)));
+        let faults = [Fault::Kill(Target::Consumer), Fault::Garbage];
+        let episode = |fault| Episode { fault, began: 5.0, healed: 6.0, bite: Ok("it was gone".to_owned()) };
+        let demands = Demands {
+            succeeded: Kind::ALL.map(|(kind, _)| (kind, 1)).into(),
+            faults: faults.to_vec(),
+            replays: 1,
+            rebuilt: true,
+            grace: Duration::from_secs(3),
+            attempt: Duration::from_secs(15),
+            first_answer: Duration::from_secs(30),
+            caught_up: Duration::from_secs(60),
+            idle: Duration::from_secs(20),
+            files: 50,
+            memory: 50 << 20,
+        };
+        Self { history: script.history, evidence, episodes: faults.map(episode).to_vec(), demands }
+    }
+
+    pub(super) fn verdict(&self, checker: Checker) -> Verdict {
+        checker.check(&Case::new(&self.history, &self.evidence, &self.episodes, &self.demands))
+    }
+
+    pub(super) fn judgement(&self, checker: Checker) -> Judgement {
+        self.verdict(checker).judgement()
+    }
+
+    pub(super) fn errands(&self, kind: Kind) -> HashSet<u64> {
+        (0..ERRANDS).filter(|index| errand::errand(SEED, *index).kind == kind).collect()
+    }
+
+    /// Upload A of the first errand of a kind, of those that have attempts without a hang-up.
+    pub(super) fn first(&self, kind: Kind) -> UploadId {
+        let errand = self.errands(kind).into_iter().min().expect("every kind has errands");
+        UploadId { errand, variant: Variant::A }
+    }
+
+    pub(super) fn stored(&self, upload: UploadId) -> &StoredUpload {
+        let mut stored = self.evidence.stored.iter();
+        stored.find(|stored| stored.upload == Some(upload)).expect("it is stored")
+    }
+
+    /// The first POST of an errand of a kind that was answered so.
+    pub(super) fn answered(&mut self, kind: Kind, status: u16) -> &mut Attempt {
+        let errands = self.errands(kind);
+        let mut attempts = self.history.attempts.iter_mut();
+        let found = attempts.find(|attempt| {
+            attempt.ask == Ask::Post
+                && errands.contains(&attempt.upload.errand)
+                && attempt.status() == Some(status)
+        });
+        found.expect("there is such an answer")
+    }
+}
+
+fn sample(second: u64) -> Sample {
+    let footprint = Footprint { files: 100, memory: 100 << 20 };
+    Sample {
+        at: Duration::from_secs(second),
+        lag: Some(0),
+        idle_in_transaction: Some(0),
+        idle_longest: Some(Duration::ZERO),
+        processes: BTreeMap::from([("gateway-1".to_owned(), footprint)]),
+    }
+}
+
+/// What clients do and gateways publish.
+#[derive(Default)]
+struct Script {
+    history: History,
+    /// Time of the run, upload, account, key hash.
+    published: Vec<(Duration, UploadId, usize, String)>,
+}
+
+impl Script {
+    fn play(&mut self, errand: &Errand, at: Duration) {
+        let Errand { index, account, .. } = *errand;
+        self.history.errands = index + 1;
+        let [a, b] = [Variant::A, Variant::B].map(|variant| UploadId { errand: index, variant });
+        let second = Duration::from_secs(1);
+        match errand.kind {
+            Kind::Plain => {
+                self.unknown(a, account, at);
+                self.first(a, account, at + second);
+                self.replay(a, account, at + 2 * second);
+            }
+            Kind::Keyless => self.first(a, account, at),
+            Kind::Conflict | Kind::Race => {
+                self.first(a, account, at);
+                self.publish(b, account, at + second / 10);
+                self.attempt(b, Ask::Post, account, at + second / 10, answer(422, "", false));
+            }
+            Kind::Strangers => {
+                self.first(a, account, at);
+                self.first(b, 1 - account, at);
+            }
+            Kind::HangUp => {
+                self.publish(a, account, at);
+                self.attempt(a, Ask::Post, account, at, Outcome::HungUp { whole: true });
+                if index % 2 == 0 {
+                    self.replay(a, account, at + second);
+                }
+            }
+            Kind::Reuse => {
+                self.first(a, account, at);
+                self.first(a, account, at + TTL + second);
+            }
+            Kind::Status => {
+                self.publish(a, account, at);
+                self.attempt(a, Ask::Post, account, at, answer(202, r#"{"status":"pending"}"#, false));
+                self.attempt(a, Ask::GetByStranger, 1 - account, at, answer(404, "", false));
+                self.attempt(a, Ask::Get, account, at, answer(200, r#"{"status":"pending"}"#, false));
+                let accepted = JournalTime(BEGUN_MS).plus(at);
+                let page = format!(
+                    r#"{{"status":"final","httpStatus":200,"processedCount":{},"acceptedAt":{},"expiresAt":{}}}"#,
+                    errand::count(SEED, a),
+                    accepted.0,
+                    accepted.plus(TTL).0,
+                );
+                self.attempt(a, Ask::Get, account, at + second, answer(200, &page, false));
+            }
+            Kind::Hot => {
+                self.first(a, account, at);
+                self.publish(a, account, at + second / 100);
+                (0..HOT_COPIES).for_each(|_| self.replay(a, account, at));
+            }
+            Kind::Malformed => {
+                self.attempt(a, Ask::PostMalformed, account, at, answer(503, "", false));
+                self.attempt(a, Ask::PostMalformed, account, at, answer(400, "", false));
+            }
+        }
+    }
+
+    fn publish(&mut self, upload: UploadId, account: usize, at: Duration) {
+        self.published.push((at, upload, account, format!("{:064x}", upload.errand * 2 + account as u64)));
+    }
+
+    /// Published, and the answer got lost.
+    fn unknown(&mut self, upload: UploadId, account: usize, at: Duration) {
+        self.publish(upload, account, at);
+        self.attempt(upload, Ask::Post, account, at, Outcome::Unknown);
+    }
+
+    fn first(&mut self, upload: UploadId, account: usize, at: Duration) {
+        self.publish(upload, account, at);
+        let body = promised(errand::count(SEED, upload));
+        self.attempt(upload, Ask::Post, account, at, answer(200, &body, false));
+    }
+
+    fn replay(&mut self, upload: UploadId, account: usize, at: Duration) {
+        let body = promised(errand::count(SEED, upload));
+        self.attempt(upload, Ask::Post, account, at, answer(200, &body, true));
+    }
+
+    fn attempt(&mut self, upload: UploadId, ask: Ask, account: usize, at: Duration, outcome: Outcome) {
+        let ended = at + Duration::from_millis(50);
+        let attempt = Attempt { upload, ask, account, gateway: 0, began: at, ended, outcome };
+        self.history.attempts.push(attempt);
+    }
+
+    /// What a faultless system makes of it.
+    fn evidence(&mut self) -> Evidence {
+        self.published.sort_by_key(|(at, ..)| *at);
+        let mut evidence = Evidence { seed: SEED, ttl: TTL, ..Evidence::default() };
+        let mut next = [0_i64; PARTITIONS as usize];
+        let mut ends: HashMap<String, JournalTime> = HashMap::new();
+        for (at, upload, account, key_hash) in &self.published {
+            let partition = usize::try_from(upload.errand).unwrap() % next.len();
+            let position = Position { partition: i32::try_from(partition).unwrap(), offset: next[partition] };
+            next[partition] += 1;
+            let time = JournalTime(BEGUN_MS).plus(*at);
+            let (upload, account, key_hash) = (Some(*upload), Some(*account), key_hash.clone());
+            if ends.get(&key_hash).is_none_or(|end| time >= *end) {
+                ends.insert(key_hash.clone(), time.plus(TTL));
+                keep(&mut evidence, position, time, (upload, account, &key_hash));
+            }
+            evidence.journal.push(JournalEntry { position, time, key_hash, account, upload });
+        }
+        let garbage = Position { partition: 0, offset: next[0] };
+        next[0] += 1;
+        let time = JournalTime(BEGUN_MS + 90_000);
+        evidence.journal.push(JournalEntry {
+            position: garbage,
+            time,
+            key_hash: String::new(),
+            account: None,
+            upload: None,
+        });
+        evidence.dead_letters.push(garbage);
+        evidence.journal.sort_by_key(|entry| entry.position);
+        evidence.stored.sort_by_key(|stored| stored.position);
+        evidence.facts.extend_from_within(100..120);
+        evidence.progress = (0..PARTITIONS).zip(next).collect();
+        evidence.committed = evidence.progress.clone();
+        evidence.gathered_ms = BEGUN_MS + millis(Duration::from_secs(200));
+        evidence.observed =
+            Observed { begun_ms: BEGUN_MS, facts: evidence.facts.clone(), ..Observed::default() };
+        evidence
+    }
+}
+
+fn keep(
+    evidence: &mut Evidence,
+    position: Position,
+    time: JournalTime,
+    (upload, account, key_hash): (Option<UploadId>, Option<usize>, &str),
+) {
+    let stored = StoredUpload { position, received_at: time, account, upload, fault: None, copies: 1 };
+    evidence.stored.push(stored);
+    let (partition, source_offset) = (position.partition, position.offset);
+    evidence.facts.push(SeenFact { partition, source_offset, account, upload, fault: None });
+    evidence.keys.push(StoredKey {
+        key_hash: key_hash.to_owned(),
+        account,
+        status: 200,
+        body: promised(errand::count(SEED, upload.expect("it is known"))).into_bytes(),
+        accepted_at: time,
+        expires_at: time.plus(TTL),
+        source: position,
+    });
+}
+
+fn answer(status: u16, body: &str, replayed: bool) -> Outcome {
+    Outcome::Answer { status, body: Arc::from(body.as_bytes()), replayed }
+}
+
+#[test]
+fn an_innocent_run_is_not_accused() {
+    let run = Run::innocent();
+    let verdicts = all(&run.history, &run.evidence, &run.episodes, &run.demands);
+    assert_eq!(verdicts.len(), Checker::ALL.len());
+    for verdict in &verdicts {
+        assert_eq!((verdict.judgement(), &verdict.violations), (Judgement::Held, &Vec::new()), "{verdict:?}");
+        assert!(verdict.examined > 0, "{verdict:?}");
+    }
+}

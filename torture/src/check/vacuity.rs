@@ -1,0 +1,162 @@
+//! Vacuity: a run proves something only if every kind of errand succeeded, every fault was seen to bite, every replay path
+//! was taken, and the watchers could watch.
+
+use std::collections::{BTreeMap, HashMap};
+
+use super::Verdict;
+use super::case::Case;
+use crate::errand::{HOT_COPIES, Kind, Variant};
+use crate::fault::NoBite;
+use crate::history::{Ask, Outcome};
+
+/// The replay paths, as the gateways call them.
+const REPLAY_PATHS: [&str; 4] = ["cache", "table", "results", "joined"];
+/// The watchers.
+const WATCHERS: [&str; 4] = ["facts", "torn", "offsets", "samples"];
+
+/// What came of an errand.
+#[derive(Debug, Default, Clone, Copy)]
+struct Come {
+    stored: [usize; 2],
+    refused: [usize; 2],
+    malformed: bool,
+    hung_up: bool,
+    told_final: bool,
+}
+
+pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
+    let come = come(case);
+    let mut succeeded: BTreeMap<Kind, u64> = BTreeMap::new();
+    for (errand, kind) in case.errands() {
+        verdict.examined += 1;
+        let of_errand = come.get(&errand).copied().unwrap_or_default();
+        *succeeded.entry(kind).or_default() += u64::from(has_succeeded(case, errand, kind, of_errand));
+    }
+    for (kind, wanted) in &case.demands.succeeded {
+        let count = succeeded.get(kind).copied().unwrap_or(0);
+        verdict.note(format!("{kind:?}: {count} errands succeeded, wanted {wanted}"));
+        if count < *wanted {
+            verdict.accuse(|| format!("only {count} errands of kind {kind:?} succeeded, wanted {wanted}"));
+        }
+    }
+    check_faults(case, verdict);
+    for path in REPLAY_PATHS {
+        let taken = case.evidence.observed.replay_paths.get(path).copied().unwrap_or(0);
+        verdict.note(format!("replays by {path}: {taken}"));
+        if taken < case.demands.replays {
+            verdict.accuse(|| format!("the replay path {path} was taken {taken} times"));
+        }
+    }
+    for watcher in WATCHERS {
+        if case.evidence.observed.reads.get(watcher).copied().unwrap_or(0) == 0 {
+            verdict.accuse(|| format!("the watcher of {watcher} never saw anything"));
+        }
+    }
+    if case.demands.rebuilt && case.evidence.rebuilt.is_none() {
+        verdict.accuse(|| "the tables were not built again from the journal".to_owned());
+    }
+}
+
+fn come(case: &Case<'_>) -> HashMap<u64, Come> {
+    let mut all: HashMap<u64, Come> = HashMap::new();
+    for attempt in &case.history.attempts {
+        let come = all.entry(attempt.upload.errand).or_default();
+        let variant = usize::from(attempt.upload.variant == Variant::B);
+        match (attempt.ask, &attempt.outcome) {
+            (Ask::Post, Outcome::HungUp { .. }) => come.hung_up = true,
+            (Ask::Post, Outcome::Answer { status: 200, .. }) => come.stored[variant] += 1,
+            (Ask::Post, Outcome::Answer { status: 422, .. }) => come.refused[variant] += 1,
+            (Ask::PostMalformed, Outcome::Answer { status: 400, .. }) => come.malformed = true,
+            (Ask::Get, Outcome::Answer { status: 200, body, .. }) => {
+                let page: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+                come.told_final |= page["status"] == "final";
+            }
+            _ => {}
+        }
+    }
+    all
+}
+
+fn has_succeeded(case: &Case<'_>, errand: u64, kind: Kind, come: Come) -> bool {
+    let [a, b] = come.stored;
+    match kind {
+        Kind::Plain | Kind::Keyless => a > 0,
+        Kind::Conflict => a > 0 && come.refused[1] > 0,
+        Kind::Race => a > 0 && come.refused[1] > 0 || b > 0 && come.refused[0] > 0,
+        Kind::Strangers => a > 0 && b > 0,
+        Kind::HangUp => {
+            come.hung_up && [0, 1].iter().any(|account| !case.claims(errand, *account).is_empty())
+        }
+        Kind::Reuse => [0, 1].iter().any(|account| case.claims(errand, *account).len() > 1),
+        Kind::Status => come.told_final,
+        Kind::Hot => a >= HOT_COPIES,
+        Kind::Malformed => come.malformed,
+    }
+}
+
+/// A fault that the machine does not allow is told, and not held against the run.
+fn check_faults(case: &Case<'_>, verdict: &mut Verdict) {
+    for fault in &case.demands.faults {
+        verdict.examined += 1;
+        let of_fault: Vec<_> = case.episodes.iter().filter(|episode| episode.fault == *fault).collect();
+        if of_fault.iter().any(|episode| episode.bite.is_ok()) {
+            continue;
+        }
+        let reasons = of_fault.iter().filter_map(|episode| episode.bite.as_ref().err());
+        match reasons.max_by_key(|reason| matches!(reason, NoBite::Unseen(_))) {
+            Some(NoBite::Skipped(reason)) => verdict.note(format!("{fault:?} was skipped: {reason}")),
+            Some(NoBite::Unseen(seen)) => {
+                verdict.accuse(|| format!("{fault:?} was not seen to bite: {seen}"));
+            }
+            None => verdict.accuse(|| format!("{fault:?} never came")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::Run;
+    use super::super::{Checker, Judgement};
+    use super::*;
+
+    fn unknown_by(change: impl FnOnce(&mut Run)) {
+        let mut run = Run::innocent();
+        change(&mut run);
+        assert_eq!(run.judgement(Checker::Vacuity), Judgement::Unknown);
+    }
+
+    #[test]
+    fn every_kind_of_errand_must_have_succeeded() {
+        for (kind, _) in Kind::ALL {
+            unknown_by(|run| {
+                let errands = run.errands(kind);
+                run.history.attempts.retain(|attempt| !errands.contains(&attempt.upload.errand));
+                let of_kind = |upload: Option<crate::errand::UploadId>| {
+                    upload.is_some_and(|upload| errands.contains(&upload.errand))
+                };
+                run.evidence.stored.retain(|stored| !of_kind(stored.upload));
+            });
+        }
+    }
+
+    #[test]
+    fn every_fault_must_have_been_seen_to_bite_unless_it_cannot_come() {
+        unknown_by(|run| run.episodes.clear());
+        unknown_by(|run| run.episodes[0].bite = Err(NoBite::Unseen("no connection".to_owned())));
+        let mut run = Run::innocent();
+        run.episodes[0].bite = Err(NoBite::Skipped("no loop devices".to_owned()));
+        assert_eq!(run.judgement(Checker::Vacuity), Judgement::Held);
+        assert!(run.verdict(Checker::Vacuity).notes.iter().any(|note| note.contains("no loop devices")));
+    }
+
+    #[test]
+    fn every_replay_path_must_have_been_taken_every_watcher_at_work_and_the_tables_rebuilt() {
+        for path in REPLAY_PATHS {
+            unknown_by(|run| run.evidence.observed.replay_paths.retain(|other, _| other != path));
+        }
+        for watcher in WATCHERS {
+            unknown_by(|run| run.evidence.observed.reads.retain(|other, _| *other != watcher));
+        }
+        unknown_by(|run| run.evidence.rebuilt = None);
+    }
+}
