@@ -74,15 +74,15 @@ impl Database {
         self.open().await
     }
 
-    /// Puts the copy in its place: what was committed since is lost, for good when the next one is put back.
+    /// Puts the copy in its place: what was committed since is lost.
     ///
     /// # Errors
     /// There is no copy.
     pub async fn put_back(&self) -> anyhow::Result<()> {
         self.close().await?;
-        self.execute(&format!("DROP DATABASE IF EXISTS {}_lost WITH (FORCE)", self.name)).await?;
         self.execute(&format!("ALTER DATABASE {0} RENAME TO {0}_lost", self.name)).await?;
-        self.execute(&format!("ALTER DATABASE {0}_copy RENAME TO {0}", self.name)).await
+        self.execute(&format!("ALTER DATABASE {0}_copy RENAME TO {0}", self.name)).await?;
+        self.execute(&format!("DROP DATABASE {}_lost WITH (FORCE)", self.name)).await
     }
 
     /// Lets nothing be written, by whoever connects from now on; everybody has to connect anew.

@@ -15,6 +15,8 @@ const QUIET_FIRST: Duration = Duration::from_secs(5);
 const REST: (f64, f64) = (0.3, 1.5);
 /// How long a consumer must be paused so that the group goes on without it, the session time-out included.
 const PAUSED: Duration = Duration::from_secs(9);
+/// As long as the fault's name says.
+const TABLE_LOCKED: Duration = Duration::from_secs(20);
 /// Time for a third consumer to come and go more than once.
 const REBALANCES: Duration = Duration::from_secs(12);
 
@@ -143,10 +145,11 @@ fn of_link(link: Link) -> Part {
 }
 
 /// The shortest time in which a fault can be seen to bite.
-fn shortest(fault: Fault) -> Duration {
+pub(crate) fn shortest(fault: Fault) -> Duration {
     match fault {
         Fault::Pause(Target::Consumer) => PAUSED,
         Fault::Rebalances => REBALANCES,
+        Fault::TableLock => TABLE_LOCKED,
         // Nobody notices a silence that is shorter than patience.
         Fault::Link(_, Trouble::Silent | Trouble::Lossy) => Duration::from_secs(4),
         _ => Duration::ZERO,

@@ -234,7 +234,7 @@ impl System {
         paths
     }
 
-    /// Keeps what a gateway tells about its replay paths, since it is about to end.
+    /// Keeps what a gateway tells about its replay paths, since it is about to end. A consumer has nothing to tell.
     pub(crate) async fn keep_paths(&self, gateway: &Program) {
         let told = paths_of(gateway).await;
         let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
@@ -263,11 +263,18 @@ impl System {
         (broken, needed)
     }
 
-    /// One of the gateways, or of the consumers, each in its turn.
-    pub(crate) async fn one(&self, target: Target) -> (&Slot, MutexGuard<'_, Program>) {
+    /// One of the gateways, or of the consumers, each in its turn. It runs.
+    pub(crate) async fn one(&self, target: Target) -> anyhow::Result<(&Slot, MutexGuard<'_, Program>)> {
         let slots = if target == Target::Gateway { &self.gateways[..] } else { &self.consumers[..] };
         let slot = &*slots[self.next.fetch_add(1, Ordering::Relaxed) % slots.len()];
-        (slot, slot.program.lock().await)
+        let mut program = slot.program.lock().await;
+        if let Some(status) = program.ended()? {
+            self.note(format!("{} ended by itself: {status}", slot.name));
+        }
+        if !program.is_running()? {
+            program.spawn()?;
+        }
+        Ok((slot, program))
     }
 
     /// A connection of the database's owner.
@@ -283,9 +290,7 @@ impl System {
     pub(crate) async fn revive(&self, slot: &Slot, program: &mut Program) -> anyhow::Result<()> {
         let changed = OF_FAULTS.map(|setting| program.unset(setting)).contains(&true);
         if changed && program.is_running()? {
-            if program.listen.is_some() {
-                self.keep_paths(program).await;
-            }
+            self.keep_paths(program).await;
             program.stop().await?;
         }
         eventually(READY, &format!("{} is ready", slot.name), async || {
@@ -430,6 +435,9 @@ async fn supervise(slots: Vec<Arc<Slot>>, unexpected: Arc<Mutex<Vec<String>>>) {
 
 async fn paths_of(gateway: &Program) -> Vec<(&'static str, u64)> {
     let mut told = Vec::new();
+    if gateway.listen.is_none() {
+        return told;
+    }
     for path in PATHS {
         let source = format!("source=\"{path}\"");
         let count = gateway.metric_of("milepost_gateway_uploads_total", &source).await.unwrap_or_default();
