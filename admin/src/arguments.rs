@@ -84,7 +84,7 @@ pub struct CreateTopics {
     #[command(flatten)]
     pub kafka: KafkaSettings,
 
-    /// Brokers that hold a copy of each partition: 3 for a cluster that must lose nothing, 1 for a single broker.
+    /// Brokers that hold a copy of each partition [1..=32]: 3 for a cluster that must lose nothing, 1 for a single broker.
     #[arg(long, env = "REPLICATION_FACTOR", value_parser = clap::value_parser!(i32).range(1..=32))]
     pub replication_factor: i32,
 

@@ -108,7 +108,7 @@ pub struct UploadSettings {
 
 impl Settings for GatewaySettings {
     fn faults(&self) -> Vec<String> {
-        let mut faults = Vec::new();
+        let mut faults = self.middle.faults();
         if self.uploads.answer_wait > self.uploads.wait_max {
             faults.push("ANSWER_WAIT must not be longer than WAIT_MAX".to_owned());
         }
@@ -165,7 +165,13 @@ mod tests {
 
     #[test]
     fn settings_that_contradict_each_other_are_all_named() {
-        let found = faults(&["--answer-wait=21s", "--drain-timeout=5s", "--ops-listen=127.0.0.1:8080"]);
-        assert_eq!(found.len(), 3, "{found:?}");
+        let found = faults(&[
+            "--answer-wait=21s",
+            "--drain-timeout=5s",
+            "--ops-listen=127.0.0.1:8080",
+            "--publish-linger=1s",
+            "--publish-timeout=1s",
+        ]);
+        assert_eq!(found.len(), 4, "{found:?}");
     }
 }

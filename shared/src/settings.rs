@@ -169,7 +169,8 @@ pub struct KafkaSettings {
     #[arg(long, env, default_value = "")]
     pub topic_prefix: String,
 
-    /// Partitions of each of the three topics. Fixed for the life of an installation: another count would move keys.
+    /// Partitions of each of the three topics [1..=1000]. Fixed for the life of an installation: another count would move
+    /// keys.
     #[arg(long, env, default_value_t = 6, value_parser = clap::value_parser!(i32).range(1..=1000))]
     pub partitions: i32,
 
