@@ -12,8 +12,9 @@ use milepost_shared::ops::Readiness;
 use milepost_shared::result::ResultRecord;
 use milepost_shared::settings::KafkaSettings;
 use milepost_shared::topics::TopicNames;
+use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{Offset, TopicPartitionList};
@@ -29,6 +30,19 @@ const POLL: Duration = Duration::from_millis(100);
 const OFFSETS_TIMEOUT: Duration = Duration::from_secs(2);
 /// Between two attempts to start.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// Errors reach the reader too, the end of a partition among them, which is none.
+struct Quiet;
+
+impl ClientContext for Quiet {
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "results tail");
+    }
+}
+
+impl ConsumerContext for Quiet {}
+
+type Consumer = BaseConsumer<Quiet>;
 
 /// What the tail needs to know.
 pub struct Tail<H> {
@@ -56,8 +70,8 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
             metrics::counter!("milepost_gateway_tail_records_total", "result" => result).absolute(0);
         }
         self.readiness.register(RESULTS, true);
-        let consumer: BaseConsumer =
-            consumer_config(kafka).create().context("cannot make a Kafka consumer")?;
+        let consumer: Consumer =
+            consumer_config(kafka).create_with_context(Quiet).context("cannot make a Kafka consumer")?;
         let topic = TopicNames::new(&kafka.topic_prefix).results;
         let partitions = kafka.partitions;
         let (warm_up, warm_up_max) = (settings.warm_up, settings.warm_up_max);
@@ -87,7 +101,7 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
     /// Chooses where each partition begins: at the first record stamped within `warm_up`, else at the end.
     fn assign(
         &self,
-        consumer: &BaseConsumer,
+        consumer: &Consumer,
         topic: &str,
         partitions: i32,
         warm_up: Duration,
@@ -107,7 +121,7 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
     }
 
     /// Reads until stopped. librdkafka reconnects by itself.
-    fn read(&self, consumer: &BaseConsumer, warming: &mut Warming) {
+    fn read(&self, consumer: &Consumer, warming: &mut Warming) {
         while !self.stop.is_cancelled() {
             match consumer.poll(POLL) {
                 Some(Ok(message)) => self.take(&message),
