@@ -44,6 +44,8 @@ pub struct Membership {
     stop: CancellationToken,
     polled: mpsc::Sender<Polled>,
     emitted: EmittedOffsets,
+    /// What the group has acknowledged of this member's commits.
+    committed: std::sync::Mutex<BTreeMap<i32, i64>>,
     failure: std::sync::Mutex<Option<PollError>>,
 }
 
@@ -78,6 +80,19 @@ impl ConsumerContext for Membership {
             self.fail(error);
         }
     }
+
+    fn commit_callback(&self, result: Result<(), KafkaError>, offsets: &TopicPartitionList) {
+        if let Err(error) = result {
+            tracing::info!(%error, "group offset not committed; trying again");
+            return;
+        }
+        let mut committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
+        for element in offsets.elements() {
+            if let (Ok(()), Offset::Offset(offset)) = (element.error(), element.offset()) {
+                committed.insert(element.partition(), offset);
+            }
+        }
+    }
 }
 
 impl Membership {
@@ -99,8 +114,14 @@ impl Membership {
             stop,
             polled: shared.polled.clone(),
             emitted: shared.emitted.clone(),
+            committed: std::sync::Mutex::default(),
             failure: std::sync::Mutex::default(),
         }
+    }
+
+    /// The offset of a partition that the group has last acknowledged to this member.
+    pub(crate) fn committed(&self, partition: i32) -> Option<i64> {
+        self.committed.lock().unwrap_or_else(PoisonError::into_inner).get(&partition).copied()
     }
 
     /// Notes why the session cannot go on; the first reason counts.
@@ -228,6 +249,7 @@ impl Membership {
         for element in partitions.elements() {
             tracing::info!(partition = element.partition(), "partition revoked");
             self.assignment.remove(element.partition());
+            self.committed.lock().unwrap_or_else(PoisonError::into_inner).remove(&element.partition());
         }
         // The next owner reads the progress: let the batch in flight finish first. If it does not, the fence decides.
         let finish = async { tokio::time::timeout(REVOKE_TIMEOUT, self.persisting.lock()).await.is_ok() };

@@ -254,8 +254,9 @@ async fn emit(
                 uncommitted.extend(done);
             }
             _ = tick.tick() => {
+                // What the group has refused, as during a rebalance, is still there and committed again.
+                uncommitted.retain(|partition, emitted| offsets.is_due(*partition, emitted));
                 offsets.commit(&uncommitted, CommitMode::Async);
-                uncommitted.clear();
             }
         }
     }
@@ -274,10 +275,16 @@ struct Offsets {
 }
 
 impl Offsets {
+    /// Whether the group has still to hear of it, from this consumer.
+    fn is_due(&self, partition: i32, emitted: &Emitted) -> bool {
+        self.assignment.is_current(partition, emitted.generation)
+            && self.consumer.context().committed(partition) != Some(emitted.next)
+    }
+
     fn commit(&self, emitted: &BTreeMap<i32, Emitted>, mode: CommitMode) {
         let mut list = TopicPartitionList::new();
         for (partition, emitted) in emitted {
-            if self.assignment.is_current(*partition, emitted.generation) {
+            if self.is_due(*partition, emitted) {
                 let offset = Offset::Offset(emitted.next);
                 // Only an invalid offset is refused, and this one came from the journal.
                 let _ = list.add_partition_offset(&self.topic, *partition, offset);
@@ -292,3 +299,7 @@ impl Offsets {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "session_tests.rs"]
+mod tests;

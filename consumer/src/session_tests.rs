@@ -1,0 +1,122 @@
+//! A session on a real Postgres, and on librdkafka's own imitation of a cluster: a real one does not refuse at will.
+
+use milepost_shared::clock::Clock;
+use milepost_shared::fingerprint::Fingerprint;
+use milepost_shared::journal::JournalRecord;
+use milepost_shared::key::KeyHash;
+use milepost_shared::store::accounts::{self, Account};
+use milepost_shared::store::testing::{Role, TestDatabase, database};
+use milepost_shared::topics::TopicNames;
+use milepost_shared::upload::{Location, Upload};
+use rdkafka::ClientConfig;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+use time::OffsetDateTime;
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::*;
+use crate::batch::Bounds;
+
+const ACCOUNT: Uuid = Uuid::from_u128(7);
+const SECOND: Duration = Duration::from_secs(1);
+const GROUP: &str = "tests";
+
+fn parts(brokers: &str, database: &TestDatabase) -> Parts {
+    let topics = TopicNames::new("");
+    let (ttl, backoff_max) = (3600 * SECOND, SECOND / 10);
+    let planted = Planted::default();
+    let bounds = Bounds { records: 10, locations: 10, bytes: 10_000 };
+    Parts {
+        poll: PollSettings {
+            brokers: brokers.to_owned(),
+            topics: topics.clone(),
+            group: GROUP.to_owned(),
+            session_timeout: 6 * SECOND,
+            bounds,
+            dead_letter_run_max: 1,
+            planted,
+        },
+        persist: PersistSettings {
+            topic: topics.uploads.clone(),
+            ttl,
+            timeout: 10 * SECOND,
+            backoff_max,
+            copy_locations_min: 500,
+            dead_letter_run_max: 1,
+            planted,
+        },
+        expire: ExpireSettings {
+            brokers: brokers.to_owned(),
+            topic: topics.uploads.clone(),
+            partitions: 1,
+            ttl,
+            grace: SECOND,
+            clock: Clock::new(0),
+            interval: SECOND,
+            timeout: 10 * SECOND,
+            planted,
+        },
+        emit: EmitSettings {
+            brokers: brokers.to_owned(),
+            topics,
+            linger: Duration::ZERO,
+            backoff_max,
+            planted,
+        },
+        offset_commit_interval: SECOND / 20,
+        drain_timeout: 10 * SECOND,
+        options: database.options(Role::Consumer),
+        readiness: Readiness::default(),
+        crash: Crash::default(),
+        planted,
+    }
+}
+
+fn record() -> JournalRecord {
+    let upload = Upload { device: "d".to_owned(), locations: vec![Location::new(1, 48.0, 16.0)] };
+    let (key_hash, fingerprint) = (KeyHash::new(ACCOUNT, "k"), Fingerprint::of(&upload));
+    JournalRecord { key_hash, account: ACCOUNT, fingerprint, upload }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_offset_that_the_group_refused_is_committed_again_though_no_record_follows() {
+    let cluster = MockCluster::new(1).unwrap();
+    for topic in ["location-uploads", "location-results", "locations"] {
+        cluster.create_topic(topic, 1, 1).unwrap();
+    }
+    let brokers = cluster.bootstrap_servers();
+    let mut client = ClientConfig::new();
+    client.set("bootstrap.servers", &brokers).set("group.id", GROUP);
+    let database = database().await;
+    let account = Account { id: ACCOUNT, name: "tests".to_owned(), created_at: OffsetDateTime::UNIX_EPOCH };
+    let mut owner = database.connect(Role::Owner).await;
+    assert!(accounts::create_account(&mut owner, &account).await.unwrap());
+    let (key, value) = (record().key_hash.to_string(), record().encode());
+    let producer: FutureProducer = client.create().unwrap();
+    producer.send(FutureRecord::to("location-uploads").key(&key).payload(&value), 10 * SECOND).await.unwrap();
+
+    let refusal = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OFFSET_METADATA_TOO_LARGE;
+    cluster.request_errors(RDKafkaApiKey::OffsetCommit, &[refusal]);
+    let (parts, stop) = (parts(&brokers, &database), CancellationToken::new());
+    let session = tokio::spawn({
+        let stop = stop.clone();
+        async move { run(&parts, 1, &stop).await }
+    });
+    let deadline = Instant::now() + 30 * SECOND;
+    loop {
+        let asking: BaseConsumer = client.create().unwrap();
+        let mut of_group = TopicPartitionList::new();
+        of_group.add_partition("location-uploads", 0);
+        let committed = tokio::task::spawn_blocking(move || asking.committed_offsets(of_group, 10 * SECOND));
+        let committed = committed.await.unwrap().unwrap();
+        if committed.elements()[0].offset() == Offset::Offset(1) {
+            break;
+        }
+        assert!(Instant::now() < deadline, "the group offset lags behind for ever");
+        tokio::time::sleep(SECOND / 20).await;
+    }
+    stop.cancel();
+    session.await.unwrap().unwrap();
+}
