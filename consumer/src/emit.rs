@@ -266,6 +266,9 @@ fn producer(settings: &EmitSettings) -> Result<FutureProducer, KafkaError> {
     if settings.planted.is(PlantedBug::GiveUpOnAFact) {
         config.set("enable.gapless.guarantee", "false").set("message.timeout.ms", "2000");
     }
+    if settings.planted.is(PlantedBug::NoFlushAtShutdown) {
+        config.set("linger.ms", "100");
+    }
     config.create()
 }
 

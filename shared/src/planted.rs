@@ -15,7 +15,7 @@ compile_error!("planted bugs are for debug builds: leave out the feature `plante
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[cfg_attr(feature = "planted-bugs", derive(clap::ValueEnum))]
 pub enum PlantedBug {
-    /// Consumer: a batch sets the progress without comparing it.
+    /// Consumer: the progress is set without being compared, by a batch and by maintenance.
     ///
     /// *Lost*: when an older state of Postgres is put back, the next batch moves the progress over what is missing.
     /// *Facts*: a consumer that was paused for longer than its session emits after the one that took over.
@@ -75,9 +75,10 @@ pub enum PlantedBug {
     /// *Torn*: a reader sees keys without their locations. *Lost*: the locations of a batch whose second transaction fails,
     /// such as at crash point `in-transaction`, or when backends are terminated.
     LocationsInOwnTransaction,
-    /// Consumer: told to stop, it drops its producer with whatever is queued, and commits the group offset all the same.
+    /// Consumer: told to stop, it drops its producer with whatever is queued, and commits the group offset all the same. So
+    /// that something is, the producer waits 100 ms for fuller batches.
     ///
-    /// *Facts*: what is being persisted at a SIGTERM under load is never emitted.
+    /// *Facts*: what is being persisted or emitted at a SIGTERM under load is never emitted.
     NoFlushAtShutdown,
     /// Gateway: the request's own future looks up and publishes, and a client's hang-up, even of its sending side only,
     /// cancels it.
