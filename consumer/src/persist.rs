@@ -150,7 +150,6 @@ impl Persister {
             .without_max_times();
         let mut delays = backoff.build();
         loop {
-            let begun = Instant::now();
             let timeout = self.settings.timeout + Duration::from_secs(5);
             let attempt = match tokio::time::timeout(timeout, step(self, batch)).await {
                 Ok(result) => result,
@@ -158,7 +157,6 @@ impl Persister {
             };
             let reason = match attempt {
                 Ok(done) => {
-                    histogram!(metric::PERSIST).record(begun.elapsed());
                     self.readiness.up("postgres");
                     return Ok(done);
                 }
@@ -221,6 +219,7 @@ impl Persister {
 
     async fn transact(&mut self, batch: &Batch) -> Result<Vec<Settled>, Failure> {
         self.crash.point(CrashPoint::BeforeTransaction);
+        let begun = Instant::now();
         let mut connection = self.connection().await?;
         self.cover(&mut connection, batch).await?;
         let mut transaction = connection.begin().await?;
@@ -229,6 +228,7 @@ impl Persister {
         self.write(&mut transaction, batch, &settled).await?;
         self.crash.point(CrashPoint::InTransaction);
         transaction.commit().await?;
+        histogram!(metric::PERSIST).record(begun.elapsed());
         self.crash.point(CrashPoint::AfterCommit);
         self.connection = Some(connection);
         Ok(settled)
