@@ -6,6 +6,7 @@ mod consumer;
 mod documents;
 mod load;
 mod operated;
+mod operations;
 mod phone;
 mod replays;
 mod started;
