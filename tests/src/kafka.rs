@@ -8,7 +8,7 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::message::{Headers as _, Message as _};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -51,7 +51,11 @@ impl Kafka {
         config
     }
 
-    fn consumer(&self, group: &str) -> anyhow::Result<BaseConsumer> {
+    /// A client that reads: from the beginning, if it is not told from where. It joins the group only if it subscribes.
+    ///
+    /// # Errors
+    /// It cannot be made.
+    pub fn consumer(&self, group: &str) -> anyhow::Result<BaseConsumer> {
         let mut config = self.config();
         config.set("group.id", group).set("enable.auto.commit", "false").set("auto.offset.reset", "earliest");
         config.set("fetch.wait.max.ms", "50").set("enable.partition.eof", "false");
@@ -76,8 +80,32 @@ impl Kafka {
     /// # Errors
     /// It cannot be read within 20 seconds.
     pub async fn read(&self, topic: &str) -> anyhow::Result<Vec<Record>> {
+        let mut records = self
+            .reduce(topic, TIMEOUT, Vec::new(), |mut records, record| {
+                records.push(record);
+                records
+            })
+            .await?;
+        records.sort_by_key(|record| (record.partition, record.offset));
+        Ok(records)
+    }
+
+    /// Reads everything a topic holds now, without keeping it: each partition in order, among the others.
+    ///
+    /// # Errors
+    /// It cannot be read within `deadline`.
+    pub async fn reduce<T: Send + 'static>(
+        &self,
+        topic: &str,
+        deadline: Duration,
+        start: T,
+        reduce: impl FnMut(T, Record) -> T + Send + 'static,
+    ) -> anyhow::Result<T> {
         let (kafka, topic) = (self.clone(), topic.to_owned());
-        tokio::task::spawn_blocking(move || read(&kafka.consumer("milepost-tests")?, &topic)).await?
+        tokio::task::spawn_blocking(move || {
+            read(&kafka.consumer("milepost-tests")?, &topic, deadline, start, reduce)
+        })
+        .await?
     }
 
     /// What a group has committed of a topic, by partition; `None` where it has not.
@@ -176,54 +204,63 @@ fn ends(consumer: &BaseConsumer, topic: &str) -> anyhow::Result<Vec<(i64, i64)>>
         .collect()
 }
 
-/// Compaction may have removed the last record of a partition, so the consumer's position tells when it is read.
-fn read(consumer: &BaseConsumer, topic: &str) -> anyhow::Result<Vec<Record>> {
-    let ends: Vec<(i32, i64, i64)> = (0..)
-        .zip(ends(consumer, topic)?)
-        .map(|(partition, (first, next))| (partition, first, next))
-        .collect();
-    let wanted: Vec<_> = ends.iter().filter(|(_, first, next)| first < next).collect();
+/// Compaction may have removed the last record of a partition; then the consumer's position tells when it is read.
+fn read<T>(
+    consumer: &BaseConsumer,
+    topic: &str,
+    deadline: Duration,
+    start: T,
+    mut reduce: impl FnMut(T, Record) -> T,
+) -> anyhow::Result<T> {
+    let mut left: BTreeMap<i32, i64> = BTreeMap::new();
     let mut list = TopicPartitionList::new();
-    for (partition, first, _) in &wanted {
-        list.add_partition_offset(topic, *partition, Offset::Offset(*first))?;
-    }
-    if wanted.is_empty() {
-        return Ok(Vec::new());
+    for (partition, (first, next)) in (0..).zip(ends(consumer, topic)?) {
+        if first < next {
+            left.insert(partition, next);
+            list.add_partition_offset(topic, partition, Offset::Offset(first))?;
+        }
     }
     consumer.assign(&list)?;
-    let mut records = Vec::new();
+    let mut reduced = start;
     let begun = std::time::Instant::now();
-    loop {
-        let position = consumer.position()?;
-        let at = |partition| match position.find_partition(topic, partition).map(|one| one.offset()) {
-            Some(Offset::Offset(offset)) => offset,
-            _ => -1,
-        };
-        if wanted.iter().all(|(partition, _, next)| at(*partition) >= *next) {
-            break;
-        }
-        ensure!(begun.elapsed() < TIMEOUT, "{topic} cannot be read within {TIMEOUT:?}");
+    while !left.is_empty() {
+        ensure!(begun.elapsed() < deadline, "{topic} cannot be read within {deadline:?}");
         if let Some(message) = consumer.poll(Duration::from_millis(100)) {
             let message = message?;
-            if message.offset() < ends[usize::try_from(message.partition())?].2 {
-                records.push(record(&message));
+            let (partition, next) = (message.partition(), message.offset() + 1);
+            let Some(end) = left.get(&partition).copied() else { continue };
+            if next <= end {
+                reduced = reduce(reduced, Record::of(&message));
             }
+            if next >= end {
+                left.remove(&partition);
+            }
+        } else {
+            let position = consumer.position()?;
+            let at = |partition| match position.find_partition(topic, partition).map(|one| one.offset()) {
+                Some(Offset::Offset(offset)) => offset,
+                _ => -1,
+            };
+            left.retain(|partition, end| at(*partition) < *end);
         }
     }
-    records.sort_by_key(|record| (record.partition, record.offset));
-    Ok(records)
+    Ok(reduced)
 }
 
-fn record(message: &rdkafka::message::BorrowedMessage<'_>) -> Record {
-    let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
-    Record {
-        partition: message.partition(),
-        offset: message.offset(),
-        time: message.timestamp().to_millis().unwrap_or(-1),
-        key: message.key().map(<[u8]>::to_vec),
-        value: message.payload().map(<[u8]>::to_vec),
-        headers: headers
-            .map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec()))
-            .collect(),
+impl Record {
+    /// Detached from the client that read it.
+    #[must_use]
+    pub fn of(message: &BorrowedMessage<'_>) -> Self {
+        let headers = message.headers().into_iter().flat_map(|headers| headers.iter());
+        Self {
+            partition: message.partition(),
+            offset: message.offset(),
+            time: message.timestamp().to_millis().unwrap_or(-1),
+            key: message.key().map(<[u8]>::to_vec),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers: headers
+                .map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec()))
+                .collect(),
+        }
     }
 }

@@ -1,5 +1,6 @@
 //! What is in the tables, read by their owner.
 
+use futures::TryStreamExt as _;
 use milepost_shared::answer::Position;
 use milepost_shared::clock::JournalTime;
 use milepost_shared::upload::{Location, Upload};
@@ -80,27 +81,50 @@ impl Tables {
     /// The database cannot be read, or the ordinals of an upload are not 0, 1, 2 and so on: a location is there twice or
     /// missing.
     pub async fn stored(&self) -> anyhow::Result<Vec<Stored>> {
-        let rows = sqlx::query(
+        let mut all = Vec::new();
+        self.each_stored(|stored, ordinals| {
+            let whole = ordinals.iter().zip(0..).all(|(ordinal, expected)| *ordinal == expected);
+            anyhow::ensure!(whole, "a location of {:?} is there twice or gone: {ordinals:?}", stored.source);
+            all.push(stored);
+            Ok(())
+        })
+        .await?;
+        Ok(all)
+    }
+
+    /// The same one after the other, with the ordinals of its locations, whatever they are.
+    ///
+    /// # Errors
+    /// The database cannot be read, or `each` fails.
+    pub async fn each_stored(
+        &self,
+        mut each: impl FnMut(Stored, Vec<i32>) -> anyhow::Result<()>,
+    ) -> anyhow::Result<()> {
+        let mut rows = sqlx::query(
             "SELECT d.account_id, d.device, l.* FROM locations l JOIN devices d ON d.id = l.device_id \
              ORDER BY l.source_partition, l.source_offset, l.ordinal, l.captured_at",
-        );
-        let mut stored: Vec<Stored> = Vec::new();
-        for row in rows.fetch_all(&self.pool).await? {
+        )
+        .fetch(&self.pool);
+        let mut gathered: Option<(Stored, Vec<i32>)> = None;
+        while let Some(row) = rows.try_next().await? {
             let source = source(&row)?;
-            if stored.last().is_none_or(|last| last.source != source) {
+            if let Some((stored, ordinals)) = gathered.take_if(|(stored, _)| stored.source != source) {
+                each(stored, ordinals)?;
+            }
+            if gathered.is_none() {
                 let upload = Upload { device: row.try_get("device")?, locations: Vec::new() };
                 let received_at = moment(&row, "received_at")?;
-                stored.push(Stored { account: row.try_get("account_id")?, source, received_at, upload });
+                let stored = Stored { account: row.try_get("account_id")?, source, received_at, upload };
+                gathered = Some((stored, Vec::new()));
             }
-            let Some(last) = stored.last_mut() else { continue };
-            let ordinal = usize::try_from(row.try_get::<i32, _>("ordinal")?)?;
-            anyhow::ensure!(
-                ordinal == last.upload.locations.len(),
-                "location {ordinal} of {source:?} twice or gone"
-            );
-            last.upload.locations.push(location(&row)?);
+            let Some((stored, ordinals)) = &mut gathered else { continue };
+            stored.upload.locations.push(location(&row)?);
+            ordinals.push(row.try_get("ordinal")?);
         }
-        Ok(stored)
+        if let Some((stored, ordinals)) = gathered {
+            each(stored, ordinals)?;
+        }
+        Ok(())
     }
 
     /// All keys, in the order of the journal.

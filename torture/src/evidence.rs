@@ -5,8 +5,38 @@ use std::time::Duration;
 
 use milepost_shared::answer::Position;
 use milepost_shared::clock::JournalTime;
+use milepost_shared::topics::TopicNames;
+use milepost_tests::{Kafka, Tables};
+use uuid::Uuid;
 
 use crate::errand::UploadId;
+
+/// Where evidence is read: the servers themselves, not the links that suffer from faults.
+#[derive(Debug, Clone)]
+pub struct Sources {
+    /// The run's seed: everything that was sent is made again from it.
+    pub seed: u64,
+    /// `IDEMPOTENCY_TTL`.
+    pub ttl: Duration,
+    /// The two accounts.
+    pub accounts: [Uuid; 2],
+    /// The cluster.
+    pub kafka: Kafka,
+    /// The topics.
+    pub topics: TopicNames,
+    /// The consumers' group.
+    pub group: String,
+    /// The tables.
+    pub tables: Tables,
+}
+
+impl Sources {
+    /// The number of an account; `None` for a stranger.
+    #[must_use]
+    pub fn account(&self, id: Uuid) -> Option<usize> {
+        self.accounts.iter().position(|account| *account == id)
+    }
+}
 
 /// A record of the journal.
 #[derive(Debug, Clone)]
@@ -71,6 +101,8 @@ pub struct SeenFact {
     pub account: Option<usize>,
     /// The upload.
     pub upload: Option<UploadId>,
+    /// `receivedAt`.
+    pub received_at: JournalTime,
     /// What differs from the upload that the errand sent, or from the documented form.
     pub fault: Option<String>,
 }
@@ -80,7 +112,9 @@ pub struct SeenFact {
 pub struct Ahead {
     /// Partition of the journal.
     pub partition: i32,
-    /// The first such look, since the run began.
+    /// The last look before it, since the run began.
+    pub after: Duration,
+    /// The first look at it.
     pub from: Duration,
     /// The last one.
     pub to: Duration,
@@ -105,9 +139,6 @@ pub struct Observed {
     pub samples: Vec<Sample>,
     /// Reads of each watcher that worked.
     pub reads: BTreeMap<&'static str, u64>,
-    /// How often each replay path was taken: cache, table, results, joined. A gateway's last second before a kill is
-    /// not counted.
-    pub replay_paths: BTreeMap<String, u64>,
 }
 
 /// One look at the system from the side.
@@ -165,4 +196,8 @@ pub struct Evidence {
     pub rebuilt: Option<Vec<String>>,
     /// From the last heal to the first 200, and to lag 0.
     pub recovered: Option<(Duration, Duration)>,
+    /// How often each replay path was taken: cache, table, results, joined.
+    pub replay_paths: BTreeMap<&'static str, u64>,
+    /// Programs that ended though nobody asked for it.
+    pub unexpected: Vec<String>,
 }

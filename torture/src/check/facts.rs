@@ -20,16 +20,20 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
         }
         let mut kept = kept(facts);
         for stored in &case.evidence.stored {
-            let wanted = (stored.account, stored.upload);
+            let wanted = (stored.account, stored.upload, stored.received_at);
             match kept.remove(&stored.position) {
                 None => {
                     verdict.accuse(|| format!("read {read}: {} is stored and no fact", at(stored.position)))
                 }
-                Some(fact) if (fact.account, fact.upload) != wanted => verdict.accuse(|| {
-                    let (position, found) = (at(stored.position), (fact.account, fact.upload));
-                    format!("read {read}: {position} is told as {found:?}, and stored as {wanted:?}")
-                }),
-                Some(_) => {}
+                Some(fact) => {
+                    let told = (fact.account, fact.upload, fact.received_at);
+                    if told != wanted {
+                        let position = at(stored.position);
+                        verdict.accuse(|| {
+                            format!("read {read}: {position} is told as {told:?}, stored as {wanted:?}")
+                        });
+                    }
+                }
             }
         }
         for fact in kept.into_values() {
@@ -100,6 +104,7 @@ mod tests {
     fn a_fact_that_tells_something_else_is_seen() {
         both(|facts| facts[10].upload = facts[11].upload, Judgement::Broken);
         both(|facts| facts[10].account = None, Judgement::Broken);
+        both(|facts| facts[10].received_at.0 += 1, Judgement::Broken);
         both(|facts| facts[10].fault = Some("no header device".to_owned()), Judgement::Broken);
     }
 }

@@ -34,6 +34,9 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
     for (name, footprints) in processes {
         check_growth(case, verdict, name, &footprints);
     }
+    for ended in &case.evidence.unexpected {
+        verdict.note(ended);
+    }
     for fault in &case.evidence.log_faults {
         verdict.accuse(|| fault.clone());
     }

@@ -7,15 +7,12 @@ use super::Verdict;
 use super::case::Case;
 use crate::fault::Fault;
 
-/// How long before a time in which an offset was ahead a database may have been put back.
-const BEFORE: Duration = Duration::from_secs(2);
-
 pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
     let evidence = case.evidence;
     verdict.examined += evidence.observed.reads.get("offsets").copied().unwrap_or(0);
     for ahead in &evidence.observed.ahead {
         // The database forgot what it had persisted. That the consumer notices is seen by what is stored in the end.
-        if !case.suffered(ahead.from, ahead.from, BEFORE, |fault| fault == Fault::PutBack) {
+        if !case.suffered(ahead.after, ahead.from, Duration::ZERO, |fault| fault == Fault::PutBack) {
             verdict.accuse(|| format!("during the run: {ahead:?}"));
         }
     }
@@ -49,14 +46,20 @@ mod tests {
     #[test]
     fn an_offset_that_passes_what_is_persisted_is_seen_unless_the_database_was_put_back() {
         let mut run = Run::innocent();
-        let seconds = Duration::from_secs;
-        let ahead = Ahead { partition: 0, from: seconds(30), to: seconds(31), committed: 9, next_offset: 8 };
-        run.evidence.observed.ahead.push(ahead);
+        let [after, from, to] = [28, 30, 31].map(Duration::from_secs);
+        run.evidence.observed.ahead.push(Ahead {
+            partition: 0,
+            after,
+            from,
+            to,
+            committed: 9,
+            next_offset: 8,
+        });
         assert_eq!(run.judgement(Checker::Offsets), Judgement::Broken);
         let bite = Ok("40 rows lost".to_owned());
         run.episodes.push(Episode { fault: Fault::PutBack, began: 25.0, healed: 28.5, bite });
         assert_eq!(run.judgement(Checker::Offsets), Judgement::Held);
-        run.evidence.observed.ahead[0].from = seconds(31);
+        run.evidence.observed.ahead[0].after = Duration::from_secs(29);
         assert_eq!(run.judgement(Checker::Offsets), Judgement::Broken);
     }
 

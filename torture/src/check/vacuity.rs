@@ -41,7 +41,7 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
     }
     check_faults(case, verdict);
     for path in REPLAY_PATHS {
-        let taken = case.evidence.observed.replay_paths.get(path).copied().unwrap_or(0);
+        let taken = case.evidence.replay_paths.get(path).copied().unwrap_or(0);
         verdict.note(format!("replays by {path}: {taken}"));
         if taken < case.demands.replays {
             verdict.accuse(|| format!("the replay path {path} was taken {taken} times"));
@@ -152,7 +152,7 @@ mod tests {
     #[test]
     fn every_replay_path_must_have_been_taken_every_watcher_at_work_and_the_tables_rebuilt() {
         for path in REPLAY_PATHS {
-            unknown_by(|run| run.evidence.observed.replay_paths.retain(|other, _| other != path));
+            unknown_by(|run| run.evidence.replay_paths.retain(|other, _| *other != path));
         }
         for watcher in WATCHERS {
             unknown_by(|run| run.evidence.observed.reads.retain(|other, _| *other != watcher));

@@ -1,0 +1,130 @@
+//! The original: what an errand sent, made again to compare with what is found in a topic or a table.
+
+use milepost_shared::upload::{Location, Upload};
+use serde::Deserialize;
+
+use crate::errand::{self, UploadId};
+
+/// Which upload this is, by its first location's capture time, and what differs, bit for bit, from what the errand sent.
+#[must_use]
+pub fn compare(seed: u64, found: &Upload) -> (Option<UploadId>, Option<String>) {
+    let first = found.locations.first().and_then(|first| errand::identify(first.timestamp));
+    let Some((id, _)) = first else { return (None, Some("it is no errand's".to_owned())) };
+    (Some(id), difference(&errand::upload(seed, id), found))
+}
+
+fn difference(sent: &Upload, found: &Upload) -> Option<String> {
+    if found.device != sent.device {
+        return Some(format!("device {} instead of {}", found.device, sent.device));
+    }
+    if found.locations.len() != sent.locations.len() {
+        return Some(format!("{} locations instead of {}", found.locations.len(), sent.locations.len()));
+    }
+    let pairs = sent.locations.iter().zip(&found.locations);
+    let place = pairs.into_iter().position(|(sent, found)| !same(sent, found))?;
+    Some(format!("location {place} is {:?} instead of {:?}", found.locations[place], sent.locations[place]))
+}
+
+fn same(one: &Location, other: &Location) -> bool {
+    let texts = |of: &Location| (of.provider.clone(), of.network_type.clone());
+    one.timestamp == other.timestamp && bits(one) == bits(other) && texts(one) == texts(other)
+}
+
+/// Two equal numbers may differ in their bits: 0 and -0.
+fn bits(location: &Location) -> [Option<u64>; 7] {
+    [
+        Some(location.latitude),
+        Some(location.longitude),
+        location.accuracy,
+        location.altitude,
+        location.bearing,
+        location.speed,
+        location.battery_level,
+    ]
+    .map(|number| number.map(f64::to_bits))
+}
+
+/// An upload as JSON, read without any of Milepost's own code.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Told {
+    device_id: String,
+    locations: Vec<ToldLocation>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ToldLocation {
+    timestamp: i64,
+    latitude: f64,
+    longitude: f64,
+    accuracy: Option<f64>,
+    altitude: Option<f64>,
+    bearing: Option<f64>,
+    speed: Option<f64>,
+    battery_level: Option<f64>,
+    provider: Option<String>,
+    network_type: Option<String>,
+}
+
+impl From<Told> for Upload {
+    fn from(told: Told) -> Self {
+        let location = |told: ToldLocation| Location {
+            timestamp: told.timestamp,
+            latitude: told.latitude,
+            longitude: told.longitude,
+            accuracy: told.accuracy,
+            altitude: told.altitude,
+            bearing: told.bearing,
+            speed: told.speed,
+            battery_level: told.battery_level,
+            provider: told.provider,
+            network_type: told.network_type,
+        };
+        Self { device: told.device_id, locations: told.locations.into_iter().map(location).collect() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::errand::Variant;
+
+    const SEED: u64 = 7;
+
+    fn id() -> UploadId {
+        let ids = (0..).map(|errand| UploadId { errand, variant: Variant::B });
+        ids.into_iter().find(|id| errand::count(SEED, *id) > 3).expect("some upload has four locations")
+    }
+
+    #[test]
+    fn what_was_sent_is_recognised_in_json_too() {
+        let sent = errand::upload(SEED, id());
+        let told: Told = serde_json::from_slice(&serde_json::to_vec(&sent).unwrap()).unwrap();
+        assert_eq!(compare(SEED, &told.into()), (Some(id()), None));
+    }
+
+    #[test]
+    fn whatever_differs_is_named() {
+        let changes: [(fn(&mut Upload), &str); 7] = [
+            (|upload| upload.device.push('x'), "device"),
+            (|upload| drop(upload.locations.pop()), "locations instead of"),
+            (|upload| upload.locations.swap(1, 2), "location 1"),
+            (
+                |upload| {
+                    upload.locations[2].latitude = f64::from_bits(upload.locations[2].latitude.to_bits() + 1)
+                },
+                "2",
+            ),
+            (|upload| upload.locations[2].altitude = Some(0.0), "location 2"),
+            (|upload| upload.locations[2].provider = Some("gsm".to_owned()), "location 2"),
+            (|upload| upload.locations.clear(), "no errand's"),
+        ];
+        for (change, text) in changes {
+            let mut found = errand::upload(SEED, id());
+            change(&mut found);
+            let (_, fault) = compare(SEED, &found);
+            assert!(fault.as_ref().is_some_and(|fault| fault.contains(text)), "{text}: {fault:?}");
+        }
+    }
+}

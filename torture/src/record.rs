@@ -1,0 +1,104 @@
+//! Records of journal and facts, reduced to what the checkers need. The facts are read as docs/topics.md describes them to
+//! subscribers, and by nothing else.
+
+use anyhow::{Context as _, ensure};
+use milepost_shared::answer::Position;
+use milepost_shared::clock::JournalTime;
+use milepost_tests::Record;
+use serde::Deserialize;
+use uuid::Uuid;
+
+use crate::errand::UploadId;
+use crate::evidence::{JournalEntry, SeenFact, Sources};
+use crate::original::{self, Told};
+
+#[derive(Debug, Deserialize)]
+struct JournalValue {
+    schema: i64,
+    account: Uuid,
+    upload: Told,
+}
+
+/// What a record of the journal is. All that is not, bit for bit, what an errand sent is garbage.
+#[must_use]
+pub fn journal_entry(sources: &Sources, record: &Record) -> JournalEntry {
+    let (key_hash, account, upload) = match sent(sources, record) {
+        Some((key_hash, account, upload)) => (key_hash, Some(account), Some(upload)),
+        None => (String::new(), None, None),
+    };
+    JournalEntry {
+        position: Position { partition: record.partition, offset: record.offset },
+        time: JournalTime(record.time),
+        key_hash,
+        account,
+        upload,
+    }
+}
+
+fn sent(sources: &Sources, record: &Record) -> Option<(String, usize, UploadId)> {
+    let key = key_hash(record)?;
+    let value: JournalValue = serde_json::from_slice(record.value.as_deref()?).ok()?;
+    let account = sources.account(value.account)?;
+    let (upload, fault) = original::compare(sources.seed, &value.upload.into());
+    (value.schema == 1 && fault.is_none()).then_some((key, account, upload?))
+}
+
+/// The key of a record, if it is 64 lower-case hex digits.
+fn key_hash(record: &Record) -> Option<String> {
+    let key = std::str::from_utf8(record.key.as_deref()?).ok()?;
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    (key.len() == 64 && key.bytes().all(is_digit)).then(|| key.to_owned())
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct FactHead {
+    schema: i64,
+    account: Uuid,
+    received_at: i64,
+}
+
+/// What a subscriber sees in a record of the facts.
+#[must_use]
+pub fn seen_fact(sources: &Sources, record: &Record) -> SeenFact {
+    let source_offset = header(record, "source-offset").ok().and_then(|text| text.parse().ok());
+    let mut fact = SeenFact {
+        partition: record.partition,
+        source_offset: source_offset.unwrap_or(-1),
+        account: None,
+        upload: None,
+        received_at: JournalTime(-1),
+        fault: None,
+    };
+    if let Err(error) = read(sources, record, &mut fact) {
+        fact.fault = Some(format!("{error:#}"));
+    }
+    fact
+}
+
+fn read(sources: &Sources, record: &Record, fact: &mut SeenFact) -> anyhow::Result<()> {
+    ensure!(fact.source_offset >= 0, "source-offset is no offset");
+    let account: Uuid = header(record, "account")?.parse().context("account is no UUID")?;
+    fact.account = sources.account(account);
+    ensure!(header(record, "schema")? == "1", "another schema in its header");
+    ensure!(key_hash(record).is_some(), "the key is not 64 hex digits");
+    let value = record.value.as_deref().context("no value")?;
+    let head: FactHead = serde_json::from_slice(value).context("not the JSON promised")?;
+    ensure!(head.schema == 1, "schema {}", head.schema);
+    ensure!(head.account == account, "account {} in its value", head.account);
+    fact.received_at = JournalTime(head.received_at);
+    let upload: Told = serde_json::from_slice(value).context("not the JSON promised")?;
+    let upload = upload.into();
+    let (id, fault) = original::compare(sources.seed, &upload);
+    fact.upload = id;
+    ensure!(header(record, "device")? == upload.device, "header device differs");
+    match fault {
+        Some(fault) => anyhow::bail!("{fault}"),
+        None => Ok(()),
+    }
+}
+
+fn header<'a>(record: &'a Record, name: &str) -> anyhow::Result<&'a str> {
+    let bytes = record.headers.get(name).with_context(|| format!("no header {name}"))?;
+    std::str::from_utf8(bytes).with_context(|| format!("header {name} is not UTF-8"))
+}
