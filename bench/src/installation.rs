@@ -1,0 +1,175 @@
+//! Milepost itself: a database, topics, gateways and consumers, as the programs' defaults set them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use milepost_tests::{Program, World, eventually};
+
+use crate::clients::Clients;
+use crate::ledger::Ledger;
+use crate::requests::Requests;
+use crate::setup::Setup;
+use crate::uploads::Uploads;
+
+/// Longest time until the consumer has caught up.
+const PERSISTED: Duration = Duration::from_secs(600);
+
+/// One installation.
+#[derive(Debug)]
+pub struct Installation {
+    /// Its database and topics.
+    pub world: World,
+    /// Its gateways.
+    pub gateways: Vec<Program>,
+    /// Its consumers.
+    pub consumers: Vec<Program>,
+    /// What it has answered.
+    pub ledger: Arc<Ledger>,
+}
+
+impl Installation {
+    /// Without programs.
+    ///
+    /// # Errors
+    /// The database or the topics cannot be made.
+    pub async fn new(setup: &Setup) -> anyhow::Result<Self> {
+        let world = World::on(setup.services.clone(), setup.plan()).await?;
+        Ok(Self { world, gateways: Vec::new(), consumers: Vec::new(), ledger: Arc::default() })
+    }
+
+    /// With so many gateways and consumers, all ready. `settings` are the gateways'.
+    ///
+    /// # Errors
+    /// One of them does not become ready.
+    pub async fn start(
+        setup: &Setup,
+        (gateways, consumers): (usize, usize),
+        settings: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
+        let mut installation = Self::new(setup).await?;
+        for _ in 0..consumers {
+            installation.add_consumer(&[]).await?;
+        }
+        for _ in 0..gateways {
+            installation.add_gateway(settings).await?;
+        }
+        Ok(installation)
+    }
+
+    /// One more gateway.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub async fn add_gateway(&mut self, settings: &[(&str, &str)]) -> anyhow::Result<()> {
+        let mut gateway = self.world.new_gateway()?;
+        gateway.set("MILEPOST_LOG", "info");
+        for (name, value) in settings {
+            gateway.set(name, value);
+        }
+        gateway.start().await?;
+        self.gateways.push(gateway);
+        Ok(())
+    }
+
+    /// One more consumer.
+    ///
+    /// # Errors
+    /// It does not become ready.
+    pub async fn add_consumer(&mut self, settings: &[(&str, &str)]) -> anyhow::Result<()> {
+        let mut consumer = self.new_consumer()?;
+        for (name, value) in settings {
+            consumer.set(name, value);
+        }
+        consumer.start().await?;
+        self.consumers.push(consumer);
+        Ok(())
+    }
+
+    /// A consumer that is not started yet, as the defaults set it: not impatient as in tests.
+    ///
+    /// # Errors
+    /// There is no free port.
+    pub fn new_consumer(&self) -> anyhow::Result<Program> {
+        let mut consumer = self.world.new_consumer()?;
+        consumer.set("MILEPOST_LOG", "info");
+        for name in ["SESSION_TIMEOUT", "MAINTENANCE_INTERVAL", "EXPIRY_GRACE", "BACKOFF_MAX"] {
+            consumer.unset(name);
+        }
+        Ok(consumer)
+    }
+
+    /// Where the gateways listen.
+    #[must_use]
+    pub fn targets(&self) -> Vec<SocketAddr> {
+        self.gateways.iter().filter_map(|gateway| gateway.listen).collect()
+    }
+
+    /// What sends these uploads, each with a key of its own.
+    #[must_use]
+    pub fn requests(&self, uploads: &Arc<Uploads>) -> Requests {
+        Requests::new(uploads, &self.world.account.secret, &self.ledger)
+    }
+
+    /// Connections to all gateways that send these uploads.
+    ///
+    /// # Errors
+    /// A gateway refuses.
+    pub async fn clients(&self, count: usize, uploads: &Arc<Uploads>) -> anyhow::Result<Clients> {
+        Clients::connect(&self.targets(), count, self.requests(uploads)).await
+    }
+
+    /// The processes that do the work, by what they are; the servers' included.
+    ///
+    /// # Errors
+    /// One of them does not run.
+    pub fn processes(&self, setup: &Setup) -> anyhow::Result<Vec<(&'static str, i32)>> {
+        let mut processes = setup.processes()?;
+        for gateway in &self.gateways {
+            processes.push(("gateway", gateway.pid()?));
+        }
+        for consumer in &self.consumers {
+            processes.push(("consumer", consumer.pid()?));
+        }
+        Ok(processes)
+    }
+
+    /// Waits until all of the journal is persisted.
+    ///
+    /// # Errors
+    /// It is not within ten minutes.
+    pub async fn persisted(&self) -> anyhow::Result<()> {
+        let ends = self.world.kafka.ends(&self.world.topics.uploads).await?;
+        let records: i64 = ends.iter().map(|(_, next)| next).sum();
+        eventually(PERSISTED, "all of the journal is persisted", async || {
+            Ok((self.records_persisted().await? >= records).then_some(()))
+        })
+        .await
+    }
+
+    /// How many records of the journal are persisted.
+    ///
+    /// # Errors
+    /// Postgres cannot be asked.
+    pub async fn records_persisted(&self) -> anyhow::Result<i64> {
+        self.world.tables.number("SELECT coalesce(sum(next_offset), 0)::bigint FROM partition_progress").await
+    }
+
+    /// Ends it. What it has stored must be what it answered.
+    ///
+    /// # Errors
+    /// It is not, or a program does not end well.
+    pub async fn end(mut self) -> anyhow::Result<()> {
+        for gateway in &mut self.gateways {
+            gateway.stop().await?;
+        }
+        self.persisted().await?;
+        for consumer in &mut self.consumers {
+            consumer.stop().await?;
+        }
+        self.ledger.check(&self.world.tables).await.context("Milepost")?;
+        self.world.leave();
+        Ok(())
+    }
+}

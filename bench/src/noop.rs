@@ -1,0 +1,17 @@
+//! The limit of HTTP: a handler that reads the body and answers a constant.
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::post;
+use milepost_shared::answer;
+
+/// The routes: those of the gateway.
+pub fn router() -> Router {
+    Router::new().route("/api/v1/locations", post(single))
+}
+
+async fn single(_body: Bytes) -> impl IntoResponse {
+    ([(CONTENT_TYPE, "application/json")], answer::body(1))
+}

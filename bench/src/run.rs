@@ -1,0 +1,58 @@
+//! A run: scenario after scenario, then the table and what has moved.
+
+use std::time::Instant;
+
+use anyhow::Context as _;
+
+use crate::arguments::Arguments;
+use crate::machine::{Machine, Watch};
+use crate::results::{self, Results, path};
+use crate::scenario::{self, SCENARIOS};
+use crate::setup::Setup;
+use crate::{picture, table};
+
+/// Runs the scenarios asked for, all if none is named. False if one of them has no figures. A scenario that was not run keeps
+/// the results it had.
+///
+/// # Errors
+/// The servers do not start, or results cannot be read or written.
+pub async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
+    let size = arguments.size;
+    let before = Results::read(size)?;
+    let setup = Setup::start(size, arguments.plain_connections).await?;
+    let mut machine = Machine::describe(&setup).await?;
+    let watch = Watch::start(&setup)?;
+    let mut results = before.clone();
+    let mut all_well = true;
+    for (number, name) in SCENARIOS {
+        if !arguments.scenarios.is_empty() && !arguments.scenarios.contains(&number) {
+            continue;
+        }
+        eprint!("scenario {number}: {name} ...");
+        let begun = Instant::now();
+        let deadline = size.scenario_deadline();
+        let report = tokio::time::timeout(deadline, scenario::run(number, &setup)).await;
+        match report.with_context(|| format!("not within {deadline:?}")).flatten() {
+            Ok(report) => {
+                eprintln!(" {} s", begun.elapsed().as_secs());
+                picture::draw(size, number, &report)?;
+                results.scenarios.insert(number, report);
+            }
+            Err(error) => {
+                eprintln!(" no figures: {error:#}");
+                results.scenarios.remove(&number);
+                all_well = false;
+            }
+        }
+    }
+    machine.foreign = watch.foreign(&setup, machine.cores)?;
+    results.machine = Some(machine);
+    let table = table::render(&results);
+    println!("{table}");
+    for moved in results.moved(&before) {
+        println!("moved: {moved}");
+    }
+    results.write(size)?;
+    results::write(&path(size, "md"), table.as_bytes())?;
+    Ok(all_well)
+}

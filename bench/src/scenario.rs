@@ -1,0 +1,96 @@
+//! The scenarios: each runs Milepost and what it is compared with, and tells figures of both.
+
+mod backlog;
+mod batches;
+mod cached_replays;
+mod cost;
+mod expiry;
+mod keys_held;
+mod latency;
+mod memory;
+mod one_connection;
+mod respond_async;
+mod retry_storm;
+mod singles;
+mod table_replays;
+mod two_of_each;
+
+use serde::{Deserialize, Serialize};
+
+use crate::figure::Figure;
+use crate::setup::Setup;
+
+/// What a scenario has told.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// Its figures.
+    pub figures: Vec<Figure>,
+    /// Its lines in a picture.
+    pub curves: Vec<Curve>,
+    /// What else is worth knowing, a sentence each.
+    pub notes: Vec<String>,
+}
+
+/// One line of a picture.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Curve {
+    /// Whose.
+    pub name: String,
+    /// Its points, from left to right.
+    pub points: Vec<(f64, f64)>,
+}
+
+/// The scenario whose curves are latency (milliseconds) against load (uploads a second).
+pub const LATENCY: u8 = 5;
+/// The scenario whose curves are throughput (uploads a second) against keys held (millions).
+pub const KEYS_HELD: u8 = 9;
+
+/// Number and name of each scenario.
+pub const SCENARIOS: [(u8, &str); 14] = [
+    (1, "unique single uploads"),
+    (2, "unique batches of 50"),
+    (3, "replays from the cache"),
+    (4, "replays from the table, without a cache"),
+    (5, "latency at a fixed rate"),
+    (6, "one connection, one upload at a time"),
+    (7, "a backlog, the consumer alone"),
+    (8, "accepted at once (202), the consumer stopped"),
+    (9, "unique single uploads with live keys in the table"),
+    (10, "expiry of a partition of keys under load"),
+    (11, "a retry storm on two cold gateways"),
+    (12, "memory with 1,000 connections"),
+    (13, "cost of an upload"),
+    (14, "two gateways and two consumers"),
+];
+
+/// Runs one scenario.
+///
+/// # Errors
+/// A program or a load fails, or what is stored is not what was answered: then there are no figures.
+pub async fn run(number: u8, setup: &Setup) -> anyhow::Result<Report> {
+    match number {
+        1 => singles::run(setup).await,
+        2 => batches::run(setup).await,
+        3 => cached_replays::run(setup).await,
+        4 => table_replays::run(setup).await,
+        5 => latency::run(setup).await,
+        6 => one_connection::run(setup).await,
+        7 => backlog::run(setup).await,
+        8 => respond_async::run(setup).await,
+        9 => keys_held::run(setup).await,
+        10 => expiry::run(setup).await,
+        11 => retry_storm::run(setup).await,
+        12 => memory::run(setup).await,
+        13 => cost::run(setup).await,
+        14 => two_of_each::run(setup).await,
+        _ => anyhow::bail!("there is no scenario {number}"),
+    }
+}
+
+impl Report {
+    /// Of figures alone.
+    #[must_use]
+    pub fn of(figures: Vec<Figure>) -> Self {
+        Self { figures, ..Self::default() }
+    }
+}
