@@ -18,7 +18,7 @@ mod one_answer;
 mod recovery;
 mod strangers;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod torn;
 mod vacuity;
 mod window;

@@ -1,5 +1,7 @@
 //! The faults that a run can inject, by name.
 
+use std::fmt;
+
 use milepost_shared::crash::CrashPoint;
 
 /// A process of the system.
@@ -80,6 +82,65 @@ pub enum Fault {
     Garbage,
     /// Postgres is put back to an earlier state.
     PutBack,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = match self {
+            Self::Kill(target) => format!("kill {target}"),
+            Self::Pause(target) => format!("pause {target}"),
+            Self::Restart(target) => format!("restart {target}"),
+            Self::Crash(kind) => format!("crash at {}", kind.point().name()),
+            Self::Link(link, trouble) => format!("{link} {trouble}"),
+            Self::TerminateBackends => "terminate backends".to_owned(),
+            Self::ReadOnly => "database read-only".to_owned(),
+            Self::TableLock => "table locked".to_owned(),
+            Self::ConnectionsExhausted => "connections exhausted".to_owned(),
+            Self::DiskFull(target) => format!("disk full: {target}"),
+            Self::OffsetsDeleted => "offsets deleted".to_owned(),
+            Self::Rebalances => "rebalances".to_owned(),
+            Self::ClockAhead(target) => format!("clock ahead: {target}"),
+            Self::ClockBehind(target) => format!("clock behind: {target}"),
+            Self::TinyCache => "tiny cache".to_owned(),
+            Self::Garbage => "garbage".to_owned(),
+            Self::PutBack => "database put back".to_owned(),
+        };
+        f.pad(&name)
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Gateway => "gateway",
+            Self::Consumer => "consumer",
+            Self::Kafka => "Kafka",
+            Self::Postgres => "Postgres",
+        })
+    }
+}
+
+impl fmt::Display for Link {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::GatewayKafka => "gateway to Kafka",
+            Self::GatewayPostgres => "gateway to Postgres",
+            Self::ConsumerKafka => "consumer to Kafka",
+            Self::ConsumerPostgres => "consumer to Postgres",
+        })
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Cut => "cut",
+            Self::Silent => "silent",
+            Self::Slow => "slow",
+            Self::Lossy => "lossy",
+            Self::ReplyLost => "reply lost",
+        })
+    }
 }
 
 /// A crash point by its place in [`CrashPoint::ALL`], since that has no order of its own.

@@ -24,19 +24,19 @@ const TTL: Duration = Duration::from_secs(8);
 const ERRANDS: u64 = 120;
 const PARTITIONS: i32 = 2;
 
-pub(super) struct Run {
-    pub(super) history: History,
-    pub(super) evidence: Evidence,
-    pub(super) episodes: Vec<Episode>,
-    pub(super) demands: Demands,
+pub(crate) struct Run {
+    pub(crate) history: History,
+    pub(crate) evidence: Evidence,
+    pub(crate) episodes: Vec<Episode>,
+    pub(crate) demands: Demands,
 }
 
 impl Run {
     /// Every kind of errand, answered as it should be; a record of garbage; facts told twice.
-    pub(super) fn innocent() -> Self {
+    pub(crate) fn innocent() -> Self {
         let mut script = Script::default();
         for index in 0..ERRANDS {
-            script.play(&errand::errand(SEED, index), Duration::from_millis(100 * index));
+            script.play(&errand::errand(SEED, index), Duration::from_millis(500 * index));
         }
         let mut evidence = script.evidence();
         evidence.observed.reads = ["facts", "torn", "offsets", "samples"].map(|watcher| (watcher, 9)).into();
@@ -62,31 +62,31 @@ impl Run {
         Self { history: script.history, evidence, episodes: faults.map(episode).to_vec(), demands }
     }
 
-    pub(super) fn verdict(&self, checker: Checker) -> Verdict {
+    pub(crate) fn verdict(&self, checker: Checker) -> Verdict {
         checker.check(&Case::new(&self.history, &self.evidence, &self.episodes, &self.demands))
     }
 
-    pub(super) fn judgement(&self, checker: Checker) -> Judgement {
+    pub(crate) fn judgement(&self, checker: Checker) -> Judgement {
         self.verdict(checker).judgement()
     }
 
-    pub(super) fn errands(&self, kind: Kind) -> HashSet<u64> {
+    pub(crate) fn errands(&self, kind: Kind) -> HashSet<u64> {
         (0..ERRANDS).filter(|index| errand::errand(SEED, *index).kind == kind).collect()
     }
 
     /// Upload A of the first errand of a kind, of those that have attempts without a hang-up.
-    pub(super) fn first(&self, kind: Kind) -> UploadId {
+    pub(crate) fn first(&self, kind: Kind) -> UploadId {
         let errand = self.errands(kind).into_iter().min().expect("every kind has errands");
         UploadId { errand, variant: Variant::A }
     }
 
-    pub(super) fn stored(&self, upload: UploadId) -> &StoredUpload {
+    pub(crate) fn stored(&self, upload: UploadId) -> &StoredUpload {
         let mut stored = self.evidence.stored.iter();
         stored.find(|stored| stored.upload == Some(upload)).expect("it is stored")
     }
 
     /// The first POST of an errand of a kind that was answered so.
-    pub(super) fn answered(&mut self, kind: Kind, status: u16) -> &mut Attempt {
+    pub(crate) fn answered(&mut self, kind: Kind, status: u16) -> &mut Attempt {
         let errands = self.errands(kind);
         let mut attempts = self.history.attempts.iter_mut();
         let found = attempts.find(|attempt| {

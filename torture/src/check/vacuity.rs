@@ -104,11 +104,11 @@ fn check_faults(case: &Case<'_>, verdict: &mut Verdict) {
         }
         let reasons = of_fault.iter().filter_map(|episode| episode.bite.as_ref().err());
         match reasons.max_by_key(|reason| matches!(reason, NoBite::Unseen(_))) {
-            Some(NoBite::Skipped(reason)) => verdict.note(format!("{fault:?} was skipped: {reason}")),
+            Some(NoBite::Skipped(reason)) => verdict.note(format!("{fault} was skipped: {reason}")),
             Some(NoBite::Unseen(seen)) => {
-                verdict.accuse(|| format!("{fault:?} was not seen to bite: {seen}"));
+                verdict.accuse(|| format!("{fault} was not seen to bite: {seen}"));
             }
-            None => verdict.accuse(|| format!("{fault:?} never came")),
+            None => verdict.accuse(|| format!("{fault} never came")),
         }
     }
 }
