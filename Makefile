@@ -1,6 +1,6 @@
 # The commands of Milepost. Settings go in the environment: GPX=file make run, GATEWAYS=2 CONSUMERS=2 make up.
 .DEFAULT_GOAL := help
-.PHONY: help run up down test bench check-compose clean
+.PHONY: help run up down test torture mutants bench check-compose clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,6 +16,12 @@ down: ## Stop it; the data stay
 
 test: ## Check format and lints, run all tests on servers of their own
 	@tests/run
+
+torture: ## Run it under load and faults and check every invariant (PLAN=smoke|default|long SEED=n)
+	@torture/run run --plan $(or $(PLAN),default) $(if $(SEED),--seed $(SEED))
+
+mutants: ## Plant each bug in turn: the checker named for it has to catch it (ONLY=name SEED=n)
+	@torture/run mutants $(if $(ONLY),--only $(ONLY)) $(if $(SEED),--seed $(SEED))
 
 bench: ## Measure it on a quiet machine (20 minutes; QUICK=1: 3 minutes, FULL=1: every size)
 	@bench/run --size $(if $(QUICK),quick,$(if $(FULL),full,standard))

@@ -1,0 +1,116 @@
+//! `milepost-torture`: runs a plan, or all mutants, and ends with 0 if the verdict is that everything held.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand};
+use milepost_torture::mutants::{self, Mutant};
+use milepost_torture::plan::Plan;
+use milepost_torture::run::{self, Options};
+use milepost_torture::tour;
+
+/// Runs Milepost under load and faults, and checks from the outside that no invariant broke.
+#[derive(Debug, Parser)]
+#[command(name = "milepost-torture", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// One run of a plan.
+    Run {
+        /// smoke, default or long.
+        #[arg(long, default_value = "default")]
+        plan: String,
+        /// What the run is made of; without it, another one each time.
+        #[arg(long)]
+        seed: Option<u64>,
+        #[command(flatten)]
+        places: Places,
+    },
+    /// Each fault once, to see that it bites on this machine.
+    Faults {
+        /// Only the faults whose names contain this.
+        #[arg(long, default_value = "")]
+        only: String,
+        #[command(flatten)]
+        places: Places,
+    },
+    /// Each planted bug in turn; each must be caught by the checker named for it.
+    Mutants {
+        /// Only the bugs whose names contain this; `no-bug` is the control.
+        #[arg(long, default_value = "")]
+        only: String,
+        /// What the runs are made of.
+        #[arg(long)]
+        seed: Option<u64>,
+        #[command(flatten)]
+        places: Places,
+    },
+}
+
+#[derive(Debug, Clone, clap::Args)]
+struct Places {
+    /// Where milepost-gateway, milepost-consumer and milepost-admin are.
+    #[arg(long)]
+    bin_dir: PathBuf,
+    /// Where a run's report goes, into a directory of its own.
+    #[arg(long, default_value = ".dev/torture")]
+    reports: PathBuf,
+}
+
+#[tokio::main]
+async fn main() -> anyhow::Result<ExitCode> {
+    let held = match Arguments::parse().command {
+        Command::Run { plan, seed, places } => {
+            let plan = Plan::named(&plan).with_context(|| format!("there is no plan {plan:?}"))?;
+            run::run(&options(plan, seed, &places, None)).await?.held()
+        }
+        Command::Faults { only, places } => {
+            tour::faults_tour(places.bin_dir, rand::random(), &only).await?;
+            true
+        }
+        Command::Mutants { only, seed, places } => {
+            let mut missed = Vec::new();
+            for mutant in mutants::all().into_iter().filter(|mutant| mutant.plan.name.contains(&only)) {
+                if !is_caught(&mutant, seed, &places).await? {
+                    missed.push(mutant.plan.name);
+                }
+            }
+            println!(
+                "\nnot as they should be: {}",
+                if missed.is_empty() { "none".to_owned() } else { missed.join(", ") }
+            );
+            missed.is_empty()
+        }
+    };
+    Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn is_caught(mutant: &Mutant, seed: Option<u64>, places: &Places) -> anyhow::Result<bool> {
+    let outcome = run::run(&options(mutant.plan.clone(), seed, places, mutant.bug)).await?;
+    let (name, by) = (&mutant.plan.name, mutant.caught_by);
+    if mutant.bug.is_none() {
+        println!("control {name}: {}", if outcome.held() { "held" } else { "ACCUSED WITHOUT A BUG" });
+        return Ok(outcome.held());
+    }
+    let caught = outcome.broke(by);
+    println!(
+        "mutant {name}: {}",
+        if caught { format!("caught by {by}") } else { format!("NOT caught by {by}") }
+    );
+    Ok(caught)
+}
+
+fn options(plan: Plan, seed: Option<u64>, places: &Places, bug: Option<&str>) -> Options {
+    Options {
+        plan,
+        seed: seed.unwrap_or_else(|| u64::from(rand::random::<u32>())),
+        bin_dir: places.bin_dir.clone(),
+        reports: places.reports.clone(),
+        planted_bug: bug.map(str::to_owned),
+    }
+}

@@ -1,0 +1,119 @@
+//! Mutants: builds with one planted bug, each with the plan that makes it bite and the checker that must catch it. A harness
+//! that has never caught a bug proves nothing.
+
+use std::time::Duration;
+
+use milepost_shared::crash::CrashPoint;
+
+use crate::check::Checker;
+use crate::fault::{CrashKind, Fault, Link, Target, Trouble};
+use crate::plan::Plan;
+
+/// One planted bug.
+#[derive(Debug, Clone)]
+pub struct Mutant {
+    /// `--planted-bug` of the programs; `None` for the control, which must pass.
+    pub bug: Option<&'static str>,
+    /// The checker that must find a violation.
+    pub caught_by: Checker,
+    /// What makes it bite, in two minutes at most.
+    pub plan: Plan,
+}
+
+/// The control and all mutants, in the order of the list in docs/reliability.md.
+#[must_use]
+pub fn all() -> Vec<Mutant> {
+    let after_commit = crash(CrashPoint::AfterCommit);
+    let kafka_away = [Fault::Kill(Target::Kafka), Fault::Link(Link::ConsumerKafka, Trouble::Silent)];
+    let mutant =
+        |bug, caught_by, faults: &[Fault]| Mutant { bug: Some(bug), caught_by, plan: plan(bug, faults) };
+    let mut mutants = vec![
+        mutant("no-fence", Checker::Lost, &[Fault::PutBack]),
+        mutant("decide-by-wall-clock", Checker::Doubled, &[Fault::ClockAhead(Target::Consumer)]),
+        mutant(
+            "expire-by-wall-clock",
+            Checker::Doubled,
+            &[Fault::ClockAhead(Target::Consumer), Fault::TinyCache],
+        ),
+        mutant("answer-at-acknowledgement", Checker::Conflict, &[Fault::Kill(Target::Consumer)]),
+        mutant("resume-at-group-offset", Checker::Lost, &[Fault::PutBack]),
+        mutant("resume-at-progress", Checker::Facts, &[after_commit]),
+        mutant("key-hash-without-account", Checker::Strangers, &[]),
+        mutant("no-fingerprint-check", Checker::Conflict, &[]),
+        mutant("offset-reset-latest", Checker::Lost, &[Fault::OffsetsDeleted]),
+        mutant("dead-letter-on-database-error", Checker::Lost, &[Fault::TerminateBackends, Fault::ReadOnly]),
+        mutant("facts-for-copies", Checker::Facts, &[]),
+        mutant("replay-with-new-field", Checker::OneAnswer, &[]),
+        mutant(
+            "locations-in-own-transaction",
+            Checker::Lost,
+            &[crash(CrashPoint::InTransaction), Fault::TerminateBackends],
+        ),
+        mutant("no-flush-at-shutdown", Checker::Facts, &[Fault::Restart(Target::Consumer)]),
+        mutant("publish-in-handler", Checker::Completeness, &[]),
+        mutant("give-up-on-a-fact", Checker::Facts, &kafka_away),
+        mutant("expire-before-emission", Checker::Facts, &[after_commit]),
+        mutant("re-emit-by-newest-row", Checker::Facts, &[after_commit]),
+    ];
+    for mutant in &mut mutants {
+        let plan = &mut mutant.plan;
+        match mutant.bug {
+            // The dead consumer is still a member of the group when the next one looks for expired keys, and nothing that was
+            // published since holds them back.
+            Some("expire-before-emission") => {
+                (plan.consumers, plan.ttl) = (1, 2 * SECOND);
+                plan.rhythm = Some((4 * SECOND, 10 * SECOND));
+            }
+            // Retries during an outage longer than the window claim the key again and again, in one batch.
+            Some("re-emit-by-newest-row") => (plan.consumers, plan.ttl) = (1, 2 * SECOND),
+            _ => {}
+        }
+    }
+    let mut every: Vec<Fault> = mutants.iter().flat_map(|mutant| mutant.plan.faults.clone()).collect();
+    every.sort_unstable();
+    every.dedup();
+    let control = Plan { lasts: 60 * SECOND, ..plan("no-bug", &every) };
+    mutants.insert(0, Mutant { bug: None, caught_by: Checker::Vacuity, plan: control });
+    mutants
+}
+
+const SECOND: Duration = Duration::from_secs(1);
+
+fn crash(point: CrashPoint) -> Fault {
+    let at = CrashPoint::ALL.iter().position(|one| *one == point);
+    Fault::Crash(CrashKind(at.expect("it is one of all")))
+}
+
+fn plan(name: &str, faults: &[Fault]) -> Plan {
+    Plan {
+        name: name.to_owned(),
+        ttl: 5 * SECOND,
+        partitions: 3,
+        lasts: 30 * SECOND,
+        errands: 1000,
+        clients: 60,
+        pace: 60,
+        rhythm: None,
+        consumers: 2,
+        episodes: if faults.is_empty() { 0 } else { faults.len().max(4) },
+        faults: faults.to_vec(),
+        at_once: 1,
+        episode: (3 * SECOND, 6 * SECOND),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn there_are_eighteen_bugs_each_with_a_plan_of_its_own_and_a_control() {
+        let mutants = all();
+        let bugs: BTreeSet<&str> = mutants.iter().filter_map(|mutant| mutant.bug).collect();
+        assert_eq!((mutants.len(), bugs.len()), (19, 18));
+        assert_eq!(mutants[0].bug, None);
+        assert!(mutants.iter().all(|mutant| mutant.plan.lasts <= 60 * SECOND));
+    }
+}
