@@ -71,9 +71,16 @@ fn draw_faults(report: &Report<'_>, faults: &[Fault], seconds: f64, area: &Area<
     let mut chart = ChartBuilder::on(area)
         .caption("faults", TEXT)
         .margin_bottom(MARGIN / 3)
+        .margin_right(8)
         .set_label_area_size(LabelAreaPosition::Left, LEFT)
         .build_cartesian_2d(0.0..seconds, f64::from(rows.max(1))..0.0)?;
-    chart.configure_mesh().disable_y_mesh().disable_y_axis().draw()?;
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .disable_y_axis()
+        .light_line_style(TRANSPARENT)
+        .x_label_formatter(&whole)
+        .draw()?;
     for (row, fault) in (0_u32..).zip(faults) {
         let (top, bottom) = (f64::from(row) + 0.15, f64::from(row) + 0.85);
         let bars = report.episodes.iter().filter(|episode| episode.fault == *fault).map(|episode| {
@@ -100,14 +107,19 @@ fn draw_answers(report: &Report<'_>, seconds: f64, area: &Area<'_>) -> anyhow::R
             *count += 1.0;
         }
     }
-    let most = counts.iter().flatten().map(|(_, count)| *count).fold(1.0, f64::max);
+    let most = counts.iter().flatten().map(|(_, count)| *count).fold(10.0, f64::max);
     let mut chart = ChartBuilder::on(area)
         .caption("answers per second", TEXT)
         .margin_right(8)
         .set_label_area_size(LabelAreaPosition::Left, LEFT)
         .set_label_area_size(LabelAreaPosition::Bottom, MARGIN)
         .build_cartesian_2d(0.0..seconds, 0.0..most)?;
-    chart.configure_mesh().light_line_style(TRANSPARENT).draw()?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .x_label_formatter(&whole)
+        .y_label_formatter(&whole)
+        .draw()?;
     for ((name, colour), points) in ANSWERS.into_iter().zip(counts) {
         let series = chart.draw_series(LineSeries::new(points, &colour))?;
         series.label(name).legend(move |(x, y)| PathElement::new([(x, y), (x + 14, y)], colour));
@@ -118,6 +130,10 @@ fn draw_answers(report: &Report<'_>, seconds: f64, area: &Area<'_>) -> anyhow::R
         .background_style(WHITE.mix(0.8))
         .draw()?;
     Ok(())
+}
+
+fn whole(number: &f64) -> String {
+    format!("{number:.0}")
 }
 
 /// `None` for a client that hung up on purpose.
@@ -136,14 +152,20 @@ fn draw_lag(report: &Report<'_>, seconds: f64, area: &Area<'_>) -> anyhow::Resul
     let samples = report.evidence.observed.samples.iter();
     let lag = samples.filter_map(|sample| Some((sample.at.as_secs_f64(), i32::try_from(sample.lag?).ok()?)));
     let lag: Vec<(f64, f64)> = lag.map(|(at, lag)| (at, f64::from(lag))).collect();
-    let most = lag.iter().map(|(_, lag)| *lag).fold(1.0, f64::max);
+    let most = lag.iter().map(|(_, lag)| *lag).fold(10.0, f64::max);
     let mut chart = ChartBuilder::on(area)
         .caption("journal records not persisted", TEXT)
         .margin_right(8)
         .set_label_area_size(LabelAreaPosition::Left, LEFT)
         .set_label_area_size(LabelAreaPosition::Bottom, MARGIN)
         .build_cartesian_2d(0.0..seconds, 0.0..most)?;
-    chart.configure_mesh().light_line_style(TRANSPARENT).x_desc("seconds").draw()?;
+    chart
+        .configure_mesh()
+        .light_line_style(TRANSPARENT)
+        .x_label_formatter(&whole)
+        .y_label_formatter(&whole)
+        .x_desc("seconds")
+        .draw()?;
     chart.draw_series(LineSeries::new(lag, &LAG))?;
     Ok(())
 }
