@@ -179,7 +179,7 @@ impl Demands {
             attempt: Duration::from_secs(15),
             first_answer: Duration::from_secs(30),
             caught_up: Duration::from_secs(60),
-            idle: Duration::from_secs(20),
+            idle: Duration::from_secs(25),
             files: 64,
             // A gateway's cache may hold all answers of the run.
             memory: (256 << 20) + plan.errands * 400,
