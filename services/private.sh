@@ -23,7 +23,10 @@ remove_orphans() {
   local place
   for place in /var/tmp/milepost-*; do
     [[ -O $place && -f $place/link && ! "$(cat "$place/link")" -ef $place/dir ]] || continue
-    in_use "$place/dir" || rm -rf "$place"
+    ! in_use "$place/dir" || continue
+    # A disk that a killed test has left mounted.
+    umount --lazy "$place/dir" 2>/dev/null || true
+    rm -rf "$place"
   done
 }
 

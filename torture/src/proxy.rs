@@ -468,7 +468,8 @@ mod tests {
             let mut stream = echo.connect().await?;
             echo.proxy.set(Mode::Lossy(way));
             stream.write_all(b"lost").await?;
-            eventually(SOON, "it is lost", async || Ok((echo.proxy.counts().lost == 4).then_some(()))).await?;
+            eventually(SOON, "it is lost", async || Ok((echo.proxy.counts().lost == 4).then_some(())))
+                .await?;
             assert_eq!(echo.received(), received);
             echo.proxy.set(Mode::Pass);
             assert!(is_reset(&mut stream).await?);

@@ -322,6 +322,7 @@ impl System {
             server.resume();
             server.start().await?;
         }
+        self.world.database.open().await?;
         let mut owner = self.owner().await?;
         let read_only: String =
             sqlx::query_scalar("SHOW default_transaction_read_only").fetch_one(&mut owner).await?;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{Context as _, ensure};
 use comfy_table::Table;
 
 use crate::drive::{Driver, Target};
@@ -54,10 +54,10 @@ pub async fn faults_tour(bin_dir: PathBuf, seed: u64, only: &str) -> anyhow::Res
         println!("{:6.1} s  {fault:?}: {}", episode.healed - episode.began, told(&episode));
         episodes.push(episode);
     }
-    system.heal().await?;
+    system.heal().await.context("not ready when all is healed")?;
     driver.finish(SETTLED).await;
     clients.await?;
-    system.settled(SETTLED).await?;
+    system.settled(SETTLED).await.context("behind when all is quiet")?;
 
     let mut table = Table::new();
     table.set_header(["fault", "seconds", "sign"]);

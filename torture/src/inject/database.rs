@@ -89,18 +89,27 @@ impl System {
 
     pub(super) async fn put_back(&self, lasts: Duration) -> anyhow::Result<String> {
         let database = &self.world().database;
-        database.copy().await?;
-        sleep(lasts).await;
-        let then = self.persisted().await?;
-        database.put_back().await?;
-        // The consumers may be catching up already, but not for all that was persisted in the meantime.
-        let lost = then - self.persisted().await?;
-        ensure!(lost > 0, "nothing was persisted in the meantime");
-        Ok(format!("{lost} records of the journal no longer persisted"))
+        let lost = async {
+            database.copy().await?;
+            sleep(lasts).await;
+            let then = self.persisted().await?;
+            database.put_back().await?;
+            // The consumers may be catching up already, but not with all that was persisted in the meantime.
+            let lost = then - self.persisted().await?;
+            ensure!(lost > 0, "nothing was persisted in the meantime");
+            anyhow::Ok(lost)
+        };
+        let lost = lost.await;
+        database.open().await?;
+        Ok(format!("{} records of the journal no longer persisted", lost?))
     }
 
     async fn persisted(&self) -> anyhow::Result<i64> {
-        number(&mut self.owner().await?, "SELECT coalesce(sum(next_offset), 0)::bigint FROM partition_progress").await
+        number(
+            &mut self.owner().await?,
+            "SELECT coalesce(sum(next_offset), 0)::bigint FROM partition_progress",
+        )
+        .await
     }
 
     /// How often each consumer that tells has tried again to persist a batch.

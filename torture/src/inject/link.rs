@@ -16,11 +16,16 @@ const DELAY: Duration = Duration::from_millis(60);
 const RATE: u32 = 100_000;
 
 impl System {
-    pub(super) async fn trouble(&self, link: Link, trouble: Trouble, lasts: Duration) -> anyhow::Result<String> {
+    pub(super) async fn trouble(
+        &self,
+        link: Link,
+        trouble: Trouble,
+        lasts: Duration,
+    ) -> anyhow::Result<String> {
         let proxy = self.link(link);
         let before = proxy.counts();
-        // Whatever a seed gives.
-        let millis = lasts.as_millis() as u64;
+        // As good as random, and the same for the same seed.
+        let millis = u64::from(lasts.subsec_millis());
         let way = if millis % 2 == 0 { Way::There } else { Way::Back };
         match trouble {
             Trouble::Cut => {

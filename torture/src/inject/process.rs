@@ -38,7 +38,8 @@ impl System {
         let (slot, mut program) = self.one(target).await?;
         let paused = async {
             program.signal(Signal::SIGSTOP)?;
-            eventually(KILLED, "the program is stopped", async || Ok(program.is_paused().then_some(()))).await?;
+            eventually(KILLED, "the program is stopped", async || Ok(program.is_paused().then_some(())))
+                .await?;
             sleep(lasts).await;
             ensure!(program.is_paused(), "somebody let it go on");
             anyhow::Ok(())
@@ -90,19 +91,26 @@ impl System {
         Ok(format!("{} died at {point}, passing {passing}: {status}", slot.name))
     }
 
-    pub(super) async fn offset_clock(&self, target: Target, hours: i64, lasts: Duration) -> anyhow::Result<String> {
+    pub(super) async fn offset_clock(
+        &self,
+        target: Target,
+        hours: i64,
+        lasts: Duration,
+    ) -> anyhow::Result<String> {
         let offset = (hours * 3_600_000).to_string();
         let metric = match target {
             Target::Gateway => "milepost_gateway_uploads_total",
             _ => "milepost_consumer_decided_total",
         };
-        let (name, count) = self.with_setting(target, ("CLOCK_OFFSET_MS", &offset), (metric, ""), lasts).await?;
+        let (name, count) =
+            self.with_setting(target, ("CLOCK_OFFSET_MS", &offset), (metric, ""), lasts).await?;
         Ok(format!("{name} brought {count} uploads on with its clock {hours:+} h"))
     }
 
     pub(super) async fn tiny_cache(&self, lasts: Duration) -> anyhow::Result<String> {
         let metric = ("milepost_gateway_uploads_total", "source=\"table\"");
-        let (name, count) = self.with_setting(Target::Gateway, ("CACHE_ENTRIES", "10"), metric, lasts).await?;
+        let (name, count) =
+            self.with_setting(Target::Gateway, ("CACHE_ENTRIES", "10"), metric, lasts).await?;
         Ok(format!("{name} took {count} answers from the table with a cache of 10 entries"))
     }
 
@@ -153,7 +161,8 @@ impl System {
         let (name, server) = self.server(target);
         let paused = async {
             server.pause()?;
-            eventually(KILLED, "the server is stopped", async || Ok(server.is_paused().then_some(()))).await?;
+            eventually(KILLED, "the server is stopped", async || Ok(server.is_paused().then_some(())))
+                .await?;
             sleep(lasts).await;
             ensure!(server.is_paused(), "somebody let {name} go on");
             anyhow::Ok(())
