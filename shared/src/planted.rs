@@ -17,8 +17,8 @@ compile_error!("planted bugs are for debug builds: leave out the feature `plante
 pub enum PlantedBug {
     /// Consumer: the progress is set without being compared, by a batch and by maintenance.
     ///
-    /// *Lost*: when an older state of Postgres is put back, the next batch moves the progress over what is missing.
-    /// *Facts*: a consumer that was paused for longer than its session emits after the one that took over.
+    /// *Lost*: when an older state of Postgres is put back under load, the next batch moves the progress over what is
+    /// missing.
     NoFence,
     /// Consumer: whether a key's window is open is asked of the wall clock, not of the record's journal time.
     ///
@@ -92,8 +92,9 @@ pub enum PlantedBug {
     GiveUpOnAFact,
     /// Consumer: a table partition of keys is dropped without waiting for its answers and facts to be emitted.
     ///
-    /// *Facts*: when consumers die between commit and emission, such as at crash point `after-commit`, nothing more is
-    /// published, and none comes back before the windows are over.
+    /// *Facts*: when a consumer dies between commit and emission, such as at crash point `after-commit`, nothing more is
+    /// published, and nobody takes its partitions over before the windows are over: its session time-out is longer than two
+    /// TTLs and the grace. Another consumer, or the same one started again, looks after expiry meanwhile.
     ExpireBeforeEmission,
     /// Consumer: whether a record below the progress was persisted is told from the newest row of its key.
     ///
