@@ -1,6 +1,6 @@
 //! One test's world: its database, topics, accounts and programs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::sync::Mutex;
@@ -8,6 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
+use milepost_shared::answer::Position;
+use milepost_shared::journal::JournalRecord;
+use milepost_shared::key::KeyHash;
 use milepost_shared::topics::TopicNames;
 use milepost_shared::upload::Upload;
 use tempfile::TempDir;
@@ -17,13 +20,13 @@ use uuid::Uuid;
 use crate::client::Client;
 use crate::database::Database;
 use crate::eventually;
-use crate::kafka::Kafka;
+use crate::kafka::{Kafka, Record};
 use crate::planted::Planted;
 use crate::program::Program;
 use crate::server::free_port;
 use crate::services::Services;
 use crate::subscriber::{Fact, Subscriber};
-use crate::tables::Tables;
+use crate::tables::{Stored, Tables};
 
 /// Longest time until everything in the journal is persisted, emitted and committed.
 const SETTLED: Duration = Duration::from_secs(60);
@@ -295,8 +298,16 @@ impl World {
         let group = TopicNames::group(&self.prefix);
         let mut seen = String::new();
         let settled = eventually(deadline, "all of the journal is persisted and emitted", async || {
-            let ends = self.kafka.ends(&self.topics.uploads).await?;
-            let committed = self.kafka.committed(&group, &self.topics.uploads).await?;
+            let ends = self.kafka.ends(&self.topics.uploads);
+            let committed = self.kafka.committed(&group, &self.topics.uploads);
+            // A broker that has just come back does not lead its partitions yet.
+            let (ends, committed) = match tokio::try_join!(ends, committed) {
+                Ok(told) => told,
+                Err(error) => {
+                    seen = format!("{error:#}");
+                    return Ok(None);
+                }
+            };
             // The database may be the one that is away.
             let progress = self.tables.progress().await.unwrap_or_default();
             seen = format!("ends {ends:?}, committed {committed:?}, progress {progress:?}");
@@ -328,7 +339,7 @@ impl World {
     }
 
     /// Checks that exactly these uploads are stored, each as often as it is named, whole, bit for bit and in the order
-    /// sent; and that the facts tell the same.
+    /// sent; that no record of the journal was skipped; and that the facts tell the same.
     ///
     /// # Errors
     /// It is not so.
@@ -342,6 +353,7 @@ impl World {
             expected.iter().map(|upload| exact(upload)),
             in_rows.iter().map(|(_, text)| text.clone()),
         )?;
+        self.check_journal(&stored).await?;
         let facts = self.facts().await?;
         same(
             "facts of stored",
@@ -360,6 +372,26 @@ impl World {
             ensure!(
                 fact.value["deviceId"] == fact.device.as_str(),
                 "a fact's header and value differ: device"
+            );
+        }
+        Ok(())
+    }
+
+    /// Checks that of each key the first record in the journal is the one persisted, unless it is a dead letter. A later one
+    /// would mean that an accepted upload was lost, and only a retry made it good.
+    async fn check_journal(&self, stored: &[Stored]) -> anyhow::Result<()> {
+        let persisted: HashSet<Position> = stored.iter().map(|one| one.source).collect();
+        let letters = self.tables.dead_letters().await?;
+        let mut seen: HashSet<KeyHash> = letters
+            .iter()
+            .filter_map(|letter| std::str::from_utf8(letter.key.as_deref()?).ok()?.parse().ok())
+            .collect();
+        for Record { partition, offset, key, value, .. } in self.kafka.read(&self.topics.uploads).await? {
+            let Ok(record) = JournalRecord::decode(key.as_deref(), value.as_deref()) else { continue };
+            let position = Position { partition, offset };
+            ensure!(
+                !seen.insert(record.key_hash) || persisted.contains(&position),
+                "the first record of a key, {position:?}, is not the one persisted"
             );
         }
         Ok(())
