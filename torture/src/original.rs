@@ -106,7 +106,8 @@ mod tests {
 
     #[test]
     fn whatever_differs_is_named() {
-        let changes: [(fn(&mut Upload), &str); 7] = [
+        type Change = fn(&mut Upload);
+        let changes: [(Change, &str); 7] = [
             (|upload| upload.device.push('x'), "device"),
             (|upload| drop(upload.locations.pop()), "locations instead of"),
             (|upload| upload.locations.swap(1, 2), "location 1"),
