@@ -153,11 +153,9 @@ struct Answered {
     body: Arc<[u8]>,
 }
 
-impl Answered {
-    /// Not to be tried again.
-    fn is_final(&self) -> bool {
-        !matches!(self.status, 202 | 408 | 429 | 500..)
-    }
+/// Not to be tried again.
+fn is_final(status: u16) -> bool {
+    !matches!(status, 202 | 408 | 429 | 500..)
 }
 
 /// How one upload of an errand ended.
@@ -166,6 +164,8 @@ struct Settled {
     replayed: bool,
     /// Whether no attempt was left in doubt: what they published was in the journal before this answer.
     without_doubt: bool,
+    /// Whether the first attempt brought it.
+    at_once: bool,
 }
 
 impl Shared {
@@ -224,16 +224,17 @@ impl Shared {
     /// Sends an upload until its answer is final, half of the retries to the other gateway.
     async fn settle(&self, errand: &Errand, upload: UploadId, account: usize, first: usize) -> Settled {
         let mut gateway = first;
-        let mut without_doubt = true;
+        let (mut without_doubt, mut at_once) = (true, true);
         loop {
             let answered = self.attempt(errand, upload, account, gateway, false).await;
             match answered {
-                Some(answered) if answered.is_final() => {
-                    return Settled { status: answered.status, replayed: answered.replayed, without_doubt };
+                Some(Answered { status, replayed, .. }) if is_final(status) => {
+                    return Settled { status, replayed, without_doubt, at_once };
                 }
                 Some(Answered { status: 202, .. }) => {}
                 _ => without_doubt = false,
             }
+            at_once = false;
             pause().await;
             gateway = rand::random_range(0..2);
         }
@@ -247,8 +248,8 @@ impl Shared {
         sleep(self.target.ttl + REUSE_MARGIN).await;
         let Ok(_permit) = Arc::clone(&self.clients).acquire_owned().await else { return };
         let again = self.settle(errand, upload, errand.account, errand.gateway).await;
-        // A record that was in doubt may have come late, and have claimed the key first.
-        if first.without_doubt && again.without_doubt && (again.status, again.replayed) == (200, true) {
+        // A record that was in doubt may have come late, and have claimed the key first; and after a 202 the answer is a replay.
+        if first.without_doubt && again.at_once && (again.status, again.replayed) == (200, true) {
             let text = "its window was over, and the key was not free".to_owned();
             self.recorder.write(|history| history.complaints.push(Complaint { upload, text }));
         }
@@ -260,7 +261,7 @@ impl Shared {
             match self.attempt(errand, upload, errand.account, errand.gateway, true).await {
                 Some(answered) if answered.status == 202 => break answered.location,
                 // Somebody may have finalized it before: an attempt in doubt.
-                Some(answered) if answered.is_final() => return,
+                Some(answered) if is_final(answered.status) => return,
                 _ => pause().await,
             }
         };
@@ -292,7 +293,7 @@ impl Shared {
         while self
             .post(upload, Ask::PostMalformed, errand.account, errand.gateway, &post)
             .await
-            .is_none_or(|answered| !answered.is_final())
+            .is_none_or(|answered| !is_final(answered.status))
         {
             pause().await;
         }
