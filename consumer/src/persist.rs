@@ -255,11 +255,13 @@ impl Persister {
         Ok(())
     }
 
+    /// Moves the progress from where this consumer left it. What is only emitted again needs a progress that still covers
+    /// it: a table that was put back does not know what was persisted, and would tell of an earlier window, or of nothing.
     async fn fence(&self, connection: &mut PgConnection, batch: &Batch) -> Result<(), Failure> {
-        let advances: Vec<Advance> = batch
-            .spans
-            .iter()
-            .filter(|(_, span)| span.first_new < span.next)
+        let (new, settled): (Vec<_>, Vec<_>) =
+            batch.spans.iter().partition(|(_, span)| span.first_new < span.next);
+        let advances: Vec<Advance> = new
+            .into_iter()
             .map(|(partition, span)| Advance {
                 partition: *partition,
                 expected: span.first_new,
@@ -271,7 +273,10 @@ impl Persister {
         if self.settings.planted.is(PlantedBug::NoFence) {
             return Ok(progress::overwrite(connection, &self.settings.topic, &advances).await?);
         }
-        let fenced = progress::advance(connection, &self.settings.topic, &advances).await?;
+        let mut fenced = progress::advance(connection, &self.settings.topic, &advances).await?;
+        let settled: Vec<(i32, i64)> =
+            settled.into_iter().map(|(partition, span)| (*partition, span.next)).collect();
+        fenced.extend(progress::behind(connection, &self.settings.topic, &settled).await?);
         if fenced.is_empty() { Ok(()) } else { Err(Failure::Fenced(fenced)) }
     }
 

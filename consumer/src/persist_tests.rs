@@ -69,6 +69,15 @@ impl Fixture {
         sqlx::query_scalar(&statement).fetch_one(&mut self.connection).await.unwrap()
     }
 
+    /// Puts partition 0 back to when its records before `next_offset` had been persisted.
+    async fn put_back(&mut self, next_offset: i64) {
+        for table in ["idempotency_keys", "locations"] {
+            let statement = format!("DELETE FROM {table} WHERE source_partition = 0 AND source_offset >= $1");
+            sqlx::query(&statement).bind(next_offset).execute(&mut self.connection).await.unwrap();
+        }
+        progress::place(&mut self.connection, TOPIC, 0, next_offset, true).await.unwrap();
+    }
+
     async fn next_offset(&mut self, partition: i32) -> i64 {
         let rows = progress::load(&mut self.connection, TOPIC).await.unwrap();
         rows.iter().find(|row| row.partition == partition).unwrap().next_offset
@@ -208,6 +217,21 @@ async fn records_below_the_progress_are_recalled_and_not_written_again() {
     let mixed = fixture.persister(1000).persist(batch(4, mixed)).await.unwrap();
     assert_eq!(facts(&mixed), [true, false, false, false, true]);
     assert_eq!(fixture.next_offset(0).await, 5);
+}
+
+#[tokio::test]
+async fn what_is_only_emitted_again_meets_the_fence_when_the_table_was_put_back() {
+    let mut fixture = Fixture::new().await;
+    let records = || [upload(0, 0, 1, 1, 2), upload(0, 1, 2, 2, 1)];
+    fixture.persister(1000).persist(batch(0, records())).await.unwrap();
+    fixture.put_back(1).await;
+
+    let again = fixture.persister(1000).persist(batch(2, records())).await;
+    assert!(matches!(&again, Err(PersistError::Fenced(partitions)) if partitions == &[0]), "{again:?}");
+    let covered = fixture.persister(1000).persist(batch(2, [upload(0, 0, 1, 1, 2)])).await.unwrap();
+    assert_eq!(facts(&covered), [true]);
+    let healed = fixture.persister(1000).persist(batch(1, records())).await.unwrap();
+    assert_eq!(facts(&healed), [true, true]);
 }
 
 #[tokio::test]

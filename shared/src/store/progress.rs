@@ -156,6 +156,31 @@ pub async fn overwrite(connection: &mut PgConnection, topic: &str, advances: &[A
     Ok(())
 }
 
+/// Of partitions with a next offset, those whose progress does not come that far. Asks nothing for none.
+///
+/// # Errors
+/// The database cannot be asked.
+pub async fn behind(
+    connection: &mut PgConnection,
+    topic: &str,
+    next_offsets: &[(i32, i64)],
+) -> sqlx::Result<Vec<i32>> {
+    if next_offsets.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (partitions, next_offsets): (Vec<i32>, Vec<i64>) = next_offsets.iter().copied().unzip();
+    sqlx::query_scalar(
+        "SELECT s.partition FROM unnest($2::int[], $3::bigint[]) AS s (partition, next_offset) \
+         LEFT JOIN partition_progress p ON p.topic = $1 AND p.partition = s.partition \
+         WHERE p.next_offset >= s.next_offset IS NOT TRUE",
+    )
+    .bind(topic)
+    .bind(partitions)
+    .bind(next_offsets)
+    .fetch_all(connection)
+    .await
+}
+
 /// Notes how far results and facts have been acknowledged. Never moves back.
 ///
 /// # Errors
