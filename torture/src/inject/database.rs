@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use milepost_tests::eventually;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions as _, Executor as _};
+use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 
 use super::SIGN;
@@ -91,12 +91,14 @@ impl System {
         let database = &self.world().database;
         let lost = async {
             database.copy().await?;
+            let copied = self.persisted_in(&format!("{}_copy", database.name)).await?;
             sleep(lasts).await;
-            let then = self.persisted().await?;
+            let lost = eventually(SIGN, "something was persisted in the meantime", async || {
+                let lost = self.persisted_in(&database.name).await? - copied;
+                Ok((lost > 0).then_some(lost))
+            });
+            let lost = lost.await?;
             database.put_back().await?;
-            // The consumers may be catching up already, but not with all that was persisted in the meantime.
-            let lost = then - self.persisted().await?;
-            ensure!(lost > 0, "nothing was persisted in the meantime");
             anyhow::Ok(lost)
         };
         let lost = lost.await;
@@ -104,12 +106,16 @@ impl System {
         Ok(format!("{} records of the journal no longer persisted", lost?))
     }
 
-    async fn persisted(&self) -> anyhow::Result<i64> {
-        number(
-            &mut self.owner().await?,
-            "SELECT coalesce(sum(next_offset), 0)::bigint FROM partition_progress",
-        )
-        .await
+    /// How much of the journal is persisted in a database, records.
+    async fn persisted_in(&self, database: &str) -> anyhow::Result<i64> {
+        let options: PgConnectOptions = self.world().database.url("milepost")?.parse()?;
+        let connecting = PgConnection::connect_with(&options.database(database));
+        let mut owner = connecting.await.with_context(|| format!("cannot reach {database}"))?;
+        let persisted = "SELECT coalesce(sum(next_offset), 0)::bigint FROM partition_progress";
+        let persisted = number(&mut owner, persisted).await?;
+        // Nobody may be in a database that is renamed.
+        owner.close().await?;
+        Ok(persisted)
     }
 
     /// How often each consumer that tells has tried again to persist a batch.
