@@ -109,8 +109,8 @@ impl System {
     /// How much of the journal is persisted in a database, records.
     async fn persisted_in(&self, database: &str) -> anyhow::Result<i64> {
         let options: PgConnectOptions = self.world().database.url("milepost")?.parse()?;
-        let connecting = PgConnection::connect_with(&options.database(database));
-        let mut owner = connecting.await.with_context(|| format!("cannot reach {database}"))?;
+        let options = options.database(database);
+        let mut owner = options.connect().await.with_context(|| format!("cannot reach {database}"))?;
         let persisted = "SELECT coalesce(sum(next_offset), 0)::bigint FROM partition_progress";
         let persisted = number(&mut owner, persisted).await?;
         // Nobody may be in a database that is renamed.
