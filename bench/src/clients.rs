@@ -291,9 +291,10 @@ mod tests {
     #[tokio::test]
     async fn what_an_open_load_cannot_send_counts_with_the_time_it_waited() {
         let (mut clients, _) = clients(1, 1, Duration::from_millis(100)).await;
-        let tally = clients.open(Arrivals::new(100.0, Duration::from_millis(200))).await.unwrap();
-        assert_eq!(tally.answers(), 20);
-        assert!(tally.elapsed() < Duration::from_millis(1500), "{:?}", tally.elapsed());
+        let tally = clients.open(Arrivals::new(500.0, Duration::from_millis(200))).await.unwrap();
+        assert_eq!(tally.answers(), 100);
+        // One after the other, all of them would take ten seconds.
+        assert!(tally.elapsed() < Duration::from_secs(5), "{:?}", tally.elapsed());
         assert!(tally.latency_ms(1.0) > 400.0, "{}", tally.latency_ms(1.0));
     }
 }

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use crate::arguments::Arguments;
 use crate::machine::{Machine, Watch};
 use crate::results::{self, Results, path};
-use crate::scenario::{self, SCENARIOS};
+use crate::scenario::{self, Report, SCENARIOS};
 use crate::setup::Setup;
 use crate::{picture, table};
 
@@ -32,7 +32,8 @@ pub async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         let begun = Instant::now();
         let deadline = size.scenario_deadline();
         let report = tokio::time::timeout(deadline, scenario::run(number, &setup)).await;
-        match report.with_context(|| format!("not within {deadline:?}")).flatten() {
+        let report = report.with_context(|| format!("not within {deadline:?}")).flatten();
+        match report.and_then(Report::checked) {
             Ok(report) => {
                 eprintln!(" {} s", begun.elapsed().as_secs());
                 picture::draw(size, number, &report)?;

@@ -15,6 +15,7 @@ mod singles;
 mod table_replays;
 mod two_of_each;
 
+use anyhow::ensure;
 use serde::{Deserialize, Serialize};
 
 use crate::figure::Figure;
@@ -88,9 +89,40 @@ pub async fn run(number: u8, setup: &Setup) -> anyhow::Result<Report> {
 }
 
 impl Report {
+    /// Refuses what is no number: too little was measured.
+    ///
+    /// # Errors
+    /// With the figure's name.
+    pub fn checked(self) -> anyhow::Result<Self> {
+        for figure in &self.figures {
+            let numbers = !figure.rounds.is_empty() && figure.rounds.iter().all(|round| round.is_finite());
+            ensure!(numbers, "too little was measured for {}: {:?}", figure.name, figure.rounds);
+        }
+        Ok(self)
+    }
+
     /// Of figures alone.
     #[must_use]
     pub fn of(figures: Vec<Figure>) -> Self {
         Self { figures, ..Self::default() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_figure_of_nothing_is_refused() {
+        let report = |rounds: &[f64]| Report::of(vec![Figure::new("table", "of plain", rounds.to_vec())]);
+        assert!(report(&[1.0, 2.0]).checked().is_ok());
+        for rounds in [&[][..], &[f64::NAN], &[1.0, f64::INFINITY]] {
+            assert!(report(rounds).checked().is_err(), "{rounds:?}");
+        }
+    }
+
+    #[test]
+    fn scenarios_are_numbered_in_their_order() {
+        assert!(SCENARIOS.iter().map(|(number, _)| *number).eq(1..=14));
     }
 }

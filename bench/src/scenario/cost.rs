@@ -76,14 +76,12 @@ async fn compare(
 }
 
 fn figures(name: &str, body_bytes: f64, ours: &[Cost], theirs: &[Cost]) -> Vec<Figure> {
+    // All rounds together: files grow in steps.
     let bytes = |what: &str, of: &dyn Fn(&Cost) -> f64| {
-        let ratios = ours.iter().zip(theirs).map(|(ours, theirs)| of(ours) / of(theirs)).collect();
-        let median = |costs: &[Cost]| Spread::of(&costs.iter().map(of).collect::<Vec<_>>()).median;
-        Figure::new(&format!("{what} of a {name}"), "of plain", ratios).beside(format!(
-            "{:.0} bytes against {:.0} bytes",
-            median(ours),
-            median(theirs)
-        ))
+        let mean = |costs: &[Cost]| costs.iter().map(of).sum::<f64>() / costs.len() as f64;
+        let (ours, theirs) = (mean(ours), mean(theirs));
+        Figure::new(&format!("{what} of a {name}"), "of plain", vec![ours / theirs])
+            .beside(format!("{ours:.0} bytes against {theirs:.0} bytes"))
     };
     let of_plain = |(ours, theirs): (&Cost, &Cost)| ours.cpu_in_all() / theirs.cpu_in_all();
     let last = |costs: &[Cost]| costs.last().map(Cost::cpu_by_process).unwrap_or_default();

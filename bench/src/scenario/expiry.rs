@@ -39,6 +39,8 @@ pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
         keys::fill(&milepost.world, size.keys_expired(), accepted_at, KEPT).await?;
         let mut owner = PgConnection::connect(&milepost.world.database.url("milepost")?).await?;
         let part = keys::part_of(&mut owner, accepted_at).await?;
+        // The gateway has closed those that were silent for so long.
+        clients = milepost.clients(CONNECTIONS, &setup.singles).await?;
         let before = clients.open(arrivals).await?.latency_ms(0.99);
         let expiry = tokio::spawn(expire(owner, part));
         let during = clients.open(arrivals).await?.latency_ms(0.99);

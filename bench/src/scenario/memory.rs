@@ -13,8 +13,8 @@ const CACHE_ENTRIES: u64 = 10_000;
 /// What the settings say one takes.
 const CACHE_ENTRY_BYTES: u64 = 300;
 const MIB: f64 = 1_048_576.0;
-/// Looks at the memory.
-const LOOKS: u64 = 40;
+/// Between two looks at the memory.
+const LOOK: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
     let entries = CACHE_ENTRIES.to_string();
@@ -22,9 +22,11 @@ pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
     let mut clients = milepost.clients(CONNECTIONS, &setup.singles).await?;
     clients.closed(setup.size.warm_up()).await?;
     let (mut gateway, mut consumer) = (Vec::new(), Vec::new());
-    let mut elapsed = Duration::ZERO;
-    for _ in 0..LOOKS {
-        elapsed += clients.send(setup.size.uploads_watched() / LOOKS).await?.elapsed();
+    let (mut elapsed, mut uploads) = (Duration::ZERO, 0);
+    while uploads < setup.size.uploads_watched() {
+        let tally = clients.closed(LOOK).await?;
+        elapsed += tally.elapsed();
+        uploads += tally.answers();
         gateway.push(milepost.gateways[0].memory()? as f64 / MIB);
         consumer.push(milepost.consumers[0].memory()? as f64 / MIB);
     }
@@ -44,15 +46,16 @@ pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
                 .must(Bound::AtMost(1.1)),
         );
     }
-    let notes = vec![format!("{} uploads in {:.0} s.", setup.size.uploads_watched(), elapsed.as_secs_f64())];
+    let notes = vec![format!("{uploads} uploads in {:.0} s.", elapsed.as_secs_f64())];
     Ok(Report { notes, ..Report::of(figures) })
 }
 
 /// The last quarter of the looks, of the second one; by their medians.
 fn growth(looks: &[f64]) -> f64 {
-    let quarter = looks.len() / 4;
+    let quarter = looks.len().div_ceil(4);
     let median = |looks: &[f64]| Spread::of(looks).median;
-    median(&looks[looks.len() - quarter..]) / median(&looks[quarter..2 * quarter])
+    let second = looks.get(quarter..2 * quarter).unwrap_or_default();
+    median(&looks[looks.len() - quarter..]) / median(second)
 }
 
 #[cfg(test)]
