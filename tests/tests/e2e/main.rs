@@ -4,6 +4,7 @@
 mod configuration;
 mod consumer;
 mod documents;
+mod emitted;
 mod load;
 mod operated;
 mod operations;

@@ -17,8 +17,21 @@ fn now() -> JournalTime {
 }
 
 /// Waits until a moment is over by every clock of this machine.
-async fn passed(moment: JournalTime) -> anyhow::Result<()> {
+pub async fn passed(moment: JournalTime) -> anyhow::Result<()> {
     eventually(MINUTE, "the moment is over", async || Ok((now() > moment).then_some(()))).await
+}
+
+/// Waits until a consumer that comes back after some TTLs has made coming table partitions, looked for expired ones after
+/// that, and made one more: a TTL at most.
+pub async fn maintained(world: &World) -> anyhow::Result<()> {
+    let newest = "SELECT extract(epoch FROM max(lower_bound))::bigint FROM table_partitions \
+                  WHERE parent = 'idempotency_keys' HAVING max(lower_bound) > now()";
+    let mut seen = BTreeSet::new();
+    eventually(MINUTE, "two table partitions are made, one after the other", async || {
+        seen.extend(world.tables.number(newest).await.ok());
+        Ok((seen.len() > 1).then_some(()))
+    })
+    .await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,14 +208,7 @@ async fn with_the_consumer_stopped_for_three_ttls_while_retries_go_on_the_upload
     let lock = format!("BEGIN; SELECT FROM partition_progress WHERE partition = {partition} FOR UPDATE");
     sqlx::raw_sql(&lock).execute(&mut *fence).await?;
     consumer.start().await?;
-    let mut looks = BTreeSet::new();
-    eventually(MINUTE, "maintenance has made the next partition twice", async || {
-        let newest = "SELECT extract(epoch FROM max(lower_bound))::bigint FROM table_partitions \
-                      WHERE parent = 'idempotency_keys' HAVING max(lower_bound) > now()";
-        looks.extend(world.tables.number(newest).await.ok());
-        Ok((looks.len() > 1).then_some(()))
-    })
-    .await?;
+    maintained(&world).await?;
     let kept = world.tables.keys().await?.into_iter().any(|key| key.key_hash == before_key);
     assert!(kept, "a key is gone that journal time has not passed");
     sqlx::raw_sql("ROLLBACK").execute(&mut *fence).await?;
