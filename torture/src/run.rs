@@ -32,8 +32,8 @@ const CAUGHT_UP: Duration = Duration::from_secs(180);
 const OVERRUN: Duration = Duration::from_secs(900);
 /// The newest attempts in which the first 200 after the heal is looked for.
 const RECENT: usize = 2000;
-/// Longest time until the tables are built again.
-const REBUILT: Duration = Duration::from_secs(900);
+/// Longest time until the tables are built again, besides a second for each thousand errands.
+const REBUILT: Duration = Duration::from_secs(60);
 /// How often progress is shown, and the end of the load is looked for.
 const LOOK: Duration = Duration::from_millis(500);
 
@@ -127,7 +127,8 @@ pub async fn run(options: &Options) -> anyhow::Result<Ran> {
     system.stop_gateways().await?;
     let mut evidence = gather::evidence(&sources, observed).await?;
     (evidence.recovered, evidence.replay_paths) = (recovered.filter(|_| settled.is_ok()), replay_paths);
-    let rebuilt = rebuild(&system, &sources, &evidence).await;
+    let rebuilt =
+        rebuild(&system, &sources, &evidence, REBUILT + Duration::from_millis(history.errands)).await;
     evidence.rebuilt = Some(rebuilt.unwrap_or_else(|error| vec![format!("{error:#}")]));
     evidence.unexpected = system.unexpected();
     evidence.log_faults = gather::log_faults(&system.logs()?, &marks, &system.secrets())?;
@@ -162,12 +163,17 @@ fn sources(system: &System, plan: &Plan, seed: u64) -> Sources {
 }
 
 /// Empties the tables and lets the consumers build them again from the journal. Returns what differs.
-async fn rebuild(system: &System, sources: &Sources, before: &Evidence) -> anyhow::Result<Vec<String>> {
+async fn rebuild(
+    system: &System,
+    sources: &Sources,
+    before: &Evidence,
+    deadline: Duration,
+) -> anyhow::Result<Vec<String>> {
     system.stop_consumers().await?;
     sources.tables.execute(gather::EMPTY).await?;
     sources.kafka.delete_group(&sources.group).await?;
     system.start_consumers().await?;
-    system.settled(REBUILT).await.context("the tables are not built again from the journal")?;
+    system.settled(deadline).await.context("the tables are not built again from the journal")?;
     gather::rebuilt(sources, before).await
 }
 
