@@ -17,7 +17,7 @@ pub struct Position {
 }
 
 /// What a key stands for during one window. Made once, by the consumer, in the transaction that persists the upload.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct KeyState {
     /// The account the key belongs to.
     pub account: Uuid,

@@ -1,0 +1,132 @@
+//! The journal: one partition of `location-uploads`, all of whose records have the same key.
+
+use std::time::Duration;
+
+use milepost_consumer::decide::Claim;
+use milepost_shared::answer::Position;
+use milepost_shared::clock::JournalTime;
+use milepost_shared::fingerprint::Fingerprint;
+use milepost_shared::key::KeyHash;
+use uuid::Uuid;
+
+/// How long a key is remembered, in ticks of the model's clock, which are milliseconds to the code that is called.
+pub const TTL: Duration = Duration::from_millis(2);
+/// The one key.
+pub const KEY: KeyHash = KeyHash([7; 32]);
+/// The partition of the journal it falls into.
+pub const PARTITION: i32 = 0;
+
+/// One of the two uploads that phones send under the key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Upload {
+    /// Of one location.
+    A,
+    /// Of two locations.
+    B,
+}
+
+impl Upload {
+    /// Tells the two apart.
+    #[must_use]
+    pub fn fingerprint(self) -> Fingerprint {
+        Fingerprint([self as u8; 32])
+    }
+
+    /// How many locations it has, so that the two answers differ.
+    #[must_use]
+    pub fn locations(self) -> usize {
+        match self {
+            Self::A => 1,
+            Self::B => 2,
+        }
+    }
+
+    /// The promised body of its answer.
+    #[must_use]
+    pub fn body(self) -> &'static [u8] {
+        match self {
+            Self::A => br#"{"success":true,"processedCount":1}"#,
+            Self::B => br#"{"success":true,"processedCount":2}"#,
+        }
+    }
+}
+
+/// A record, as it lies in the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Record {
+    /// What was uploaded.
+    pub upload: Upload,
+    /// When the broker appended it.
+    pub time: JournalTime,
+}
+
+/// The records, by offset.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash)]
+pub struct Journal(Vec<Record>);
+
+impl Journal {
+    /// Appends a record.
+    pub fn append(&mut self, upload: Upload, time: JournalTime) {
+        self.0.push(Record { upload, time });
+    }
+
+    /// The offset after the last record.
+    #[must_use]
+    pub fn end(&self) -> i64 {
+        i64::try_from(self.0.len()).unwrap_or(i64::MAX)
+    }
+
+    /// How often an upload was appended.
+    #[must_use]
+    pub fn copies(&self, upload: Upload) -> usize {
+        self.0.iter().filter(|record| record.upload == upload).count()
+    }
+
+    /// All records with their offsets.
+    pub fn records(&self) -> impl Iterator<Item = (i64, Record)> {
+        (0..).zip(self.0.iter().copied())
+    }
+
+    /// The record at an offset below the end.
+    #[must_use]
+    pub fn record(&self, offset: i64) -> Record {
+        usize::try_from(offset).map(|offset| self.0[offset]).expect("offsets begin at 0")
+    }
+
+    /// What the record at an offset asks for.
+    #[must_use]
+    pub fn claim(&self, offset: i64) -> Claim {
+        let Record { upload, time } = self.record(offset);
+        Claim {
+            key_hash: KEY,
+            account: Uuid::nil(),
+            fingerprint: upload.fingerprint(),
+            locations: upload.locations(),
+            position: at(offset),
+            time,
+        }
+    }
+
+    /// Each record's offset with that of the record whose upload answers it, by the promise alone: a record outside of
+    /// any window opens one, and the records of a window are answered by the one that opened it. Properties compare with
+    /// this; it calls nothing of what they check.
+    pub fn promised(&self) -> impl Iterator<Item = (i64, i64)> {
+        let mut window: Option<(i64, JournalTime)> = None;
+        self.records().map(move |(offset, record)| {
+            let open = window.filter(|(_, opened)| record.time < opened.plus(TTL));
+            let (opener, _) = *window.insert(open.unwrap_or((offset, record.time)));
+            (offset, opener)
+        })
+    }
+
+    /// The records that open a window, which are those to persist.
+    pub fn openers(&self) -> impl Iterator<Item = i64> {
+        self.promised().filter(|(offset, opener)| offset == opener).map(|(offset, _)| offset)
+    }
+}
+
+/// A position in the one partition.
+#[must_use]
+pub fn at(offset: i64) -> Position {
+    Position { partition: PARTITION, offset }
+}

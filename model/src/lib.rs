@@ -1,0 +1,18 @@
+//! The protocol of Milepost as a model, checked exhaustively: every order of every step, within a [`size`].
+//!
+//! A model proves only what it is a model of. So whatever decides is the programs' own code: the consumer's
+//! [`decide`](milepost_consumer::decide), [`assign`](milepost_consumer::assign) and
+//! [`expire`](milepost_consumer::expire), and the gateway's [`mine`](milepost_gateway::mine). What is written here is the
+//! world around it: the [`journal`], Postgres as a [`database`], a [`consumer`]'s session, the [`gateway`]s, all of it
+//! put together as a [`world`]. [`protocol`] says what may happen in it, and [`property`] what must hold at every moment.
+//! [`planted`] has the bugs that must be found.
+
+pub mod consumer;
+pub mod database;
+pub mod gateway;
+pub mod journal;
+pub mod planted;
+pub mod property;
+pub mod protocol;
+pub mod size;
+pub mod world;

@@ -1,0 +1,22 @@
+//! Planted bugs: weakenings of the protocol, each of which the check must find.
+
+use clap::ValueEnum;
+
+/// A weakening. All but the last are bugs of the torture harness too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PlantedBug {
+    /// A batch sets the progress without comparing it, and so without waiting for another's transaction.
+    NoFence,
+    /// Whether a window is open is asked of the wall clock.
+    DecideByWallClock,
+    /// A table partition of keys goes when the wall clock has passed its windows.
+    ExpireByWallClock,
+    /// The emitter gives up on a fact and goes on with the next.
+    GiveUpOnAFact,
+    /// A table partition of keys goes before its facts are emitted.
+    ExpireBeforeEmission,
+    /// Whether a record below the progress was persisted is told from the newest row of its key.
+    ReEmitByNewestRow,
+    /// A batch that is only emitted again is settled against any table, even one that was put back to before it.
+    ReEmitUnfenced,
+}

@@ -1,0 +1,172 @@
+//! The protocol as a transition system: what may happen next, in any world.
+
+use stateright::{Model, Property};
+
+use crate::journal::Upload;
+use crate::planted::PlantedBug;
+use crate::property;
+use crate::size::{Focus, Size};
+use crate::world::World;
+
+/// The protocol, within bounds, with a bug planted in it or none.
+#[derive(Debug, Clone, Copy)]
+pub struct Protocol {
+    /// The bounds.
+    pub size: Size,
+    /// The bug.
+    pub planted: Option<PlantedBug>,
+}
+
+/// A step. Consumers are numbered by how far they are, and so change places.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Time passes.
+    Tick,
+    /// A gateway publishes an upload. It may do so with one that is known: its look-up was earlier, or failed.
+    Publish(Upload),
+    /// A gateway reads a result: the number in the topic.
+    ReadResult(usize),
+    /// A gateway looks into the table.
+    LookUp,
+    /// A gateway crashes and starts again with an empty cache. Who waited there comes again, or does not.
+    CrashGateway,
+    /// A consumer is assigned the partition.
+    Assign(usize),
+    /// The same, after the group has lost its offsets.
+    AssignWithoutGroupOffset(usize),
+    /// A consumer settles the records before an offset in a transaction, up to its commit, or is fenced off.
+    Settle {
+        /// The consumer.
+        consumer: usize,
+        /// The offset after the batch's last record.
+        end: i64,
+    },
+    /// A consumer's transaction commits.
+    Commit(usize),
+    /// A consumer emits.
+    Emit(usize),
+    /// A consumer emits a result and gives up on its fact. Planted.
+    GiveUp(usize),
+    /// A consumer commits the group offset.
+    CommitOffset(usize),
+    /// A consumer looks after the table partitions.
+    Maintain(usize),
+    /// A consumer crashes.
+    CrashConsumer(usize),
+    /// Postgres loses the commits of the records from an offset on, and all that maintenance did.
+    PutBack(i64),
+}
+
+impl Model for Protocol {
+    type State = World;
+    type Action = Action;
+
+    fn init_states(&self) -> Vec<World> {
+        vec![World::new()]
+    }
+
+    fn actions(&self, world: &World, actions: &mut Vec<Action>) {
+        for consumer in 0..world.consumers.len() {
+            self.actions_of_consumer(consumer, world, actions);
+        }
+        // While a transaction is open, whatever else happens might as well happen before it or after it.
+        if world.in_transaction() {
+            return;
+        }
+        let is_empty = world.journal.end() == 0;
+        // The first record comes in the first width of a table partition: later would be the same, but for the date.
+        if world.now.0 < if is_empty { 1 } else { self.size.until } {
+            actions.push(Action::Tick);
+        }
+        // It is of the first upload: what the two are called does not matter.
+        let uploads =
+            [Upload::A, Upload::B].into_iter().zip(self.size.copies).take(if is_empty { 1 } else { 2 });
+        let allowed = uploads.filter(|(upload, most)| world.journal.copies(*upload) < *most);
+        actions.extend(allowed.map(|(upload, _)| Action::Publish(upload)));
+        if self.size.focus == Focus::Answering {
+            actions.extend((0..world.results.len()).map(Action::ReadResult));
+            actions.extend([Action::LookUp, Action::CrashGateway]);
+        }
+        if self.size.losses {
+            actions.extend((0..world.database.progress.next_offset).map(Action::PutBack));
+        }
+    }
+
+    fn next_state(&self, last: &World, action: Action) -> Option<World> {
+        let mut world = last.clone();
+        match action {
+            Action::Tick => world.now.0 += 1,
+            Action::Publish(upload) => world.journal.append(upload, world.now),
+            Action::ReadResult(result) => world.cache.remember(&last.results[result].1),
+            Action::LookUp => world.cache.remember(last.database.keys.last()?),
+            Action::CrashGateway => world.cache = Default::default(),
+            Action::Assign(consumer) => world.assign(consumer, last.group)?,
+            Action::AssignWithoutGroupOffset(consumer) => world.assign(consumer, None)?,
+            Action::Settle { consumer, end } => world.settle(consumer, end, self.planted)?,
+            Action::Commit(consumer) => world.commit(consumer)?,
+            Action::Emit(consumer) if self.size.focus == Focus::Answering => {
+                while world.emit(consumer, false).is_some() {}
+                world.commit_offset(consumer)?;
+                world.note_emitted(consumer)?;
+            }
+            Action::Emit(consumer) => world.emit(consumer, false)?,
+            Action::GiveUp(consumer) => world.emit(consumer, true)?,
+            Action::CommitOffset(consumer) => world.commit_offset(consumer)?,
+            Action::Maintain(consumer) => {
+                // One without the partition takes part.
+                let _ = world.note_emitted(consumer);
+                world.database.expire(last.journal.end(), last.now, self.planted);
+            }
+            Action::CrashConsumer(consumer) => world.consumers[consumer] = None,
+            Action::PutBack(end) => world.put_back(end),
+        }
+        // Which consumer is which does not matter either.
+        world.consumers.sort_by_key(|consumer| {
+            consumer.as_ref().map(|session| {
+                let queued = session.queue.len();
+                (session.next, session.settled_below, queued, session.transaction.is_some())
+            })
+        });
+        (world != *last).then_some(world)
+    }
+
+    fn properties(&self) -> Vec<Property<Self>> {
+        property::all(&self.size)
+    }
+}
+
+impl Protocol {
+    fn actions_of_consumer(&self, consumer: usize, world: &World, actions: &mut Vec<Action>) {
+        let in_transaction = world.in_transaction();
+        let Some(session) = &world.consumers[consumer] else {
+            if !in_transaction {
+                actions.extend([Action::Assign(consumer), Action::Maintain(consumer)]);
+                actions.extend(self.size.losses.then_some(Action::AssignWithoutGroupOffset(consumer)));
+            }
+            return;
+        };
+        actions.push(Action::CrashConsumer(consumer));
+        if session.transaction.is_some() {
+            return actions.push(Action::Commit(consumer));
+        }
+        let journal_end = world.journal.end();
+        let first_end = match self.size.focus {
+            Focus::Answering => journal_end.max(session.next + 1),
+            Focus::Emission => session.next + 1,
+        };
+        actions.extend((first_end..=journal_end).map(|end| Action::Settle { consumer, end }));
+        if in_transaction {
+            return;
+        }
+        actions.push(Action::Maintain(consumer));
+        if !session.queue.is_empty() {
+            actions.push(Action::Emit(consumer));
+            actions.extend(
+                (self.planted == Some(PlantedBug::GiveUpOnAFact)).then_some(Action::GiveUp(consumer)),
+            );
+        }
+        if self.size.focus == Focus::Emission {
+            actions.push(Action::CommitOffset(consumer));
+        }
+    }
+}
