@@ -19,6 +19,9 @@ use crate::system::System;
 /// How long a third consumer stays once it has partitions.
 const STAY: Duration = Duration::from_secs(2);
 
+/// Of a record.
+type KeyAndValue<'a> = (Option<&'a [u8]>, Option<&'a [u8]>);
+
 impl System {
     pub(super) async fn delete_offsets(&self, lasts: Duration) -> anyhow::Result<String> {
         let (kafka, topic, group) = (&self.world().kafka, &self.world().topics.uploads, self.group());
@@ -82,7 +85,7 @@ impl System {
             (key, journal::encode(account, Fingerprint::of(&upload), &upload))
         };
         let ((key, value), (strange_key, strange_value)) = (of(account), of(Uuid::from_u128(7)));
-        let garbage: [(Option<&[u8]>, Option<&[u8]>); 7] = [
+        let garbage: [KeyAndValue<'_>; 7] = [
             (Some(&key), Some(b"")),
             (Some(&key), Some(b"location,location")),
             (Some(&key), Some(&value[..value.len() / 2])),
