@@ -28,7 +28,7 @@ pub struct Plan {
     pub rhythm: Option<(Duration, Duration)>,
     /// Consumers at work.
     pub consumers: usize,
-    /// The faults to choose from; each comes at least once, in an order that the seed gives.
+    /// The faults to choose from; each comes as often as it is here at least, in an order that the seed gives.
     pub faults: Vec<Fault>,
     /// How many episodes there are, the same fault again included; at least as many as `faults`.
     pub episodes: usize,
@@ -74,6 +74,17 @@ pub fn all_faults() -> Vec<Fault> {
         Fault::PutBack,
     ]);
     faults
+}
+
+/// It takes one part away, for as short as is wanted.
+fn is_brief(fault: Fault) -> bool {
+    match fault {
+        Fault::Link(..) => true,
+        Fault::Kill(target) | Fault::Restart(target) => {
+            matches!(target, Target::Gateway | Target::Consumer)
+        }
+        _ => false,
+    }
 }
 
 impl Plan {
@@ -132,16 +143,22 @@ impl Plan {
         }
     }
 
-    /// A million uploads and five hundred faults.
+    /// A million uploads and five hundred faults, most of them brief ones that leave each other alone: half an hour.
     #[must_use]
     pub fn long() -> Self {
+        let mut faults = all_faults();
+        let brief: Vec<Fault> = faults.iter().copied().filter(|fault| is_brief(*fault)).collect();
+        faults.extend(brief.repeat(12));
         Self {
             name: "long".to_owned(),
-            lasts: 1200 * SECOND,
-            errands: 1_000_000,
-            clients: 600,
-            pace: 1200,
+            lasts: 600 * SECOND,
+            errands: 850_000,
+            clients: 500,
+            pace: 1500,
             episodes: 520,
+            faults,
+            at_once: 4,
+            episode: (SECOND, 4 * SECOND),
             ..Self::standard()
         }
     }
