@@ -1,6 +1,6 @@
 # The commands of Milepost. Settings go in the environment: GPX=file make run, GATEWAYS=2 CONSUMERS=2 make up.
 .DEFAULT_GOAL := help
-.PHONY: help run up down test torture mutants bench check-compose clean
+.PHONY: help run up down test torture mutants bench model check-compose clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -25,6 +25,9 @@ mutants: ## Plant each bug in turn: the checker named for it has to catch it (ON
 
 bench: ## Measure it on a quiet machine (20 minutes; QUICK=1: 3 minutes, FULL=1: every size)
 	@bench/run --size $(if $(QUICK),quick,$(if $(FULL),full,standard))
+
+model: ## Check every state of the protocol's model (SIZE=standard|big)
+	@cargo run --locked --release --quiet -p milepost-model -- --size $(or $(SIZE),standard)
 
 check-compose: ## Check docker-compose.yml, as far as it can be without Docker
 	@services/check-compose

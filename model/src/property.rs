@@ -38,7 +38,7 @@ pub fn all(size: &Size) -> Vec<Property<Protocol>> {
         seen("a consumer lags by more than the TTL", |_, world| lags(world)),
         seen("a fact is emitted again", |_, world| emits_again(world)),
         seen("a key expires", |_, world| has_expired(world)),
-        seen("a key is claimed again after it expired", |_, world| {
+        seen("a window expires and a later one is remembered", |_, world| {
             has_expired(world) && !world.database.keys.is_empty()
         }),
     ];
