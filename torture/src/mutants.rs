@@ -6,7 +6,7 @@ use std::time::Duration;
 use milepost_shared::crash::CrashPoint;
 
 use crate::check::Checker;
-use crate::fault::{CrashKind, Fault, Link, Target, Trouble};
+use crate::fault::{CrashKind, Fault, Target};
 use crate::plan::Plan;
 
 /// One planted bug.
@@ -24,7 +24,6 @@ pub struct Mutant {
 #[must_use]
 pub fn all() -> Vec<Mutant> {
     let after_commit = crash(CrashPoint::AfterCommit);
-    let kafka_away = [Fault::Kill(Target::Kafka), Fault::Link(Link::ConsumerKafka, Trouble::Silent)];
     let mutant =
         |bug, caught_by, faults: &[Fault]| Mutant { bug: Some(bug), caught_by, plan: plan(bug, faults) };
     let mut mutants = vec![
@@ -51,21 +50,28 @@ pub fn all() -> Vec<Mutant> {
         ),
         mutant("no-flush-at-shutdown", Checker::Facts, &[Fault::Restart(Target::Consumer)]),
         mutant("publish-in-handler", Checker::Completeness, &[]),
-        mutant("give-up-on-a-fact", Checker::Facts, &kafka_away),
+        mutant("give-up-on-a-fact", Checker::Facts, &[Fault::Pause(Target::Kafka)]),
         mutant("expire-before-emission", Checker::Facts, &[after_commit]),
         mutant("re-emit-by-newest-row", Checker::Facts, &[after_commit]),
     ];
     for mutant in &mut mutants {
         let plan = &mut mutant.plan;
         match mutant.bug {
-            // The dead consumer is still a member of the group when the next one looks for expired keys, and nothing that was
-            // published since holds them back.
+            // One upload, then rest: nothing that was published since holds expiry back, and the dead consumer is a member of
+            // the group for longer than the window.
             Some("expire-before-emission") => {
-                (plan.consumers, plan.ttl) = (1, 2 * SECOND);
-                plan.rhythm = Some((4 * SECOND, 10 * SECOND));
+                (plan.consumers, plan.ttl, plan.episodes) = (1, 2 * SECOND, 6);
+                (plan.pace, plan.errands, plan.lasts) = (20, 8, 60 * SECOND);
+                plan.episode = (7 * SECOND, 7 * SECOND);
+                plan.rhythm = Some((SECOND / 20, 9 * SECOND));
             }
+            // Records have to be on their way out at the moment when the broker falls silent.
+            Some("give-up-on-a-fact") => (plan.pace, plan.clients, plan.episodes) = (200, 200, 7),
             // Retries during an outage longer than the window claim the key again and again, in one batch.
-            Some("re-emit-by-newest-row") => (plan.consumers, plan.ttl) = (1, 2 * SECOND),
+            Some("re-emit-by-newest-row") => {
+                (plan.consumers, plan.ttl, plan.episodes) = (1, 2 * SECOND, 5);
+                plan.episode = (7 * SECOND, 8 * SECOND);
+            }
             _ => {}
         }
     }

@@ -81,6 +81,8 @@ impl System {
         program.set("CRASH_AT", &format!("{point}:{passing}"));
         let crashed = async {
             self.end(&mut program).await?;
+            // What gathers meanwhile is in the batch that it dies with.
+            sleep(lasts).await;
             program.spawn()?;
             program.wait_exit(CRASHED).await
         };
