@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use backon::{BackoffBuilder as _, ExponentialBuilder};
 use metrics::{counter, histogram};
 use milepost_shared::answer::{KeyState, Position};
+use milepost_shared::brokers;
 use milepost_shared::clock::JournalTime;
 use milepost_shared::crash::{Crash, CrashPoint};
 use milepost_shared::fact::{
@@ -21,10 +22,10 @@ use milepost_shared::ops::Readiness;
 use milepost_shared::planted::{Planted, PlantedBug};
 use milepost_shared::result::ResultRecord;
 use milepost_shared::topics::{RECORD_BYTES_MAX, TopicNames};
-use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _};
+use rdkafka::{ClientConfig, ClientContext, Statistics};
 use tokio_util::sync::CancellationToken;
 
 use crate::metric;
@@ -74,10 +75,25 @@ pub struct EmitSettings {
 /// Emits batches, one after the other.
 pub struct Emitter {
     settings: EmitSettings,
-    producer: FutureProducer,
+    producer: FutureProducer<Watching>,
+    /// The producer knows no broker any more.
+    lost: CancellationToken,
     readiness: Readiness,
     crash: Crash,
     stop: CancellationToken,
+}
+
+/// Hears what a producer tells about itself.
+struct Watching {
+    lost: CancellationToken,
+}
+
+impl ClientContext for Watching {
+    fn stats(&self, statistics: Statistics) {
+        if brokers::are_forgotten(&statistics) {
+            self.lost.cancel();
+        }
+    }
 }
 
 /// The program is stopping, and the batch is not wholly acknowledged.
@@ -94,8 +110,8 @@ impl Emitter {
         crash: Crash,
         stop: CancellationToken,
     ) -> Result<Self, KafkaError> {
-        let producer = producer(&settings)?;
-        Ok(Self { settings, producer, readiness, crash, stop })
+        let (producer, lost) = producer(&settings)?;
+        Ok(Self { settings, producer, lost, readiness, crash, stop })
     }
 
     /// Emits a batch, for as long as that takes. Returns how far each of its partitions has come.
@@ -120,7 +136,7 @@ impl Emitter {
             counter!(metric::PRODUCER_REBUILDS).increment(1);
             match producer(&self.settings) {
                 // The old one is dropped with whatever it still holds: all of the batch is emitted again.
-                Ok(producer) => self.producer = producer,
+                Ok((producer, lost)) => (self.producer, self.lost) = (producer, lost),
                 Err(error) => tracing::error!(%error, "cannot make a producer"),
             }
         }
@@ -130,7 +146,13 @@ impl Emitter {
         Ok(progress(batch))
     }
 
+    /// Without brokers it would wait for ever, since no record is given up on.
     async fn attempt(&self, batch: &[Emission]) -> Result<(), KafkaError> {
+        let lost = Err(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown));
+        self.lost.run_until_cancelled(self.deliver(batch)).await.unwrap_or(lost)
+    }
+
+    async fn deliver(&self, batch: &[Emission]) -> Result<(), KafkaError> {
         let mut deliveries = VecDeque::with_capacity(2 * batch.len());
         for emission in batch {
             let Some((upload, state, is_fact)) = &emission.answer else { continue };
@@ -243,7 +265,7 @@ pub(crate) fn progress(batch: &[Emission]) -> BTreeMap<i32, Emitted> {
     emitted
 }
 
-fn producer(settings: &EmitSettings) -> Result<FutureProducer, KafkaError> {
+fn producer(settings: &EmitSettings) -> Result<(FutureProducer<Watching>, CancellationToken), KafkaError> {
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", &settings.brokers)
@@ -262,14 +284,16 @@ fn producer(settings: &EmitSettings) -> Result<FutureProducer, KafkaError> {
         .set("queue.buffering.max.kbytes", "65536")
         .set("socket.keepalive.enable", "true")
         .set("reconnect.backoff.max.ms", "2000")
-        .set("topic.metadata.refresh.interval.ms", "30000");
+        .set("topic.metadata.refresh.interval.ms", "30000")
+        .set("statistics.interval.ms", brokers::STATISTICS_INTERVAL_MS);
     if settings.planted.is(PlantedBug::GiveUpOnAFact) {
         config.set("enable.gapless.guarantee", "false").set("message.timeout.ms", "2000");
     }
     if settings.planted.is(PlantedBug::NoFlushAtShutdown) {
         config.set("linger.ms", "100");
     }
-    config.create()
+    let lost = CancellationToken::new();
+    Ok((config.create_with_context(Watching { lost: lost.clone() })?, lost))
 }
 
 /// How far emission has come in a session, for expiry.
@@ -291,7 +315,54 @@ impl EmittedOffsets {
 
 #[cfg(test)]
 mod tests {
+    use milepost_shared::answer;
+    use milepost_shared::fingerprint::Fingerprint;
+    use milepost_shared::key::KeyHash;
+    use milepost_shared::upload::{Location, Upload};
+    use rdkafka::mocking::MockCluster;
+    use uuid::Uuid;
+
     use super::*;
+
+    /// On librdkafka's own imitation of a cluster, since a real one makes a client forget it when it likes.
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_producer_that_knows_no_broker_any_more_is_made_anew_and_the_batch_is_emitted() {
+        let cluster = MockCluster::new(1).unwrap();
+        let topics = TopicNames::new("");
+        for topic in [&topics.results, &topics.locations] {
+            cluster.create_topic(topic, 1, 1).unwrap();
+        }
+        let settings = EmitSettings {
+            brokers: cluster.bootstrap_servers(),
+            topics,
+            linger: Duration::ZERO,
+            backoff_max: Duration::from_millis(100),
+            planted: Planted::default(),
+        };
+        let stop = CancellationToken::new();
+        let mut emitter = Emitter::new(settings, Readiness::default(), Crash::default(), stop).unwrap();
+        let upload = Upload { device: "d".to_owned(), locations: vec![Location::new(1, 48.0, 16.0)] };
+        let (position, time) = (Position { partition: 0, offset: 4 }, JournalTime(1));
+        let (account, fingerprint) = (Uuid::nil(), Fingerprint::of(&upload));
+        let state = KeyState {
+            account,
+            fingerprint,
+            status: 200,
+            body: answer::body(1),
+            accepted_at: time,
+            expires_at: JournalTime(2),
+            source: position,
+        };
+        let record = JournalRecord { key_hash: KeyHash([0; 32]), account, fingerprint, upload };
+        let answer = Some((Box::new(record), state, true));
+        let batch = [Emission { position, time, generation: 0, traceparent: None, answer }];
+
+        let lost = emitter.lost.clone();
+        Watching { lost: lost.clone() }.stats(Statistics::default());
+        let emitted = tokio::time::timeout(Duration::from_secs(30), emitter.emit(&batch)).await;
+        assert_eq!(emitted.unwrap().unwrap()[&0].next, 5);
+        assert!(lost.is_cancelled() && !emitter.lost.is_cancelled());
+    }
 
     #[test]
     fn a_batch_brings_each_partition_to_the_offset_after_its_last_record() {

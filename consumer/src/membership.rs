@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use metrics::gauge;
+use milepost_shared::brokers;
 use milepost_shared::ops::Readiness;
 use milepost_shared::store::progress::{self, Progress};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
@@ -53,6 +54,9 @@ impl ClientContext for Membership {
     fn stats(&self, statistics: Statistics) {
         if statistics.brokers.values().any(|broker| broker.state == "UP") {
             self.readiness.up("kafka");
+        }
+        if brokers::are_forgotten(&statistics) {
+            self.fail(PollError::NoBrokers);
         }
     }
 
@@ -286,6 +290,46 @@ pub(crate) fn config(settings: &PollSettings) -> ClientConfig {
         .set("allow.auto.create.topics", "false")
         .set("socket.keepalive.enable", "true")
         .set("reconnect.backoff.max.ms", "2000")
-        .set("statistics.interval.ms", "1000");
+        .set("statistics.interval.ms", brokers::STATISTICS_INTERVAL_MS);
     config
+}
+
+#[cfg(test)]
+mod tests {
+    use milepost_shared::crash::Crash;
+    use milepost_shared::planted::Planted;
+    use milepost_shared::topics::TopicNames;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::batch::Bounds;
+    use crate::session::SessionError;
+
+    #[tokio::test]
+    async fn a_member_that_knows_no_broker_any_more_gives_way_to_a_new_session() {
+        let settings = PollSettings {
+            brokers: String::new(),
+            topics: TopicNames::new(""),
+            group: String::new(),
+            session_timeout: Duration::from_secs(6),
+            bounds: Bounds { records: 1, locations: 1, bytes: 1 },
+            dead_letter_run_max: 1,
+            planted: Planted::default(),
+        };
+        let shared = Shared {
+            assignment: Assignment::default(),
+            persisting: Arc::default(),
+            wanted: Arc::new(Semaphore::new(0)),
+            polled: mpsc::channel(1).0,
+            emitted: EmittedOffsets::default(),
+            readiness: Readiness::default(),
+            crash: Crash::default(),
+        };
+        let stop = CancellationToken::new();
+        let member = Membership::new(&settings, &PgConnectOptions::new(), &shared, stop);
+        assert!(member.take_failure().is_none());
+        member.stats(Statistics::default());
+        let failure = member.take_failure().unwrap();
+        assert!(matches!(failure, PollError::NoBrokers) && SessionError::from(failure).heals());
+    }
 }

@@ -46,6 +46,9 @@ pub enum PollError {
     /// The client is beyond repair; a new one may do.
     #[error("Kafka client failed: {0}")]
     Kafka(#[from] KafkaError),
+    /// The client will never connect again ([`milepost_shared::brokers`]).
+    #[error("the Kafka client knows no broker any more")]
+    NoBrokers,
     /// Postgres did not tell where to start.
     #[error("cannot read the progress of the partitions assigned: {0}")]
     Progress(String),

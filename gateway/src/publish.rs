@@ -6,12 +6,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use milepost_shared::answer::Position;
+use milepost_shared::brokers;
 use milepost_shared::clock::{JournalTime, millis};
 use milepost_shared::fact::HEADER_TRACEPARENT;
 use milepost_shared::journal;
 use milepost_shared::ops::Readiness;
 use milepost_shared::settings::KafkaSettings;
 use milepost_shared::topics::{RECORD_BYTES_MAX, TopicNames};
+use rdkafka::Statistics;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -41,29 +43,59 @@ pub struct Published {
     pub time: JournalTime,
 }
 
-/// The one producer of this gateway, made anew after a fatal error.
+/// The one producer of this gateway, made anew when it is beyond repair.
 pub struct Publisher {
     config: ClientConfig,
-    context: Watching,
-    producer: ArcSwap<FutureProducer<Watching>>,
+    readiness: Readiness,
+    /// The producer is beyond repair.
+    broken: Arc<Notify>,
+    client: ArcSwap<Client>,
     topic: String,
     deadline: Duration,
 }
 
-/// Hears of errors that belong to no record.
-#[derive(Clone)]
+/// A producer, and whether it knows no broker any more.
+struct Client {
+    producer: FutureProducer<Watching>,
+    lost: CancellationToken,
+}
+
+/// Hears of what belongs to no record.
 struct Watching {
     readiness: Readiness,
-    fatal: Arc<Notify>,
+    broken: Arc<Notify>,
+    lost: CancellationToken,
 }
 
 impl ClientContext for Watching {
+    fn stats(&self, statistics: Statistics) {
+        if brokers::are_forgotten(&statistics) {
+            self.lost.cancel();
+            self.broken.notify_one();
+        }
+    }
+
     fn error(&self, error: KafkaError, _reason: &str) {
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::Fatal) => self.fatal.notify_one(),
+            Some(RDKafkaErrorCode::Fatal) => self.broken.notify_one(),
             Some(RDKafkaErrorCode::AllBrokersDown) => self.readiness.down(KAFKA, "no broker can be reached"),
             _ => tracing::debug!(%error, "producer error"),
         }
+    }
+}
+
+impl Client {
+    fn new(config: &ClientConfig, readiness: &Readiness, broken: &Arc<Notify>) -> Result<Self, KafkaError> {
+        let lost = CancellationToken::new();
+        let (readiness, broken) = (readiness.clone(), Arc::clone(broken));
+        let context = Watching { readiness, broken, lost: lost.clone() };
+        Ok(Self { producer: FutureProducer::from_config_and_context(config, context)?, lost })
+    }
+
+    /// Why nothing will ever be published through it again; `None` if that may still be.
+    fn beyond_repair(&self) -> Option<String> {
+        let fatal = self.producer.client().fatal_error().map(|(code, _)| code.to_string());
+        fatal.or_else(|| self.lost.is_cancelled().then(|| "no broker is known any more".to_owned()))
     }
 }
 
@@ -82,13 +114,13 @@ impl Publisher {
         metrics::counter!("milepost_gateway_journal_time_missing_total").absolute(0);
         readiness.register(KAFKA, true);
         let config = producer_config(settings, kafka);
-        let context = Watching { readiness: readiness.clone(), fatal: Arc::default() };
-        let producer = FutureProducer::from_config_and_context(&config, context.clone())
-            .context("cannot make a Kafka producer")?;
+        let broken = Arc::default();
+        let client = Client::new(&config, readiness, &broken).context("cannot make a Kafka producer")?;
         Ok(Self {
             config,
-            context,
-            producer: ArcSwap::from_pointee(producer),
+            readiness: readiness.clone(),
+            broken,
+            client: ArcSwap::from_pointee(client),
             topic: TopicNames::new(&kafka.topic_prefix).uploads,
             deadline: settings.publish_timeout,
         })
@@ -109,7 +141,8 @@ impl Publisher {
         }
         let begun = Instant::now();
         // Not `send`: with a full queue it would sleep in steps of 100 ms.
-        let delivery = self.producer.load().send_result(record).map_err(|(error, _)| failed(&error))?;
+        let delivery =
+            self.client.load().producer.send_result(record).map_err(|(error, _)| failed(&error))?;
         drop((key, value));
         // librdkafka tells of a time-out some seconds late.
         let delivery = match tokio::time::timeout(self.deadline, delivery).await {
@@ -123,8 +156,8 @@ impl Publisher {
         Ok(Published { position, time: journal_time(delivery.timestamp) })
     }
 
-    /// Asks for the brokers every two seconds, for readiness, and makes a new producer after a fatal error;
-    /// until `stop`.
+    /// Asks for the brokers every two seconds, for readiness, and makes a new producer for one that is beyond
+    /// repair; until `stop`.
     pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
         while !stop.is_cancelled() {
             let publisher = Arc::clone(&self);
@@ -133,7 +166,7 @@ impl Publisher {
             }
             let woken = async {
                 tokio::select! {
-                    () = self.context.fatal.notified() => {}
+                    () = self.broken.notified() => {}
                     () = tokio::time::sleep(WATCH_EVERY) => {}
                 }
             };
@@ -143,31 +176,32 @@ impl Publisher {
 
     /// Blocks, at most [`WATCH_TIMEOUT`] and what it takes to drop a producer.
     fn look(&self) {
-        let producer = self.producer.load_full();
-        if let Some((code, _)) = producer.client().fatal_error() {
-            self.context.readiness.down(KAFKA, "the producer failed and is made anew");
-            match FutureProducer::from_config_and_context(&self.config, self.context.clone()) {
+        let client = self.client.load_full();
+        if let Some(reason) = client.beyond_repair() {
+            self.readiness.down(KAFKA, "the producer failed and is made anew");
+            match Client::new(&self.config, &self.readiness, &self.broken) {
                 Ok(new) => {
                     // What was queued fails, and its requests are told to try again.
-                    drop(producer);
-                    drop(self.producer.swap(Arc::new(new)));
+                    drop(client);
+                    drop(self.client.swap(Arc::new(new)));
                     metrics::counter!("milepost_gateway_producer_rebuilt_total").increment(1);
-                    tracing::warn!(%code, "producer made anew after a fatal error");
+                    tracing::warn!(reason, "producer made anew");
                 }
                 Err(error) => tracing::error!(%error, "cannot make a new producer"),
             }
             return;
         }
-        match producer.client().fetch_metadata(Some(&self.topic), WATCH_TIMEOUT) {
-            Ok(_) => self.context.readiness.up(KAFKA),
-            Err(error) => self.context.readiness.down(KAFKA, error.to_string()),
+        match client.producer.client().fetch_metadata(Some(&self.topic), WATCH_TIMEOUT) {
+            Ok(_) => self.readiness.up(KAFKA),
+            Err(error) => self.readiness.down(KAFKA, error.to_string()),
         }
     }
 
     /// Waits until nothing is queued any more; what is still queued at the deadline is lost, and nobody was
     /// told otherwise.
     pub async fn flush(self: Arc<Self>, deadline: Duration) {
-        let flushed = tokio::task::spawn_blocking(move || self.producer.load_full().flush(deadline)).await;
+        let flushed =
+            tokio::task::spawn_blocking(move || self.client.load_full().producer.flush(deadline)).await;
         if !matches!(flushed, Ok(Ok(()))) {
             tracing::warn!("not all records were acknowledged before the end");
         }
@@ -225,6 +259,7 @@ fn producer_config(settings: &MiddleSettings, kafka: &KafkaSettings) -> ClientCo
         .set("reconnect.backoff.max.ms", "1000")
         .set("retry.backoff.ms", "50")
         .set("topic.metadata.refresh.interval.ms", "60000")
+        .set("statistics.interval.ms", brokers::STATISTICS_INTERVAL_MS)
         .set("allow.auto.create.topics", "false");
     config
 }
@@ -262,9 +297,17 @@ mod tests {
         }
     }
 
+    async fn made_anew(publisher: &Publisher, broken: &Arc<Client>, readiness: &Readiness) {
+        let until = Instant::now() + Duration::from_secs(20);
+        while Arc::ptr_eq(broken, &publisher.client.load_full()) || !readiness.is_ready() {
+            assert!(Instant::now() < until, "no new producer in time");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     /// A real broker does not break a producer at will, so this one is librdkafka's own imitation.
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_producer_with_a_fatal_error_is_made_anew() {
+    async fn a_producer_with_a_fatal_error_or_without_brokers_is_made_anew() {
         let cluster = MockCluster::new(1).unwrap();
         cluster.create_topic("location-uploads", 1, 1).unwrap();
         let brokers = format!("--kafka-brokers={}", cluster.bootstrap_servers());
@@ -279,14 +322,21 @@ mod tests {
         );
         assert_eq!(publisher.publish(&accepted()).await, Err(Unavailable::Journal));
         assert_eq!(publisher.publish(&accepted()).await, Err(Unavailable::Journal), "the error is for good");
-        let broken = publisher.producer.load_full();
+        let broken = publisher.client.load_full();
         let stop = CancellationToken::new();
         let watching = tokio::spawn(Arc::clone(&publisher).watch(stop.clone()));
-        let until = Instant::now() + Duration::from_secs(20);
-        while Arc::ptr_eq(&broken, &publisher.producer.load_full()) || !readiness.is_ready() {
-            assert!(Instant::now() < until, "no new producer in time");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        made_anew(&publisher, &broken, &readiness).await;
+        publisher.publish(&accepted()).await.unwrap();
+
+        // And one that has told that it knows no broker any more.
+        let lost = publisher.client.load_full();
+        let context = Watching {
+            readiness: readiness.clone(),
+            broken: Arc::clone(&publisher.broken),
+            lost: lost.lost.clone(),
+        };
+        context.stats(Statistics::default());
+        made_anew(&publisher, &lost, &readiness).await;
         publisher.publish(&accepted()).await.unwrap();
         stop.cancel();
         watching.await.unwrap();

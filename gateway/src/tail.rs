@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use milepost_shared::brokers;
 use milepost_shared::clock::{Clock, JournalTime, millis};
 use milepost_shared::ops::Readiness;
 use milepost_shared::result::ResultRecord;
@@ -17,7 +18,7 @@ use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Message as _};
-use rdkafka::{Offset, TopicPartitionList};
+use rdkafka::{Offset, Statistics, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
 use crate::answers::MiddleSettings;
@@ -32,9 +33,19 @@ const OFFSETS_TIMEOUT: Duration = Duration::from_secs(2);
 const RETRY: Duration = Duration::from_millis(500);
 
 /// Errors reach the reader too, the end of a partition among them, which is none.
-struct Quiet;
+#[derive(Default)]
+struct Quiet {
+    /// No broker is known any more.
+    lost: CancellationToken,
+}
 
 impl ClientContext for Quiet {
+    fn stats(&self, statistics: Statistics) {
+        if brokers::are_forgotten(&statistics) {
+            self.lost.cancel();
+        }
+    }
+
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(%error, reason, "results tail");
     }
@@ -70,8 +81,10 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
             metrics::counter!("milepost_gateway_tail_records_total", "result" => result).absolute(0);
         }
         self.readiness.register(RESULTS, true);
-        let consumer: Consumer =
-            consumer_config(kafka).create_with_context(Quiet).context("cannot make a Kafka consumer")?;
+        let config = consumer_config(kafka);
+        let consume =
+            move || -> Result<Consumer, KafkaError> { config.create_with_context(Quiet::default()) };
+        let mut consumer = consume().context("cannot make a Kafka consumer")?;
         let topic = TopicNames::new(&kafka.topic_prefix).results;
         let partitions = kafka.partitions;
         let (warm_up, warm_up_max) = (settings.warm_up, settings.warm_up_max);
@@ -86,11 +99,19 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
                 };
                 while !self.stop.is_cancelled() {
                     match self.assign(&consumer, &topic, partitions, warm_up) {
-                        Ok(()) => return self.read(&consumer, &mut warming),
+                        Ok(()) => self.read(&consumer, &mut warming),
                         Err(error) => {
                             tracing::debug!(%error, "cannot begin to read results");
+                            // Statistics come with the events.
+                            drop(consumer.poll(RETRY));
                             warming.look();
-                            std::thread::sleep(RETRY);
+                        }
+                    }
+                    if consumer.context().lost.is_cancelled() {
+                        tracing::warn!("no broker is known any more; results are read by a new client");
+                        match consume() {
+                            Ok(new) => consumer = new,
+                            Err(error) => tracing::error!(%error, "cannot make a Kafka consumer"),
                         }
                     }
                 }
@@ -120,9 +141,9 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
         consumer.assign(&positions)
     }
 
-    /// Reads until stopped. librdkafka reconnects by itself.
+    /// Reads until stopped, or until no broker is known any more. Else librdkafka reconnects by itself.
     fn read(&self, consumer: &Consumer, warming: &mut Warming) {
-        while !self.stop.is_cancelled() {
+        while !self.stop.is_cancelled() && !consumer.context().lost.is_cancelled() {
             match consumer.poll(POLL) {
                 Some(Ok(message)) => self.take(&message),
                 Some(Err(KafkaError::PartitionEOF(partition))) => warming.caught_up(partition),
@@ -192,7 +213,8 @@ fn consumer_config(kafka: &KafkaSettings) -> ClientConfig {
         .set("socket.keepalive.enable", "true")
         .set("socket.nagle.disable", "true")
         .set("reconnect.backoff.ms", "50")
-        .set("reconnect.backoff.max.ms", "1000");
+        .set("reconnect.backoff.max.ms", "1000")
+        .set("statistics.interval.ms", brokers::STATISTICS_INTERVAL_MS);
     config
 }
 

@@ -9,6 +9,7 @@
 //! The modules up to `fact` are pure: no I/O, no clock.
 
 pub mod answer;
+pub mod brokers;
 pub mod clock;
 pub mod crash;
 pub mod fact;
