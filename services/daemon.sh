@@ -18,7 +18,11 @@ running_pid() {
   echo "$pid"
 }
 
-gone() { [[ ! -e /proc/$1 ]] || grep -q '^State:.*zombie' "/proc/$1/status" 2>/dev/null; }
+# It has ended, with all its threads: as long as one lives, files and ports are still open.
+gone() {
+  local threads=(/proc/"$1"/task/*)
+  [[ ! -e /proc/$1 ]] || { ((${#threads[@]} <= 1)) && grep -q '^State:.*zombie' "/proc/$1/status" 2>/dev/null; }
+}
 
 # One start or stop at a time. Descriptor 9 is closed in the server, or it would keep the lock.
 lock() {
@@ -99,7 +103,11 @@ already_started() {
     [[ "$(cat "$dir/port")" == "$port" ]] && return 0
     die "$name of $dir runs on port $(cat "$dir/port") already, not on $port: stop it first"
   fi
-  ! port_open "$port" || die "port $port, wanted for $name, is taken$(port_owner "$port"): choose another one"
+  # A server that has just ended may still hold it.
+  wait_until 5 port_closed ||
+    die "port $port, wanted for $name, is taken$(port_owner "$port"): choose another one"
   echo "$port" >"$dir/port"
   return 1
 }
+
+port_closed() { ! port_open "$port"; }

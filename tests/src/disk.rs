@@ -19,28 +19,28 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Mounts one at `data` and moves there what was in it; nobody may be using it.
+    /// Mounts one over `data`, with all that is in it; nobody may be using it.
     ///
     /// # Errors
     /// The machine does not allow it, and everything is as it was.
     pub(crate) async fn mount(data: &Path) -> anyhow::Result<Self> {
         let place = data.canonicalize()?;
-        let before = place.with_extension("before");
-        std::fs::rename(&place, &before)?;
-        std::fs::create_dir(&place)?;
+        let copy = place.with_extension("copy");
+        // With its owner, who is not root where a server refuses to run as root. What is mounted over stays below.
+        run("cp", &[OsStr::new("-a"), place.as_os_str(), copy.as_os_str()]).await?;
         let options = format!("{ROOMY},mode=700");
         let args = ["-t", "tmpfs", "-o", &options, "tmpfs"].map(OsStr::new);
-        if let Err(error) = run("mount", &[&args[..], &[place.as_os_str()]].concat()).await {
-            std::fs::remove_dir(&place)?;
-            std::fs::rename(&before, &place)?;
-            return Err(error);
-        }
-        let disk = Self { place };
-        // With its owner, who is not root where a server refuses to run as root.
-        let all = before.join(".");
-        run("cp", &[OsStr::new("-a"), all.as_os_str(), disk.place.as_os_str()]).await?;
-        std::fs::remove_dir_all(&before)?;
-        Ok(disk)
+        let all = copy.join(".");
+        let filled = async {
+            run("mount", &[&args[..], &[place.as_os_str()]].concat()).await?;
+            // Unmounted again if there is no room.
+            let disk = Self { place };
+            run("cp", &[OsStr::new("-a"), all.as_os_str(), disk.place.as_os_str()]).await?;
+            Ok(disk)
+        };
+        let filled = filled.await;
+        std::fs::remove_dir_all(&copy)?;
+        filled
     }
 
     /// Leaves next to nothing free.
