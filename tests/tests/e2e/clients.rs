@@ -1,0 +1,144 @@
+//! Clients that are slow, silent or too many: each has its deadline, and all together have their bounds.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use futures::future::try_join_all;
+use milepost_tests::{Answer, Client, Plan, Post, Raw, World, eventually};
+
+use crate::load::Load;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn slow_and_silent_clients_are_closed_by_a_deadline() -> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let _consumer = world.consumer().await?;
+    let mut gateway = world.new_gateway()?;
+    for timeout in ["HEADER_TIMEOUT", "BODY_TIMEOUT", "IDLE_TIMEOUT", "WRITE_TIMEOUT"] {
+        gateway.set(timeout, "1s");
+    }
+    gateway.start().await?;
+    let address = world.client(&gateway)?.gateway();
+    let soon = Duration::from_secs(5);
+    let upload = world.planted.upload(1);
+    let post = Post::batch(&upload).key(&world.planted.key());
+    let request = Raw::request(&post, &world.account.secret, None);
+    let body_at = request.len() - post.body.len();
+
+    let mut silent = Raw::connect(address).await?;
+    silent.closed(soon).await.context("no bytes")?;
+    let mut headers = Raw::connect(address).await?;
+    headers.send(&request[..20]).await?;
+    headers.drip(b"x", soon).await.context("header drip")?;
+    let mut body = Raw::connect(address).await?;
+    body.send(&request[..body_at]).await?;
+    body.drip(b" ", soon).await.context("body drip")?;
+    assert_eq!(body.answer(soon).await?.status, 408);
+    let mut half = Raw::connect(address).await?;
+    half.send(&request[..body_at + 5]).await?;
+    half.closed(soon).await.context("half a body")?;
+    let mut idle = Raw::connect(address).await?;
+    idle.send(&request).await?;
+    assert_eq!(idle.answer(soon).await?.status, 200);
+    idle.closed(soon).await.context("idle keep-alive")?;
+    world.finish(&[&upload]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn past_the_limit_of_connections_or_requests_in_flight_new_ones_get_503() -> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let mut gateway = world.new_gateway()?;
+    gateway.set("CONNECTIONS_MAX", "100");
+    gateway.set("REQUESTS_MAX", "10");
+    gateway.start().await?;
+    let address = world.client(&gateway)?.gateway();
+    let load = Load::new(&world, 11);
+    let client = world.client(&gateway)?;
+    let waiting = tokio::spawn({
+        let (client, posts) = (client.clone(), load.posts[..10].to_vec());
+        async move { try_join_all(posts.into_iter().map(|post| send(client.clone(), post.wait(4)))).await }
+    });
+    eventually(MINUTE, "ten requests are in flight", async || {
+        let ends = world.kafka.ends(&world.topics.uploads).await?;
+        Ok((ends.iter().map(|(_, next)| next).sum::<i64>() == 10).then_some(()))
+    })
+    .await?;
+    refused(&client.post(&load.posts[10]).await?);
+    assert!(waiting.await??.iter().all(|answer| answer.status == 202));
+
+    let mut open = Vec::new();
+    let last = eventually(MINUTE, "the limit of connections", async || {
+        let mut connection = Raw::connect(address).await?;
+        // The first word is the gateway's only on a connection that it refuses.
+        match connection.answer(Duration::from_millis(20)).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(_) => {
+                open.push(connection);
+                Ok(None)
+            }
+        }
+    })
+    .await?;
+    refused(&last);
+    assert!(open.len() <= 100, "{} connections are open", open.len());
+    drop(open);
+    let _consumer = world.consumer().await?;
+    load.settle(std::slice::from_ref(&client), 2).await?;
+    world.finish(&load.expected()).await
+}
+
+async fn send(client: Client, post: Post) -> anyhow::Result<Answer> {
+    client.post(&post).await
+}
+
+fn refused(answer: &Answer) {
+    assert_eq!(answer.status, 503);
+    assert!(answer.header("Retry-After").is_some());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn past_the_limit_of_memory_for_bodies_new_ones_get_503_and_memory_stays_bounded() -> anyhow::Result<()>
+{
+    let world = World::new(Plan::default()).await?;
+    let mut gateway = world.new_gateway()?;
+    gateway.set("BODY_MEMORY_KIB", "4096");
+    gateway.set("BODY_TIMEOUT", "10s");
+    gateway.start().await?;
+    let head = format!(
+        "POST /api/v1/locations/batch HTTP/1.1\r\nHost: milepost\r\nX-API-Key: {}\r\n\
+         Content-Type: application/json\r\nContent-Length: 1000000\r\n\r\n",
+        world.account.secret
+    );
+
+    // Bodies that do not end: together they would take twenty times what is allowed.
+    let before = gateway.memory()?;
+    let mut connections = Vec::new();
+    for _ in 0..100 {
+        let mut connection = Raw::connect(world.client(&gateway)?.gateway()).await?;
+        connection.send(head.as_bytes()).await?;
+        // Whoever is refused may be closed by then.
+        let _sent = connection.send(&[b' '; 900_000]).await;
+        connections.push(connection);
+    }
+    let answers = tokio::spawn(async move {
+        try_join_all(connections.iter_mut().map(|connection| connection.answer(MINUTE))).await
+    });
+    let mut most = 0;
+    eventually(MINUTE, "all are answered", async || {
+        most = most.max(gateway.memory()?);
+        Ok(answers.is_finished().then_some(()))
+    })
+    .await?;
+    let answers = answers.await??;
+    let given_up = answers.iter().filter(|answer| answer.status == 408).count();
+    answers.iter().filter(|answer| answer.status != 408).for_each(refused);
+    let grown = most.saturating_sub(before);
+    assert!(grown < 48 << 20, "memory has grown by {grown} bytes");
+    assert!((1..=20).contains(&given_up), "{given_up} bodies were waited for");
+
+    let _consumer = world.consumer().await?;
+    let load = Load::new(&world, 1);
+    load.settle(&[world.client(&gateway)?], 1).await?;
+    world.finish(&load.expected()).await
+}
