@@ -16,6 +16,9 @@ use crate::record::seen_fact;
 const POLL: Duration = Duration::from_millis(200);
 /// Longest wait for the broker to tell where a partition ends.
 const REQUEST: Duration = Duration::from_secs(5);
+/// After so long without a record the client is made anew: one that has forgotten every broker never comes back
+/// ([`milepost_shared::brokers`]).
+const SILENCE: Duration = Duration::from_secs(10);
 /// Longest time to read to the end, once all is quiet.
 const CATCH_UP: Duration = Duration::from_secs(90);
 
@@ -30,21 +33,19 @@ pub(super) struct Subscriber {
     consumer: BaseConsumer,
     /// By partition, the offset after the last record read.
     next: BTreeMap<i32, i64>,
+    /// When there was a record, or a new client.
+    heard: Instant,
     seen: Seen,
 }
 
 impl Subscriber {
     pub(super) fn new(sources: &Sources, partitions: i32) -> anyhow::Result<Self> {
-        let consumer = sources.kafka.consumer("milepost-torture-subscriber")?;
-        let mut list = TopicPartitionList::new();
-        for partition in 0..partitions {
-            list.add_partition_offset(&sources.topics.locations, partition, Offset::Beginning)?;
-        }
-        consumer.assign(&list)?;
+        let next = (0..partitions).map(|partition| (partition, 0)).collect();
         Ok(Self {
+            consumer: consumer(sources, &next)?,
             sources: sources.clone(),
-            consumer,
-            next: (0..partitions).map(|partition| (partition, 0)).collect(),
+            next,
+            heard: Instant::now(),
             seen: Seen { facts: Vec::new(), reads: 0 },
         })
     }
@@ -64,7 +65,15 @@ impl Subscriber {
 
     /// Whether there was a record. Errors are the broker's, which comes back.
     fn read(&mut self) -> bool {
-        let Some(Ok(message)) = self.consumer.poll(POLL) else { return false };
+        let Some(Ok(message)) = self.consumer.poll(POLL) else {
+            if self.heard.elapsed() > SILENCE
+                && let Ok(consumer) = consumer(&self.sources, &self.next)
+            {
+                (self.consumer, self.heard) = (consumer, Instant::now());
+            }
+            return false;
+        };
+        self.heard = Instant::now();
         self.next.insert(message.partition(), message.offset() + 1);
         self.seen.reads += 1;
         self.seen.facts.push(seen_fact(&self.sources, &Record::of(&message)));
@@ -77,4 +86,15 @@ impl Subscriber {
         };
         self.next.iter().all(|(partition, next)| end(*partition).is_some_and(|(_, end)| *next >= end))
     }
+}
+
+/// A client that begins at these offsets.
+fn consumer(sources: &Sources, next: &BTreeMap<i32, i64>) -> anyhow::Result<BaseConsumer> {
+    let consumer = sources.kafka.consumer("milepost-torture-subscriber")?;
+    let mut list = TopicPartitionList::new();
+    for (partition, offset) in next {
+        list.add_partition_offset(&sources.topics.locations, *partition, Offset::Offset(*offset))?;
+    }
+    consumer.assign(&list)?;
+    Ok(consumer)
 }
