@@ -12,6 +12,8 @@ use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::{Offset, TopicPartitionList};
 
+use crate::eventually;
+
 /// Longest wait for the cluster.
 const TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -148,7 +150,7 @@ impl Kafka {
         Ok(delivered.offset)
     }
 
-    /// Creates a topic.
+    /// Creates a topic, and waits until it is known.
     ///
     /// # Errors
     /// The cluster refuses.
@@ -157,6 +159,9 @@ impl Kafka {
         let topic = config.iter().fold(topic, |topic, (setting, value)| topic.set(setting, value));
         let created = self.admin()?.create_topics([&topic], &patience()).await?;
         ensure!(created.iter().all(Result::is_ok), "cannot create {name}: {created:?}");
+        // The controller has it; the broker that is asked next may hear of it later.
+        eventually(TIMEOUT, "the topic is known to the broker", async || Ok(self.ends(name).await.ok()))
+            .await?;
         Ok(())
     }
 
