@@ -290,6 +290,9 @@ pub(crate) fn config(settings: &PollSettings) -> ClientConfig {
         .set("allow.auto.create.topics", "false")
         .set("socket.keepalive.enable", "true")
         .set("reconnect.backoff.max.ms", "2000")
+        // A request to a coordinator that has restarted may wait for an answer that never comes: with the default of a minute
+        // nothing was consumed for so long.
+        .set("socket.timeout.ms", "10000")
         .set("statistics.interval.ms", brokers::STATISTICS_INTERVAL_MS);
     config
 }
