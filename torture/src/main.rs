@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
+use milepost_shared::shutdown;
 use milepost_torture::mutants::{self, Mutant};
 use milepost_torture::plan::Plan;
 use milepost_torture::run::{self, Options};
@@ -64,7 +65,16 @@ struct Places {
 
 #[tokio::main]
 async fn main() -> anyhow::Result<ExitCode> {
-    let held = match Arguments::parse().command {
+    let command = Arguments::parse().command;
+    // Whatever is under way is dropped, and with it the servers and what is mounted. A second signal leaves them behind.
+    let held =
+        shutdown::on_signal()?.run_until_cancelled(perform(command)).await.context("interrupted")??;
+    Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Whether all is as it should be.
+async fn perform(command: Command) -> anyhow::Result<bool> {
+    Ok(match command {
         Command::Run { plan, seed, places } => {
             let plan = Plan::named(&plan).with_context(|| format!("there is no plan {plan:?}"))?;
             run::run(&options(plan, seed, &places, None)).await?.held()
@@ -86,8 +96,7 @@ async fn main() -> anyhow::Result<ExitCode> {
             );
             missed.is_empty()
         }
-    };
-    Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
 }
 
 async fn is_caught(mutant: &Mutant, seed: Option<u64>, places: &Places) -> anyhow::Result<bool> {
