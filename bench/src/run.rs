@@ -5,10 +5,11 @@ use std::time::Instant;
 use anyhow::Context as _;
 
 use crate::arguments::Arguments;
+use crate::installation::Installation;
 use crate::machine::{Machine, Watch};
 use crate::results::{self, Results, path};
 use crate::scenario::{self, Report, SCENARIOS};
-use crate::setup::Setup;
+use crate::setup::{CONNECTIONS, Setup};
 use crate::{picture, table};
 
 /// Runs the scenarios asked for, all if none is named. False if one of them has no figures. A scenario that was not run keeps
@@ -23,6 +24,7 @@ pub async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let mut machine = Machine::describe(&setup).await?;
     let watch = Watch::start(&setup)?;
     let mut results = before.clone();
+    warm_up(&setup).await.context("before anything is measured")?;
     let mut all_well = true;
     for (number, name) in SCENARIOS {
         if !arguments.scenarios.is_empty() && !arguments.scenarios.contains(&number) {
@@ -56,4 +58,13 @@ pub async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     results.write(size)?;
     results::write(&path(size, "md"), table.as_bytes())?;
     Ok(all_well)
+}
+
+/// Loads the servers as the scenarios will.
+async fn warm_up(setup: &Setup) -> anyhow::Result<()> {
+    eprintln!("warming up the servers");
+    let milepost = Installation::start(setup, (1, 1), &[]).await?;
+    let mut clients = milepost.clients(CONNECTIONS, &setup.singles).await?;
+    clients.closed(setup.size.servers_warm_up()).await?;
+    milepost.end().await
 }

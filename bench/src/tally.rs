@@ -53,6 +53,12 @@ impl Tally {
         self.latency.len() as f64 / self.elapsed.as_secs_f64()
     }
 
+    /// The mean latency, milliseconds.
+    #[must_use]
+    pub fn mean_ms(&self) -> f64 {
+        self.latency.mean() / 1000.0
+    }
+
     /// The latency that a share of the answers, such as 0.99, did not exceed, milliseconds.
     #[must_use]
     pub fn latency_ms(&self, share: f64) -> f64 {
@@ -69,6 +75,7 @@ mod tests {
         let mut tally = Tally::default().within(Duration::from_secs(2));
         (1..=100).for_each(|ms| tally.record(Duration::from_millis(ms)));
         assert!((tally.rate() - 50.0).abs() < 1e-9);
+        assert!((tally.mean_ms() - 50.5).abs() < 0.1, "{}", tally.mean_ms());
         assert!((tally.latency_ms(0.5) - 50.0).abs() < 0.1, "{}", tally.latency_ms(0.5));
         assert!((tally.latency_ms(0.99) - 99.0).abs() < 0.1, "{}", tally.latency_ms(0.99));
     }
