@@ -18,7 +18,7 @@ enum SizeName {
 /// Visits every state of the protocol within a size, and tells which promises break and how.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// What every test run checks, or much more: tens of millions of states, some gigabytes.
+    /// What every test run checks, or much more: some minutes, 24 million states, 2 GB of memory.
     #[arg(long, value_enum, default_value = "standard")]
     size: SizeName,
 
@@ -44,13 +44,8 @@ fn main() -> ExitCode {
         let protocol = Protocol { size, planted };
         let checker =
             protocol.checker().threads(threads).finish_when(HasDiscoveries::AnyFailures).spawn_bfs().join();
-        println!(
-            "{}: {} states, {} steps deep, {:.1} s",
-            size.name,
-            checker.unique_state_count(),
-            checker.max_depth() - 1,
-            begun.elapsed().as_secs_f64()
-        );
+        let seconds = begun.elapsed().as_secs_f64();
+        println!("{}: {} states, {seconds:.1} s", size.name, checker.unique_state_count());
         let discoveries = checker.discoveries();
         for property in protocol.properties() {
             let path = discoveries.get(property.name);
