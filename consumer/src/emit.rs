@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
 use metrics::{counter, histogram};
 use milepost_shared::answer::{KeyState, Position};
 use milepost_shared::brokers;
@@ -28,6 +27,7 @@ use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer a
 use rdkafka::{ClientConfig, ClientContext, Statistics};
 use tokio_util::sync::CancellationToken;
 
+use crate::backoff::Backoff;
 use crate::metric;
 
 /// What one journal record leaves behind.
@@ -120,19 +120,15 @@ impl Emitter {
     /// [`Stopped`]
     pub async fn emit(&mut self, batch: &[Emission]) -> Result<BTreeMap<i32, Emitted>, Stopped> {
         let begun = Instant::now();
-        let mut delays = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(50).min(self.settings.backoff_max))
-            .with_max_delay(self.settings.backoff_max)
-            .with_jitter_seed(rand::random())
-            .without_max_times()
-            .build();
+        let mut backoff = Backoff::new(self.settings.backoff_max);
         let stop = self.stop.clone();
         while let Err(error) = stop.run_until_cancelled(self.attempt(batch)).await.ok_or(Stopped)? {
             let error = self.producer.client().fatal_error().map_or(error.to_string(), |(_, text)| text);
             self.readiness.down("emission", error.clone());
             tracing::warn!(error, "emission failed; a new producer emits the batch again");
-            let delay = delays.next().unwrap_or(self.settings.backoff_max);
-            stop.run_until_cancelled(tokio::time::sleep(delay)).await.ok_or(Stopped)?;
+            if !backoff.pause(&stop).await {
+                return Err(Stopped);
+            }
             counter!(metric::PRODUCER_REBUILDS).increment(1);
             match producer(&self.settings) {
                 // The old one is dropped with whatever it still holds: all of the batch is emitted again.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use backon::{BackoffBuilder as _, ExponentialBuilder};
+use milepost_consumer::backoff::Backoff;
 use milepost_consumer::emit::EmitSettings;
 use milepost_consumer::expire::ExpireSettings;
 use milepost_consumer::metric;
@@ -96,7 +96,7 @@ async fn check(
     stop: &CancellationToken,
 ) -> anyhow::Result<bool> {
     let topics = TopicAdmin::new(&settings.kafka)?;
-    let mut delays = backoff(settings).build();
+    let mut backoff = Backoff::new(settings.backoff_max);
     loop {
         let describing = stop.run_until_cancelled(topics.describe(&settings.kafka));
         let Some(described) = describing.await else { return Ok(false) };
@@ -108,12 +108,11 @@ async fn check(
             }
             Err(error) => readiness.down("kafka", format!("{error:#}")),
         }
-        let delay = delays.next().unwrap_or(settings.backoff_max);
-        if stop.run_until_cancelled(tokio::time::sleep(delay)).await.is_none() {
+        if !backoff.pause(stop).await {
             return Ok(false);
         }
     }
-    let mut delays = backoff(settings).build();
+    let mut backoff = Backoff::new(settings.backoff_max);
     let check_schema = async || {
         let mut connection = options.connect().await?;
         migrate::check_version(&mut connection).await
@@ -132,19 +131,10 @@ async fn check(
             Some(Ok(Err(_))) => readiness.down("postgres", "the schema's version cannot be read"),
             Some(Err(_)) => readiness.down("postgres", "does not answer"),
         }
-        let delay = delays.next().unwrap_or(settings.backoff_max);
-        if stop.run_until_cancelled(tokio::time::sleep(delay)).await.is_none() {
+        if !backoff.pause(stop).await {
             return Ok(false);
         }
     }
-}
-
-fn backoff(settings: &ConsumerSettings) -> ExponentialBuilder {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100).min(settings.backoff_max))
-        .with_max_delay(settings.backoff_max)
-        .with_jitter_seed(rand::random())
-        .without_max_times()
 }
 
 /// Runs sessions, one after the other.
@@ -154,7 +144,7 @@ async fn sessions(
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let partitions = usize::try_from(settings.kafka.partitions)?;
-    let mut delays = backoff(settings).build();
+    let mut backoff = Backoff::new(settings.backoff_max);
     let mut begun = tokio::time::Instant::now();
     while !stop.is_cancelled() {
         let Err(error) = session::run(parts, partitions, stop).await else { continue };
@@ -164,11 +154,10 @@ async fn sessions(
         tracing::warn!(%error, "session ended; another one starts from what is persisted");
         // A session that lasted was a good one: the next trouble is a new one.
         if begun.elapsed() > Duration::from_secs(60) {
-            delays = backoff(settings).build();
+            backoff = Backoff::new(settings.backoff_max);
         }
         begun = tokio::time::Instant::now();
-        let delay = delays.next().unwrap_or(settings.backoff_max);
-        stop.run_until_cancelled(tokio::time::sleep(delay)).await;
+        backoff.pause(stop).await;
     }
     Ok(())
 }

@@ -3,7 +3,6 @@
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder as _, ExponentialBuilder};
 use metrics::{counter, histogram};
 use milepost_shared::crash::{Crash, CrashPoint};
 use milepost_shared::key::KeyHash;
@@ -17,6 +16,7 @@ use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::backoff::Backoff;
 use crate::batch::{Batch, GarbageRun, GarbageRuns};
 use crate::decide::Windows;
 use crate::emit::Emission;
@@ -143,12 +143,7 @@ impl Persister {
         batch: &mut Batch,
         step: impl AsyncFn(&mut Self, &mut Batch) -> Result<T, Failure>,
     ) -> Result<T, PersistError> {
-        let backoff = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(50).min(self.settings.backoff_max))
-            .with_max_delay(self.settings.backoff_max)
-            .with_jitter_seed(rand::random())
-            .without_max_times();
-        let mut delays = backoff.build();
+        let mut backoff = Backoff::new(self.settings.backoff_max);
         loop {
             let timeout = self.settings.timeout + Duration::from_secs(5);
             let attempt = match tokio::time::timeout(timeout, step(self, batch)).await {
@@ -178,7 +173,7 @@ impl Persister {
             self.covered.clear();
             counter!(metric::PERSIST_RETRIES).increment(1);
             self.readiness.down("postgres", reason.clone());
-            let delay = delays.next().unwrap_or(self.settings.backoff_max);
+            let delay = backoff.delay();
             let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
             tracing::warn!(reason, delay_ms, "cannot persist; the batch is tried again");
             if self.stop.run_until_cancelled(tokio::time::sleep(delay)).await.is_none() {

@@ -110,7 +110,7 @@ impl Publisher {
         readiness: &Readiness,
     ) -> anyhow::Result<Self> {
         drop(metrics::histogram!("milepost_gateway_publish_seconds"));
-        metrics::counter!("milepost_gateway_producer_rebuilt_total").absolute(0);
+        metrics::counter!("milepost_gateway_producer_rebuilds_total").absolute(0);
         metrics::counter!("milepost_gateway_journal_time_missing_total").absolute(0);
         readiness.register(KAFKA, true);
         let config = producer_config(settings, kafka);
@@ -184,7 +184,7 @@ impl Publisher {
                     // What was queued fails, and its requests are told to try again.
                     drop(client);
                     drop(self.client.swap(Arc::new(new)));
-                    metrics::counter!("milepost_gateway_producer_rebuilt_total").increment(1);
+                    metrics::counter!("milepost_gateway_producer_rebuilds_total").increment(1);
                     tracing::warn!(reason, "producer made anew");
                 }
                 Err(error) => tracing::error!(%error, "cannot make a new producer"),

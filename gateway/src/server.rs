@@ -150,7 +150,7 @@ fn connection(
     let mut serving = Box::pin(
         http1::Builder::new()
             .timer(TokioTimer::new())
-            .header_read_timeout(settings.idle_timeout.max(settings.header_timeout))
+            .header_read_timeout(settings.idle_timeout)
             .max_buf_size(BUFFER_BYTES)
             // A client that has closed its side after sending still gets its upload published.
             .half_close(!planted.is(PlantedBug::PublishInHandler))

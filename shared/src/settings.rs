@@ -7,7 +7,6 @@ use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use clap::builder::OsStringValueParser;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, Parser, ValueEnum};
 use tracing_subscriber::EnvFilter;
@@ -56,40 +55,53 @@ pub enum Refused {
 /// [`Refused`], with every fault rather than the first.
 pub fn parse<S: Settings>(arguments: &[OsString]) -> Result<S, Refused> {
     let mut command = S::command();
-    let mut faults = Vec::new();
-    // clap stops at the first fault. So the argument at fault is made to accept anything, and parsing is tried again: it
-    // ends, since each round takes one argument out of play.
+    let mut arguments = arguments.to_vec();
+    let (mut faults, mut bad) = (Vec::new(), Vec::<String>::new());
+    // clap stops at the first fault. So what is at fault is taken out, which leaves its default, and parsing is tried
+    // again: it ends, since each round takes something out.
     loop {
-        let error = match command.clone().try_get_matches_from(arguments) {
-            Ok(matches) if faults.is_empty() => match S::from_arg_matches(&matches) {
+        let error = match command.clone().try_get_matches_from(&arguments) {
+            Ok(matches) => match S::from_arg_matches(&matches) {
                 Ok(settings) => {
-                    faults.extend(settings.faults());
+                    // A default contradicts nothing that was asked for.
+                    let contradictions = settings.faults().into_iter();
+                    faults
+                        .extend(contradictions.filter(|fault| !bad.iter().any(|named| names(fault, named))));
                     return if faults.is_empty() { Ok(settings) } else { Err(Refused::Faults(faults)) };
                 }
                 Err(error) => error,
             },
-            Ok(_) => return Err(Refused::Faults(faults)),
             Err(error) => error,
         };
         if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion) {
             return Err(Refused::Told(error));
         }
+        if error.kind() == ErrorKind::MissingRequiredArgument && only_what_was_bad_is_missing(&error, &bad) {
+            return Err(Refused::Faults(faults));
+        }
         faults.push(sentence(&error));
-        let Some(named) = argument_at_fault(&error) else { return Err(Refused::Faults(faults)) };
-        // Only a built command's arguments can be spelled out, and only an unbuilt command can be changed.
-        let mut built = command.clone();
-        built.build();
-        let Some(changed) = with_anything_accepted(command, &built, named) else {
+        let Some(ContextValue::String(named)) = error.get(ContextKind::InvalidArg) else {
             return Err(Refused::Faults(faults));
         };
-        command = changed;
+        let taken_out = match error.kind() {
+            ErrorKind::UnknownArgument => take_out(&mut arguments, named, false),
+            ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
+                bad.push(named.clone());
+                take_out(&mut arguments, flag(named), true) || hide_environment(&mut command, named)
+            }
+            _ => false,
+        };
+        if !taken_out {
+            return Err(Refused::Faults(faults));
+        }
     }
 }
 
 /// The error without what clap puts around it, and without a value that may hold a password.
 fn sentence(error: &clap::Error) -> String {
     let mut text = error.to_string();
-    if argument_at_fault(error).is_some_and(|named| named.starts_with("--database-url"))
+    if let Some(ContextValue::String(named)) = error.get(ContextKind::InvalidArg)
+        && named.starts_with("--database-url")
         && let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
     {
         text = text.replace(&format!("'{value}' "), "");
@@ -97,40 +109,80 @@ fn sentence(error: &clap::Error) -> String {
     let text = text.strip_prefix("error: ").unwrap_or(&text);
     let text = text.split("\n\nUsage:").next().unwrap_or(text);
     let text = text.split("\n\nFor more information").next().unwrap_or(text);
+    // A tip such as "a similar argument exists" is clap's guess.
+    let text = text.split("\n\n  tip:").next().unwrap_or(text);
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The argument whose value was refused, spelled out as in `--partitions <PARTITIONS>`.
-fn argument_at_fault(error: &clap::Error) -> Option<&str> {
-    if !matches!(error.kind(), ErrorKind::ValueValidation | ErrorKind::InvalidValue) {
-        return None;
-    }
-    match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::String(named)) => Some(named),
-        _ => None,
-    }
+/// Takes an argument, such as `--partitions`, out of the command line, with its value if it `takes_value`.
+fn take_out(arguments: &mut Vec<OsString>, name: &str, takes_value: bool) -> bool {
+    let given = |argument: &OsString| {
+        argument.to_str().is_some_and(|text| {
+            text.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
+        })
+    };
+    let Some(at) = arguments.iter().skip(1).position(given).map(|at| at + 1) else { return false };
+    let with_value = takes_value && arguments[at] == *name && at + 1 < arguments.len();
+    arguments.drain(at..=at + usize::from(with_value));
+    true
 }
 
-/// The command with any value accepted for an argument of its own or of its subcommands; `None` if there is none.
-fn with_anything_accepted(
+/// Makes the command blind to the environment of an argument, spelled out as in `--partitions <PARTITIONS>`.
+fn hide_environment(command: &mut clap::Command, named: &str) -> bool {
+    let mut built = command.clone();
+    built.build();
+    let hidden = without_environment(command.clone(), &built, named);
+    let found = hidden.is_some();
+    if let Some(hidden) = hidden {
+        *command = hidden;
+    }
+    found
+}
+
+/// The command blind to an argument's environment; `None` if neither it nor one of its subcommands has such an argument
+/// with an environment.
+///
+/// Only a built command's arguments can be spelled out, and only an unbuilt command can be changed.
+fn without_environment(
     mut command: clap::Command,
     built: &clap::Command,
     named: &str,
 ) -> Option<clap::Command> {
     if let Some(arg) = built.get_arguments().find(|arg| arg.to_string() == named) {
-        return Some(command.mut_arg(arg.get_id(), |arg| arg.value_parser(OsStringValueParser::new())));
+        arg.get_env()?;
+        return Some(command.mut_arg(arg.get_id(), |arg| arg.env(None)));
     }
     let mut found = false;
     let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
     for name in names {
         let Some(built) = built.find_subcommand(&name) else { continue };
         command = command.mut_subcommand(&name, |sub| {
-            let changed = with_anything_accepted(sub.clone(), built, named);
+            let changed = without_environment(sub.clone(), built, named);
             found |= changed.is_some();
             changed.unwrap_or(sub)
         });
     }
     found.then_some(command)
+}
+
+/// Whether what is missing had a value, which was told to be bad.
+fn only_what_was_bad_is_missing(error: &clap::Error, bad: &[String]) -> bool {
+    match error.get(ContextKind::InvalidArg) {
+        Some(ContextValue::Strings(missing)) => missing.iter().all(|named| bad.contains(named)),
+        _ => false,
+    }
+}
+
+/// Whether a sentence names a setting, spelled out as in `--wait-max <WAIT_MAX>`, by its environment's name.
+fn names(sentence: &str, named: &str) -> bool {
+    let setting = flag(named).trim_start_matches('-').to_uppercase().replace('-', "_");
+    sentence
+        .split(|character: char| !character.is_ascii_alphanumeric() && character != '_')
+        .any(|word| word.eq_ignore_ascii_case(&setting))
+}
+
+fn flag(named: &str) -> &str {
+    named.split(' ').next().unwrap_or(named)
 }
 
 /// A value parser: a duration such as `24h`, `500ms` or `1m 30s` within bounds.
@@ -281,7 +333,14 @@ mod tests {
 
     impl Settings for Example {
         fn faults(&self) -> Vec<String> {
-            (self.kafka.partitions == 13).then(|| "thirteen".to_owned()).into_iter().collect()
+            let mut faults = Vec::new();
+            if self.kafka.partitions == 13 {
+                faults.push("PARTITIONS must not be thirteen".to_owned());
+            }
+            if self.kafka.kafka_brokers == "one" && self.kafka.idempotency_ttl == DAY {
+                faults.push("KAFKA_BROKERS must not be one for an IDEMPOTENCY_TTL of a day".to_owned());
+            }
+            faults
         }
     }
 
@@ -370,8 +429,32 @@ mod tests {
     }
 
     #[test]
+    fn bad_values_unknown_arguments_and_contradictions_are_named_together() {
+        let Err(Refused::Faults(faults)) =
+            parse_example(&["--no-such", "--partitions=13", "--listen", "nowhere", "--nor-this=1"])
+        else {
+            panic!("accepted")
+        };
+        let expected = ["--no-such", "--listen", "--nor-this", "PARTITIONS must not be thirteen"];
+        assert_eq!(faults.len(), expected.len(), "{faults:?}");
+        for expected in expected {
+            assert!(faults.iter().any(|fault| fault.contains(expected)), "{expected}: {faults:?}");
+        }
+    }
+
+    #[test]
+    fn a_bad_value_contradicts_nothing() {
+        // The default that stands in for it is not what was asked for.
+        let Err(Refused::Faults(faults)) = parse_example(&["--idempotency-ttl=1ms", "--kafka-brokers=one"])
+        else {
+            panic!("accepted")
+        };
+        assert_eq!(faults.len(), 1, "{faults:?}");
+    }
+
+    #[test]
     fn faults_between_fields_and_unknown_arguments_are_named() {
-        assert!(matches!(parse_example(&["--partitions=13"]), Err(Refused::Faults(f)) if f == ["thirteen"]));
+        assert!(matches!(parse_example(&["--partitions=13"]), Err(Refused::Faults(f)) if f.len() == 1));
         assert!(
             matches!(parse_example(&["--no-such"]), Err(Refused::Faults(f)) if f[0].contains("--no-such"))
         );

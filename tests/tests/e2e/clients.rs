@@ -15,11 +15,16 @@ async fn slow_and_silent_clients_are_closed_by_a_deadline() -> anyhow::Result<()
     let world = World::new(Plan::default()).await?;
     let _consumer = world.consumer().await?;
     let mut gateway = world.new_gateway()?;
-    for timeout in ["HEADER_TIMEOUT", "BODY_TIMEOUT", "IDLE_TIMEOUT", "WRITE_TIMEOUT"] {
+    for timeout in ["HEADER_TIMEOUT", "BODY_TIMEOUT", "WRITE_TIMEOUT"] {
         gateway.set(timeout, "1s");
     }
     gateway.start().await?;
     let address = world.client(&gateway)?.gateway();
+    // Of its own, since an idle time-out as short would close the others too.
+    let mut impatient = world.new_gateway()?;
+    impatient.set("IDLE_TIMEOUT", "1s");
+    impatient.set("HEADER_TIMEOUT", "1s");
+    impatient.start().await?;
     let soon = Duration::from_secs(5);
     let upload = world.planted.upload(1);
     let post = Post::batch(&upload).key(&world.planted.key());
@@ -38,7 +43,7 @@ async fn slow_and_silent_clients_are_closed_by_a_deadline() -> anyhow::Result<()
     let mut half = Raw::connect(address).await?;
     half.send(&request[..body_at + 5]).await?;
     half.closed(soon).await.context("half a body")?;
-    let mut idle = Raw::connect(address).await?;
+    let mut idle = Raw::connect(world.client(&impatient)?.gateway()).await?;
     idle.send(&request).await?;
     assert_eq!(idle.answer(soon).await?.status, 200);
     idle.closed(soon).await.context("idle keep-alive")?;

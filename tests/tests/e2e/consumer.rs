@@ -47,7 +47,11 @@ async fn killed_at(point: CrashPoint) -> anyhow::Result<()> {
     let restart = async {
         let status = consumer.wait_exit(MINUTE).await?;
         // No destructor ran, and nothing was flushed.
-        anyhow::ensure!(status.signal().is_some(), "no crash at {}, but {status}", point.name());
+        anyhow::ensure!(
+            status.signal() == Some(Signal::SIGKILL as i32),
+            "no crash at {}, but {status}",
+            point.name()
+        );
         consumer.unset("CRASH_AT");
         consumer.start().await
     };
@@ -481,6 +485,14 @@ async fn abandoned(world: &World) -> anyhow::Result<i64> {
     world.tables.number(idle).await
 }
 
+/// How long the consumer paused before each new attempt to persist, by its log.
+fn pauses_ms(log: &str) -> Vec<u64> {
+    log.lines()
+        .filter(|line| line.contains("cannot persist"))
+        .filter_map(|line| line.split_once("delay_ms=")?.1.split_whitespace().next()?.parse().ok())
+        .collect()
+}
+
 /// Sends uploads, sees that they cannot be stored, and that everything goes on when `heal` has come.
 async fn outage(world: &World, consumer: &Program, gateway: &Program) -> anyhow::Result<Load> {
     let load = Load::new(world, 5);
@@ -506,6 +518,7 @@ async fn with_postgres_unreachable_read_only_or_slow_the_consumer_waits_and_goes
     let gateway = world.gateway().await?;
     let mut consumer = world.new_consumer()?;
     consumer.set("PERSIST_TIMEOUT", "1s");
+    consumer.set("BACKOFF_MAX", "200ms");
     consumer.start().await?;
     let clients = [world.client(&gateway)?];
     let mut loads = Vec::new();
@@ -535,5 +548,10 @@ async fn with_postgres_unreachable_read_only_or_slow_the_consumer_waits_and_goes
     sqlx::raw_sql("ROLLBACK").execute(&mut *lock).await?;
     drop(lock);
     healed(load).await?;
+    let pauses = pauses_ms(&consumer.told()?);
+    assert!(pauses.len() >= 9, "three outages with three attempts each: {pauses:?}");
+    // Twice the bound by jitter.
+    assert!(pauses.iter().all(|pause| (50..=400).contains(pause)), "{pauses:?}");
+    assert!(pauses.iter().any(|pause| *pause >= 200), "the bound is never reached: {pauses:?}");
     world.finish(&loads.iter().flat_map(Load::expected).collect::<Vec<_>>()).await
 }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use milepost_shared::settings::EXIT_CONFIG;
-use milepost_tests::{Plan, Program, Raw, World};
+use milepost_tests::{Plan, Post, Program, Raw, Server, Services, World, eventually};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -38,7 +38,8 @@ async fn a_bad_configuration_names_every_fault_at_once_and_ends_with_78() -> any
         assert!(!told.contains("planted"), "{told}");
     }
     let contradictions = [("ANSWER_WAIT", "30s"), ("WAIT_MAX", "25s"), ("DRAIN_TIMEOUT", "20s")];
-    let told = refused(world.new_gateway()?, &contradictions).await?;
+    let told = refused(world.new_gateway()?, &[&contradictions[..], &bad].concat()).await?;
+    assert_eq!(told.lines().filter(|line| line.starts_with("error: ")).count(), bad.len() + 2, "{told}");
     assert!(told.contains("ANSWER_WAIT must") && told.contains("WAIT_MAX must"), "{told}");
     world.finish(&[]).await
 }
@@ -71,7 +72,7 @@ async fn the_second_listener_tells_life_readiness_by_dependency_and_metrics_and_
         ),
     ] {
         assert_eq!(program.page("/livez").await.as_deref(), Some("alive\n"));
-        milepost_tests::eventually(MINUTE, "everything is up", async || {
+        eventually(MINUTE, "everything is up", async || {
             let mut up = true;
             for name in names {
                 up &= program.has_up(name).await;
@@ -103,4 +104,53 @@ async fn a_client_of_the_operators_pages_that_falls_silent_keeps_no_program_from
         begun.closed(Duration::from_secs(1)).await?;
     }
     world.finish(&[]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_program_started_before_its_servers_waits_for_them_and_a_schema_that_is_too_old_ends_it_with_78()
+-> anyhow::Result<()> {
+    let (kafka, postgres) = tokio::try_join!(Server::kafka(), Server::postgres())?;
+    let services = Services::shared()?.with_kafka(&kafka).with_postgres(&postgres);
+    let world = World::on(services, Plan::default()).await?;
+    kafka.kill().await?;
+    postgres.kill().await?;
+    let mut programs = [world.new_gateway()?, world.new_consumer()?];
+    for program in &mut programs {
+        program.spawn()?;
+    }
+    for program in &mut programs {
+        eventually(MINUTE, "its pages are served, and tell that it is not ready", async || {
+            Ok((program.page("/livez").await.is_some() && !program.ready().await).then_some(()))
+        })
+        .await?;
+    }
+    postgres.start().await?;
+    kafka.start().await?;
+    let upload = world.planted.upload(1);
+    for program in &mut programs {
+        program.await_ready(MINUTE).await?;
+    }
+    let client = world.client(&programs[0])?;
+    let answer = client.post(&Post::batch(&upload).key(&world.planted.key()).wait(20)).await?;
+    assert_eq!(answer.status, 200);
+    for program in &mut programs {
+        program.stop().await?;
+    }
+
+    sqlx::raw_sql(
+        "CREATE TABLE newest AS SELECT * FROM _sqlx_migrations ORDER BY version DESC LIMIT 1; \
+        DELETE FROM _sqlx_migrations USING newest WHERE _sqlx_migrations.version = newest.version",
+    )
+    .execute(&world.tables.pool)
+    .await?;
+    for mut program in [world.new_gateway()?, world.new_consumer()?] {
+        program.spawn()?;
+        let status = program.wait_exit(MINUTE).await?;
+        assert_eq!(status.code(), Some(EXIT_CONFIG), "{}", program.name);
+        assert!(program.told()?.contains("run 'milepost-admin migrate'"), "{}", program.name);
+    }
+    sqlx::raw_sql("INSERT INTO _sqlx_migrations SELECT * FROM newest; DROP TABLE newest")
+        .execute(&world.tables.pool)
+        .await?;
+    world.finish(&[&upload]).await
 }

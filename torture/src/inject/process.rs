@@ -17,8 +17,6 @@ const KILLED: Duration = Duration::from_secs(10);
 const DRAIN: Duration = Duration::from_secs(30);
 /// Longest time until a program has come to its crash point.
 const CRASHED: Duration = Duration::from_secs(45);
-/// The signal of an abort.
-const SIGABRT: i32 = 6;
 
 impl System {
     pub(super) async fn kill(&self, target: Target, lasts: Duration) -> anyhow::Result<String> {
@@ -89,7 +87,7 @@ impl System {
         let crashed = crashed.await;
         self.revive(slot, &mut program).await?;
         let status = crashed?;
-        ensure!(status.signal() == Some(SIGABRT), "{} ended with {status}", slot.name);
+        ensure!(status.signal() == Some(Signal::SIGKILL as i32), "{} ended with {status}", slot.name);
         Ok(format!("{} died at {point}, passing {passing}: {status}", slot.name))
     }
 
