@@ -21,6 +21,15 @@ pub struct Arguments {
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=100))]
     pub plain_connections: u32,
 
+    /// Tries a setting of the gateways and consumers, as NAME=VALUE in their environment; may be given again. Nothing is
+    /// written to the results then.
+    #[arg(long = "try", value_name = "NAME=VALUE", value_parser = setting)]
+    pub tried: Vec<(String, String)>,
+
+    /// Partitions of each topic [1..=100]. Nothing is written to the results with another number than the default.
+    #[arg(long, default_value_t = PARTITIONS, value_parser = clap::value_parser!(u16).range(1..=100))]
+    pub partitions: u16,
+
     /// Runs an opponent instead, until it is killed.
     #[command(subcommand)]
     pub opponent: Option<OpponentArguments>,
@@ -42,6 +51,22 @@ pub enum OpponentArguments {
     },
 }
 
+/// As the programs' defaults have it.
+const PARTITIONS: u16 = 6;
+
+impl Arguments {
+    /// Whether all is as the programs' defaults say.
+    #[must_use]
+    pub fn is_by_default(&self) -> bool {
+        self.tried.is_empty() && self.partitions == PARTITIONS
+    }
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    let (name, value) = text.split_once('=').ok_or("must be NAME=VALUE")?;
+    Ok((name.to_owned(), value.to_owned()))
+}
+
 #[cfg(test)]
 mod tests {
     use clap::CommandFactory as _;
@@ -54,5 +79,9 @@ mod tests {
         assert!(Arguments::try_parse_from(["milepost-bench", "--scenario", "15"]).is_err());
         let chosen = Arguments::parse_from(["milepost-bench", "--scenario=3", "--scenario=1"]);
         assert_eq!(chosen.scenarios, [3, 1]);
+        assert!(chosen.is_by_default());
+        let trying = Arguments::parse_from(["milepost-bench", "--try", "PUBLISH_LINGER=0ms"]);
+        assert_eq!(trying.tried, [("PUBLISH_LINGER".to_owned(), "0ms".to_owned())]);
+        assert!(!trying.is_by_default());
     }
 }

@@ -27,6 +27,7 @@ pub struct Installation {
     pub consumers: Vec<Program>,
     /// What it has answered.
     pub ledger: Arc<Ledger>,
+    tried: Vec<(String, String)>,
 }
 
 impl Installation {
@@ -36,7 +37,13 @@ impl Installation {
     /// The database or the topics cannot be made.
     pub async fn new(setup: &Setup) -> anyhow::Result<Self> {
         let world = World::on(setup.services.clone(), setup.plan()).await?;
-        Ok(Self { world, gateways: Vec::new(), consumers: Vec::new(), ledger: Arc::default() })
+        Ok(Self {
+            world,
+            gateways: Vec::new(),
+            consumers: Vec::new(),
+            ledger: Arc::default(),
+            tried: setup.tried.clone(),
+        })
     }
 
     /// With so many gateways and consumers, all ready. `settings` are the gateways'.
@@ -68,6 +75,7 @@ impl Installation {
         for (name, value) in settings {
             gateway.set(name, value);
         }
+        self.try_out(&mut gateway);
         gateway.start().await?;
         self.gateways.push(gateway);
         Ok(())
@@ -97,7 +105,14 @@ impl Installation {
         for name in ["SESSION_TIMEOUT", "MAINTENANCE_INTERVAL", "EXPIRY_GRACE", "BACKOFF_MAX"] {
             consumer.unset(name);
         }
+        self.try_out(&mut consumer);
         Ok(consumer)
+    }
+
+    fn try_out(&self, program: &mut Program) {
+        for (name, value) in &self.tried {
+            program.set(name, value);
+        }
     }
 
     /// Where the gateways listen.

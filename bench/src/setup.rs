@@ -7,6 +7,7 @@ use anyhow::{Context as _, ensure};
 use milepost_tests::{Plan, Server, Services};
 use sqlx::{Connection as _, PgConnection};
 
+use crate::arguments::Arguments;
 use crate::cost;
 use crate::size::Size;
 use crate::uploads::Uploads;
@@ -33,6 +34,10 @@ pub struct Setup {
     pub batches: Arc<Uploads>,
     /// Database connections of *plain*.
     pub plain_connections: u32,
+    /// Settings of gateways and consumers that are not the defaults.
+    pub tried: Vec<(String, String)>,
+    /// Partitions of each topic.
+    pub partitions: u16,
 }
 
 impl Setup {
@@ -40,7 +45,7 @@ impl Setup {
     ///
     /// # Errors
     /// A server does not start, or Postgres does not wait for its disk.
-    pub async fn start(size: Size, plain_connections: u32) -> anyhow::Result<Self> {
+    pub async fn start(arguments: &Arguments) -> anyhow::Result<Self> {
         let (kafka, postgres) = tokio::try_join!(Server::kafka(), Server::postgres())?;
         let this = std::env::current_exe()?;
         let services = Services {
@@ -49,13 +54,15 @@ impl Setup {
             bin_dir: this.parent().context("this program lies in no directory")?.to_owned(),
         };
         let setup = Self {
-            size,
+            size: arguments.size,
             services,
             kafka,
             postgres,
             singles: Arc::new(Uploads::singles()),
             batches: Arc::new(Uploads::batches(BATCH_LOCATIONS)),
-            plain_connections,
+            plain_connections: arguments.plain_connections,
+            tried: arguments.tried.clone(),
+            partitions: arguments.partitions,
         };
         let mut owner = setup.owner().await?;
         for setting in ["fsync", "synchronous_commit", "full_page_writes"] {
@@ -73,11 +80,11 @@ impl Setup {
         Ok(PgConnection::connect(&self.services.database_url).await?)
     }
 
-    /// Every installation is as the programs' defaults say.
+    /// Every installation is as the programs' defaults say, but for what is tried.
     #[must_use]
     pub fn plan(&self) -> Plan {
         let day = Duration::from_secs(86_400);
-        Plan { ttl: day, consumer_outage_max: day * 6, partitions: 6 }
+        Plan { ttl: day, consumer_outage_max: day * 6, partitions: self.partitions }
     }
 
     /// The processes of the servers, for [`cost::cpu_times`].

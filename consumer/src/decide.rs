@@ -105,8 +105,12 @@ impl Windows {
         let windows = self.0.entry(claim.key_hash).or_default();
         let newest = windows.iter().max_by_key(|state| state.source.offset);
         let decision = decide(claim, newest);
+        // Two windows of the same instant would only be stopped by the table's primary key.
         #[cfg(feature = "planted-bugs")]
-        let decision = self.1.map_or(decision, |time| decide(&Claim { time, ..*claim }, newest));
+        let decision = match self.1.filter(|_| newest.is_none_or(|state| state.accepted_at != claim.time)) {
+            Some(time) => decide(&Claim { time, ..*claim }, newest),
+            None => decision,
+        };
         match newest {
             Some(state) if decision != Decision::New => (decision, state.clone()),
             _ => {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
@@ -10,6 +11,9 @@ use milepost_torture::mutants::{self, Mutant};
 use milepost_torture::plan::Plan;
 use milepost_torture::run::{self, Options};
 use milepost_torture::tour;
+
+/// Longest wait, at the end, for what blocks.
+const BLOCKED: Duration = Duration::from_secs(2);
 
 /// Runs Milepost under load and faults, and checks from the outside that no invariant broke.
 #[derive(Debug, Parser)]
@@ -63,13 +67,16 @@ struct Places {
     reports: PathBuf,
 }
 
-#[tokio::main]
-async fn main() -> anyhow::Result<ExitCode> {
+fn main() -> anyhow::Result<ExitCode> {
     let command = Arguments::parse().command;
+    let runtime = tokio::runtime::Runtime::new()?;
     // Whatever is under way is dropped, and with it the servers and what is mounted. A second signal leaves them behind.
-    let held =
-        shutdown::on_signal()?.run_until_cancelled(perform(command)).await.context("interrupted")??;
-    Ok(if held { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    let done = runtime.block_on(async {
+        shutdown::on_signal()?.run_until_cancelled(perform(command)).await.context("interrupted")?
+    });
+    // What blocks, blocks for a server that is gone.
+    runtime.shutdown_timeout(BLOCKED);
+    Ok(if done? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// Whether all is as it should be.

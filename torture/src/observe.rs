@@ -15,7 +15,7 @@ use anyhow::Context as _;
 use milepost_shared::clock::{Clock, millis};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::evidence::{Footprint, Observed, Sample, Sources};
 use crate::history::Recorder;
@@ -27,7 +27,7 @@ const END: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub struct Watchers {
     begun_ms: i64,
-    stop: CancellationToken,
+    stop: DropGuard,
     samples: Arc<Mutex<Vec<Sample>>>,
     subscriber: JoinHandle<anyhow::Result<subscriber::Seen>>,
     reader: JoinHandle<reader::Seen>,
@@ -67,7 +67,7 @@ impl Watchers {
             reader: tokio::spawn(reader::run(sources.clone(), stop.clone())),
             offsets: tokio::spawn(offsets::run(sources.clone(), journal, recorder.clone(), stop.clone())),
             sampler: tokio::spawn(sampler.run(stop.clone())),
-            stop,
+            stop: stop.drop_guard(),
         })
     }
 
@@ -82,7 +82,7 @@ impl Watchers {
     /// # Errors
     /// One does not end, or the subscriber cannot read to the end.
     pub async fn finish(self) -> anyhow::Result<Observed> {
-        self.stop.cancel();
+        drop(self.stop);
         let ended = timeout(END, async {
             tokio::try_join!(self.subscriber, self.reader, self.offsets, self.sampler)
         });
