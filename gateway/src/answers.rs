@@ -61,7 +61,7 @@ pub struct MiddleSettings {
     pub publish_timeout: Duration,
 
     /// How long a record waits for others to be sent together. Every answer's latency pays it [0ms..=1s].
-    #[arg(long, env, default_value = "5ms", value_parser = duration(Duration::ZERO, 1000 * MS))]
+    #[arg(long, env, default_value = "0ms", value_parser = duration(Duration::ZERO, 1000 * MS))]
     pub publish_linger: Duration,
 
     /// Most uploads on their way to the journal; past it 503 [1..=1000000].

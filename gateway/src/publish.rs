@@ -237,7 +237,9 @@ fn producer_config(settings: &MiddleSettings, kafka: &KafkaSettings) -> ClientCo
         .set("acks", "all")
         // librdkafka's own retries neither duplicate nor reorder.
         .set("enable.idempotence", "true")
-        .set("max.in.flight.requests.per.connection", "5")
+        // What arrives while a request is under way goes with the next one: records gather by themselves as the load
+        // grows, and a single one does not wait.
+        .set("max.in.flight.requests.per.connection", "1")
         // All copies of a key into one partition, the one that Java clients would choose too.
         .set("partitioner", "murmur2_random")
         // Every waiting client pays it.
