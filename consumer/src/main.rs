@@ -173,7 +173,6 @@ fn parts(settings: &ConsumerSettings, options: PgConnectOptions, readiness: Read
             group: TopicNames::group(&settings.kafka.topic_prefix),
             session_timeout: settings.session_timeout,
             bounds: settings.bounds(),
-            batch_wait: settings.batch_wait,
             dead_letter_run_max: settings.dead_letter_run_max,
             planted,
         },

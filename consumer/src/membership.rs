@@ -316,7 +316,6 @@ mod tests {
             group: String::new(),
             session_timeout: Duration::from_secs(6),
             bounds: Bounds { records: 1, locations: 1, bytes: 1 },
-            batch_wait: Duration::ZERO,
             dead_letter_run_max: 1,
             planted: Planted::default(),
         };

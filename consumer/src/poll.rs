@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use metrics::gauge;
 use milepost_shared::answer::Position;
@@ -33,8 +33,6 @@ use crate::record::{self, NewerSchema};
 const FULL_WAIT: Duration = Duration::from_secs(2);
 /// Longest poll while a batch waits to be taken; it is also how late the wish for one may be seen.
 const POLL_WAITING: Duration = Duration::from_millis(1);
-/// Records of the last batch from which on there is load, and the next one is worth a wait.
-const LOAD_RECORDS: usize = 16;
 const POLL_IDLE: Duration = Duration::from_millis(100);
 /// Poll while paused: only for rebalances and events.
 const POLL_PAUSED: Duration = Duration::from_millis(20);
@@ -69,8 +67,6 @@ pub struct PollSettings {
     pub session_timeout: Duration,
     /// Bounds of a batch.
     pub bounds: Bounds,
-    /// Longest wait for a batch to become larger than the last one.
-    pub batch_wait: Duration,
     /// Most garbage in a row that is asked for at assignment.
     pub dead_letter_run_max: usize,
     /// For tests.
@@ -93,10 +89,6 @@ pub struct Poller {
     runtime: Handle,
     crash: Crash,
     batch: Batch,
-    /// Records of the last batch.
-    last: usize,
-    /// When the batch was first found to be small.
-    begun: Option<Instant>,
     paused: bool,
     /// Partitions stopped at a record of a newer schema, by the assignment in which they met it.
     stopped: BTreeMap<i32, u64>,
@@ -141,8 +133,6 @@ impl Poller {
             runtime: Handle::current(),
             crash: shared.crash.clone(),
             batch: Batch::default(),
-            last: 0,
-            begun: None,
             paused: false,
             stopped: BTreeMap::new(),
         })
@@ -219,7 +209,7 @@ impl Poller {
 
     /// Gives the batch to the persister if it wants one: no batch waits to become fuller.
     fn hand_over(&mut self) {
-        if self.batch.is_empty() || self.is_gathering() {
+        if self.batch.is_empty() {
             return;
         }
         if self.wanted.try_acquire().map(SemaphorePermit::forget).is_ok() {
@@ -227,19 +217,8 @@ impl Poller {
         }
     }
 
-    /// Whether the batch is to become larger than the last one yet: under load a transaction costs little more for twice as
-    /// many records. With a few records at a time there is no load, and nothing to wait for.
-    fn is_gathering(&mut self) -> bool {
-        if self.last < LOAD_RECORDS || self.batch.records.len() >= self.last + self.last / 2 {
-            return false;
-        }
-        let begun = *self.begun.get_or_insert_with(Instant::now);
-        begun.elapsed() < self.consumer.context().settings.batch_wait
-    }
-
     fn send(&mut self) {
         let batch = std::mem::take(&mut self.batch);
-        (self.last, self.begun) = (batch.records.len(), None);
         if self.polled.try_send(Polled::Batch(batch)).is_err() {
             // Only when the persister is gone, and then the session ends.
             tracing::debug!("nobody takes the batch");

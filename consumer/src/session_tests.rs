@@ -35,7 +35,6 @@ fn parts(brokers: &str, database: &TestDatabase) -> Parts {
             group: GROUP.to_owned(),
             session_timeout: 6 * SECOND,
             bounds,
-            batch_wait: Duration::ZERO,
             dead_letter_run_max: 1,
             planted,
         },

@@ -41,10 +41,6 @@ pub struct ConsumerSettings {
     #[arg(long, env, default_value_t = 8_000_000, value_parser = count(1000, 100_000_000))]
     pub batch_bytes_max: usize,
 
-    /// How long a batch waits, under load, to become half as large again as the last one [0ms..=1s].
-    #[arg(long, env, default_value = "2ms", value_parser = duration(Duration::ZERO, SECOND))]
-    pub batch_wait: Duration,
-
     /// Locations from which a batch is written by COPY instead of INSERT [1..=100000].
     #[arg(long, env, default_value_t = 500, value_parser = count(1, 100_000))]
     pub copy_locations_min: usize,

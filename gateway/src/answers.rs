@@ -283,6 +283,10 @@ impl Middle {
         if self.flights.is_closed() {
             return (Outcome::Unavailable(Unavailable::Draining), "none");
         }
+        // The usual retry. What is not there yet is looked for again once a flight is armed.
+        if let Some(settled) = flight::cached(self, &accepted) {
+            return outcome(Progress::Settled(settled), fingerprint, true, self.planted);
+        }
         let mut boarded = self.in_flight.board(key_hash, fingerprint, true);
         if let Boarded::Joins(watching) = boarded {
             match self.wait(watching, begun, patience).await {

@@ -152,7 +152,7 @@ impl Plan {
         Self {
             name: "long".to_owned(),
             lasts: 600 * SECOND,
-            errands: 850_000,
+            errands: 920_000,
             clients: 500,
             pace: 1500,
             episodes: 520,
