@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use metrics::{counter, histogram};
 use milepost_shared::answer::{KeyState, Position};
+use milepost_shared::backoff::Backoff;
 use milepost_shared::brokers;
 use milepost_shared::clock::JournalTime;
 use milepost_shared::crash::{Crash, CrashPoint};
@@ -27,7 +28,6 @@ use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer a
 use rdkafka::{ClientConfig, ClientContext, Statistics};
 use tokio_util::sync::CancellationToken;
 
-use crate::backoff::Backoff;
 use crate::metric;
 
 /// What one journal record leaves behind.

@@ -4,10 +4,9 @@
 //! [`decide`] says of each upload what it is (pure; a model checker calls it too), [`settle`] makes rows and emissions of
 //! that, [`persist`] commits a batch in one transaction, [`emit`] publishes results and facts and moves the group offset.
 //! [`assign`] says where a partition starts, [`membership`] follows rebalances, [`session`] is one membership with all of
-//! these in it, [`expire`] lets keys go. [`backoff`] is how long anything waits for a server that is away. [`settings`] is the command line.
+//! these in it, [`expire`] lets keys go. [`settings`] is the command line.
 
 pub mod assign;
-pub mod backoff;
 pub mod batch;
 pub mod decide;
 pub mod emit;

@@ -4,7 +4,6 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use milepost_consumer::backoff::Backoff;
 use milepost_consumer::emit::EmitSettings;
 use milepost_consumer::expire::ExpireSettings;
 use milepost_consumer::metric;
@@ -12,6 +11,7 @@ use milepost_consumer::persist::PersistSettings;
 use milepost_consumer::poll::PollSettings;
 use milepost_consumer::session::{self, Parts};
 use milepost_consumer::settings::ConsumerSettings;
+use milepost_shared::backoff::Backoff;
 use milepost_shared::clock::Clock;
 use milepost_shared::crash::Crash;
 use milepost_shared::ops::{self, Readiness};

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use metrics::{counter, histogram};
+use milepost_shared::backoff::Backoff;
 use milepost_shared::crash::{Crash, CrashPoint};
 use milepost_shared::key::KeyHash;
 use milepost_shared::ops::Readiness;
@@ -16,7 +17,6 @@ use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::backoff::Backoff;
 use crate::batch::{Batch, GarbageRun, GarbageRuns};
 use crate::decide::Windows;
 use crate::emit::Emission;

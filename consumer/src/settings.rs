@@ -53,7 +53,7 @@ pub struct ConsumerSettings {
     #[arg(long, env, default_value = "30s", value_parser = duration(100 * MILLISECOND, 300 * SECOND))]
     pub persist_timeout: Duration,
 
-    /// Longest pause between attempts to reach a server that is away [10ms..=1m].
+    /// Longest pause between attempts to reach a server that is away, before jitter (which can double it) [10ms..=1m].
     #[arg(long, env, default_value = "5s", value_parser = duration(10 * MILLISECOND, 60 * SECOND))]
     pub backoff_max: Duration,
 

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use milepost_shared::backoff::Backoff;
 use milepost_shared::ops::Readiness;
 use milepost_shared::settings::KafkaSettings;
 use milepost_shared::store::migrate;
@@ -14,9 +15,8 @@ use tokio_util::sync::CancellationToken;
 
 const TOPICS: &str = "topics";
 const SCHEMA: &str = "schema";
-/// Pauses between attempts to reach a server: the first, doubled each time up to the last.
-const PAUSE_MIN: Duration = Duration::from_millis(100);
-const PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Longest pause between attempts to reach a server, before jitter.
+const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// Longest time for one attempt to read the schema's version.
 const SCHEMA_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -37,7 +37,7 @@ pub async fn check_topics(
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let topics = TopicAdmin::new(settings)?;
-    let mut pause = PAUSE_MIN;
+    let mut backoff = Backoff::new(BACKOFF_MAX);
     while let Some(described) = stop.run_until_cancelled(topics.describe(settings)).await {
         match described {
             Ok(actual) => {
@@ -47,7 +47,7 @@ pub async fn check_topics(
             }
             Err(error) => readiness.down(TOPICS, format!("{error:#}")),
         }
-        wait(&mut pause, stop).await;
+        backoff.pause(stop).await;
     }
     Ok(())
 }
@@ -61,7 +61,7 @@ pub async fn check_schema(
     readiness: &Readiness,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut pause = PAUSE_MIN;
+    let mut backoff = Backoff::new(BACKOFF_MAX);
     let check = async || {
         let mut connection = options.connect().await?;
         migrate::check_version(&mut connection).await
@@ -79,12 +79,7 @@ pub async fn check_schema(
             Ok(Err(error)) => return Err(error),
             Err(_) => readiness.down(SCHEMA, "Postgres does not answer"),
         }
-        wait(&mut pause, stop).await;
+        backoff.pause(stop).await;
     }
     Ok(())
-}
-
-async fn wait(pause: &mut Duration, stop: &CancellationToken) {
-    stop.run_until_cancelled(tokio::time::sleep(*pause)).await;
-    *pause = (*pause * 2).min(PAUSE_MAX);
 }

@@ -5,11 +5,11 @@ use std::time::Duration;
 use backon::{BackoffBuilder as _, ExponentialBackoff, ExponentialBuilder};
 use tokio_util::sync::CancellationToken;
 
-/// The first pause, unless `BACKOFF_MAX` is shorter. A server that restarts is away for longer; one lost connection is not.
+/// The first pause, unless the longest is shorter. A server that restarts is away for longer; one lost connection is not.
 const FIRST: Duration = Duration::from_millis(50);
 
 /// Pauses without end: each is twice as long as the one before, up to a bound, and up to twice that by jitter, so that
-/// consumers that lost the same server do not come back in step.
+/// programs that lost the same server do not come back in step.
 #[derive(Debug)]
 pub struct Backoff {
     max: Duration,

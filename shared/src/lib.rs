@@ -4,11 +4,12 @@
 //! it is published as a [`journal`] record, finalized as an [`answer`] that travels as a [`result`] record, and leaves as
 //! a [`fact`]. [`topics`] says how the three topics must be configured, [`store`] holds every SQL statement, [`clock`]
 //! tells the two kinds of time apart. The rest is what any program needs: [`settings`], [`telemetry`], the [`ops`]
-//! listener, [`shutdown`], and, for tests, named [`crash`] points and [`planted`] bugs.
+//! listener, [`backoff`], [`brokers`] that a client has forgotten, [`shutdown`], and, for tests, named [`crash`] points and [`planted`] bugs.
 //!
 //! The modules up to `fact` are pure: no I/O, no clock.
 
 pub mod answer;
+pub mod backoff;
 pub mod brokers;
 pub mod clock;
 pub mod crash;
