@@ -149,7 +149,7 @@ async fn observe(request: Request, next: Next) -> Response {
     metrics::histogram!("milepost_gateway_http_request_seconds", "route" => route).record(elapsed);
     let duration_ms = elapsed.as_millis();
     let status = status.as_u16();
-    // A line for each upload would cost a tenth of it. A client's fault is looked for by its request id.
+    // What was refused is looked for by its request id; of all else the metrics tell, at less cost than a line each.
     if status < 400 {
         tracing::debug!(method, route, status, outcome, %request_id, duration_ms, bytes, "request");
     } else {

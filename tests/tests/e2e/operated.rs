@@ -180,7 +180,10 @@ async fn unknown_malformed_and_revoked_api_keys_get_the_same_401_a_revoked_one_w
 async fn errors_are_problems_with_a_stable_code_and_a_request_id_that_is_in_the_log() -> anyhow::Result<()> {
     let world = World::new(Plan::default()).await?;
     let _consumer = world.consumer().await?;
-    let gateway = world.gateway().await?;
+    let mut gateway = world.new_gateway()?;
+    // As it is by default, not as talkative as in other tests.
+    gateway.unset("MILEPOST_LOG");
+    gateway.start().await?;
     let client = world.client(&gateway)?;
     let upload = world.planted.upload(1);
     let post = Post::batch(&upload).key(&world.planted.key());
