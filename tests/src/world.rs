@@ -32,6 +32,8 @@ use crate::tables::{Stored, Tables};
 const SETTLED: Duration = Duration::from_secs(60);
 /// Longest time a program may take that ends by itself.
 const RUN: Duration = Duration::from_secs(120);
+/// Longest time to remove a world from the servers.
+const REMOVED: Duration = Duration::from_secs(10);
 /// How much of a log is shown when its test fails, lines.
 const TAIL_LINES: usize = 60;
 
@@ -455,13 +457,14 @@ impl Drop for World {
                 print_tail(&log);
             }
         }
-        let remove = async { tokio::time::timeout(Duration::from_secs(10), self.remove()).await };
-        let runtime = tokio::runtime::Handle::current();
-        // On a thread of its own: a test may be polling other worlds on this one, and to block on a future here would
-        // swallow their wake-ups. Best effort: the servers themselves are thrown away after the tests.
-        let _removed = tokio::task::block_in_place(|| {
-            std::thread::scope(|scope| scope.spawn(|| runtime.block_on(remove)).join())
-        });
+        // On a thread and a runtime of its own: a test may be polling other worlds on this thread, and to block on a future
+        // here would swallow their wake-ups; and of a runtime that shuts down no timer fires any more. Best effort: the servers
+        // themselves are thrown away after the tests.
+        let remove = || -> anyhow::Result<()> {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(async { tokio::time::timeout(REMOVED, self.remove()).await })?
+        };
+        let _removed = tokio::task::block_in_place(|| std::thread::scope(|scope| scope.spawn(remove).join()));
     }
 }
 

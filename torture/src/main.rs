@@ -12,8 +12,8 @@ use milepost_torture::plan::Plan;
 use milepost_torture::run::{self, Options};
 use milepost_torture::tour;
 
-/// Longest wait, at the end, for what blocks.
-const BLOCKED: Duration = Duration::from_secs(2);
+/// Longest wait, at the end, for the servers to be stopped and for what waits for them.
+const CLEAN_UP: Duration = Duration::from_secs(30);
 
 /// Runs Milepost under load and faults, and checks from the outside that no invariant broke.
 #[derive(Debug, Parser)]
@@ -74,8 +74,7 @@ fn main() -> anyhow::Result<ExitCode> {
     let done = runtime.block_on(async {
         shutdown::on_signal()?.run_until_cancelled(perform(command)).await.context("interrupted")?
     });
-    // What blocks, blocks for a server that is gone.
-    runtime.shutdown_timeout(BLOCKED);
+    runtime.shutdown_timeout(CLEAN_UP);
     Ok(if done? { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
