@@ -31,6 +31,7 @@ use crate::in_flight::{Boarded, InFlight, Progress, Settled, Source};
 use crate::journal_clock::JournalClock;
 use crate::late::Late;
 use crate::lookup::{Found, Lookup};
+use crate::metric::AnswerMetrics;
 use crate::mine;
 use crate::outcome::{Accepted, Outcome, Status, Unavailable};
 use crate::publish::Publisher;
@@ -116,6 +117,7 @@ pub(crate) struct Middle {
     pub(crate) answer_poll: Duration,
     in_flight: InFlight,
     late: Mutex<Late>,
+    metrics: AnswerMetrics,
     /// One for each flight; closed when draining.
     flights: TaskTracker,
     /// What runs as long as the gateway does.
@@ -138,7 +140,6 @@ impl Answers {
         (crash, planted): (Crash, Planted),
         readiness: &Readiness,
     ) -> anyhow::Result<Self> {
-        zero_metrics();
         let stop = CancellationToken::new();
         let background = TaskTracker::new();
         let journal = TopicNames::new(&kafka.topic_prefix).uploads;
@@ -154,6 +155,7 @@ impl Answers {
             answer_poll: settings.answer_poll,
             in_flight: InFlight::default(),
             late: Mutex::default(),
+            metrics: AnswerMetrics::new(),
             flights: TaskTracker::new(),
             background,
             stop: stop.clone(),
@@ -204,9 +206,7 @@ impl Answers {
             Outcome::Pending(_) => "pending",
             Outcome::Unavailable(_) => "unavailable",
         };
-        metrics::counter!("milepost_gateway_uploads_total", "outcome" => name, "source" => source)
-            .increment(1);
-        metrics::histogram!("milepost_gateway_answer_seconds", "outcome" => name).record(begun.elapsed());
+        self.0.metrics.count(name, source, begun.elapsed());
         outcome
     }
 
@@ -353,13 +353,18 @@ impl Middle {
     fn missed(&self, partition: i32, offset: i64) {
         let mut late = lock(&self.late);
         late.missed(partition, offset);
-        show_late(&late);
+        self.show_late(&late);
     }
 
     fn answered(&self, partition: i32, offset: i64) {
         let mut late = lock(&self.late);
         late.answered(partition, offset);
-        show_late(&late);
+        self.show_late(&late);
+    }
+
+    fn show_late(&self, late: &Late) {
+        #[expect(clippy::cast_precision_loss, reason = "a count of partitions")]
+        self.metrics.late_partitions.set(late.count() as f64);
     }
 }
 
@@ -399,29 +404,6 @@ fn outcome(
         Progress::Published(receipt) => (Outcome::Pending(receipt), "none"),
         Progress::Started => (Outcome::Unavailable(Unavailable::Journal), "none"),
     }
-}
-
-fn show_late(late: &Late) {
-    #[expect(clippy::cast_precision_loss, reason = "a count of partitions")]
-    metrics::gauge!("milepost_gateway_late_partitions").set(late.count() as f64);
-}
-
-/// So that every series exists from the start.
-fn zero_metrics() {
-    for (outcome, sources) in [
-        ("final", &["cache", "table", "results", "own", "joined"][..]),
-        ("conflict", &["cache", "table", "results", "joined"]),
-        ("pending", &["none"]),
-        ("unavailable", &["none"]),
-    ] {
-        drop(metrics::histogram!("milepost_gateway_answer_seconds", "outcome" => outcome));
-        for source in sources {
-            metrics::counter!("milepost_gateway_uploads_total", "outcome" => outcome, "source" => *source)
-                .absolute(0);
-        }
-    }
-    metrics::gauge!("milepost_gateway_in_flight").set(0);
-    metrics::gauge!("milepost_gateway_late_partitions").set(0);
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -1,7 +1,8 @@
 //! One TCP connection with the deadlines that hyper lacks.
 //!
-//! hyper has one timeout for "idle until the next head is complete"; it serves as the idle deadline. A head
-//! that has begun gets a shorter one here, and so does an answer that the client does not take.
+//! hyper has one timeout, for "idle until the next head is complete", and sets a timer for each request. Here a
+//! connection may be idle for long, a head that has begun must be complete soon, and an answer must be taken; and
+//! one timer serves all requests: it is set anew only when it goes off before the deadline.
 
 use std::future::Future as _;
 use std::io;
@@ -43,13 +44,25 @@ impl Phase {
     }
 }
 
+/// The deadlines of a connection, each counted from when there was first something to wait for.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// From the first byte of a head to its last.
+    pub head: Duration,
+    /// Between an answer and the next head.
+    pub idle: Duration,
+    /// Until the client takes some of its answer.
+    pub write: Duration,
+}
+
 /// A stream that fails with `TimedOut` where its client is too slow.
 pub struct Connection {
     stream: TcpStream,
     phase: Phase,
-    head_timeout: Duration,
-    head: Pin<Box<Sleep>>,
-    write_timeout: Duration,
+    timeouts: Timeouts,
+    /// Of a phase in which there was something to wait for.
+    deadline: Option<(u8, Instant)>,
+    timer: Pin<Box<Sleep>>,
     /// Armed while a write waits.
     write: Option<Pin<Box<Sleep>>>,
     linger: Option<Linger>,
@@ -63,17 +76,43 @@ struct Linger {
 }
 
 impl Connection {
-    /// A new connection; its first head has to be complete within `head_timeout` from now.
+    /// A new connection, as if its first head had begun.
     #[must_use]
-    pub fn new(stream: TcpStream, head_timeout: Duration, write_timeout: Duration) -> Self {
-        let head = Box::pin(sleep(head_timeout));
-        Self { stream, phase: Phase::default(), head_timeout, head, write_timeout, write: None, linger: None }
+    pub fn new(stream: TcpStream, timeouts: Timeouts) -> Self {
+        let timer = Box::pin(sleep(timeouts.head));
+        let (phase, deadline, write, linger) = Default::default();
+        Self { stream, phase, timeouts, deadline, timer, write, linger }
     }
 
     /// To tell what the connection is doing.
     #[must_use]
     pub fn phase(&self) -> Phase {
         self.phase.clone()
+    }
+
+    /// Waits for the deadline of what the connection is doing, if that has one.
+    fn poll_deadline(&mut self, context: &mut Context<'_>) -> Poll<io::Error> {
+        let phase = self.phase.0.load(Ordering::Relaxed);
+        let timeout = match phase {
+            HEAD => self.timeouts.head,
+            IDLE => self.timeouts.idle,
+            _ => return Poll::Pending,
+        };
+        let deadline = match self.deadline {
+            Some((of, deadline)) if of == phase => deadline,
+            _ => Instant::now() + timeout,
+        };
+        self.deadline = Some((phase, deadline));
+        if deadline < self.timer.deadline() {
+            self.timer.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(self.timer.as_mut().poll(context));
+            if deadline <= Instant::now() {
+                return Poll::Ready(io::ErrorKind::TimedOut.into());
+            }
+            self.timer.as_mut().reset(deadline);
+        }
     }
 
     fn poll_written<T>(
@@ -85,7 +124,7 @@ impl Connection {
             self.write = None;
             return written;
         }
-        let timeout = self.write_timeout;
+        let timeout = self.timeouts.write;
         let deadline = self.write.get_or_insert_with(|| Box::pin(sleep(timeout)));
         deadline.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
@@ -102,15 +141,11 @@ impl AsyncRead for Connection {
         if read.is_ready() {
             if buffer.filled().len() > before && self.phase.is(IDLE) {
                 self.phase.0.store(HEAD, Ordering::Relaxed);
-                let deadline = Instant::now() + self.head_timeout;
-                self.head.as_mut().reset(deadline);
+                self.deadline = None;
             }
             return read;
         }
-        if self.phase.is(HEAD) {
-            return self.head.as_mut().poll(context).map(|()| Err(io::ErrorKind::TimedOut.into()));
-        }
-        Poll::Pending
+        self.poll_deadline(context).map(Err)
     }
 }
 

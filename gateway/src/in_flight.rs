@@ -8,6 +8,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use metrics::Gauge;
 use milepost_shared::answer::KeyState;
 use milepost_shared::fingerprint::Fingerprint;
 use milepost_shared::key::KeyHash;
@@ -73,8 +74,21 @@ struct Flights {
 
 /// All flights. Cheap to clone. As many as there are requests in flight, which the server bounds, and records
 /// on their way to the journal, which the publisher bounds.
-#[derive(Clone, Default)]
-pub struct InFlight(Arc<Mutex<Flights>>);
+#[derive(Clone)]
+pub struct InFlight(Arc<Shared>);
+
+struct Shared {
+    flights: Mutex<Flights>,
+    count: Gauge,
+}
+
+impl Default for InFlight {
+    fn default() -> Self {
+        let count = metrics::gauge!("milepost_gateway_in_flight");
+        count.set(0);
+        Self(Arc::new(Shared { flights: Mutex::default(), count }))
+    }
+}
 
 /// What became of a request that wants to fly.
 pub enum Boarded {
@@ -106,7 +120,7 @@ impl InFlight {
         let (results, arriving) = mpsc::channel(RESULTS_MAX);
         armed.push(Armed { id, fingerprint, progress: progress.clone(), results });
         drop(flights);
-        metrics::gauge!("milepost_gateway_in_flight").increment(1);
+        self.0.count.increment(1);
         let flight = Flight { in_flight: self.clone(), key_hash, id, progress };
         Boarded::Leads { flight, results: arriving, watching }
     }
@@ -129,7 +143,7 @@ impl InFlight {
     }
 
     fn lock(&self) -> MutexGuard<'_, Flights> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.flights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes a flight off the list, if `leave` says so of the number of requests watching it.
@@ -144,7 +158,7 @@ impl InFlight {
         if armed.get().is_empty() {
             armed.remove();
         }
-        metrics::gauge!("milepost_gateway_in_flight").decrement(1);
+        self.0.count.decrement(1);
         true
     }
 }

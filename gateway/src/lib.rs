@@ -5,7 +5,7 @@
 //! was sent, [`idempotency_key`], [`prefer`] and [`accept`] make an accepted upload of it. [`answers`] finds
 //! or makes its answer: [`in_flight`], [`cache`], [`lookup`], [`publish`] and the results [`tail`], joined by
 //! a [`flight`]. [`respond`] turns the [`outcome`] into HTTP, and [`status`] tells what became of a 202.
-//! [`problem`] is every other answer, [`settings`] the command line, [`start`] what is checked before.
+//! [`problem`] is every other answer, [`metric`] what is counted, [`settings`] the command line, [`start`] what is checked before.
 
 pub mod accept;
 pub mod answers;
@@ -20,6 +20,7 @@ pub mod journal_clock;
 pub mod late;
 pub mod lookup;
 pub mod media;
+pub mod metric;
 pub mod mine;
 pub mod outcome;
 pub mod prefer;

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use metrics::Histogram;
 use milepost_shared::answer::Position;
 use milepost_shared::brokers;
 use milepost_shared::clock::{JournalTime, millis};
@@ -52,6 +53,8 @@ pub struct Publisher {
     client: ArcSwap<Client>,
     topic: String,
     deadline: Duration,
+    /// From handing over to the acknowledgement.
+    seconds: Histogram,
 }
 
 /// A producer, and whether it knows no broker any more.
@@ -109,7 +112,6 @@ impl Publisher {
         kafka: &KafkaSettings,
         readiness: &Readiness,
     ) -> anyhow::Result<Self> {
-        drop(metrics::histogram!("milepost_gateway_publish_seconds"));
         metrics::counter!("milepost_gateway_producer_rebuilds_total").absolute(0);
         metrics::counter!("milepost_gateway_journal_time_missing_total").absolute(0);
         readiness.register(KAFKA, true);
@@ -123,6 +125,7 @@ impl Publisher {
             client: ArcSwap::from_pointee(client),
             topic: TopicNames::new(&kafka.topic_prefix).uploads,
             deadline: settings.publish_timeout,
+            seconds: metrics::histogram!("milepost_gateway_publish_seconds"),
         })
     }
 
@@ -151,7 +154,7 @@ impl Publisher {
             // Out of time, or the producer was made anew and its queue thrown away.
             Err(_) | Ok(Err(_)) => return Err(Unavailable::Journal),
         };
-        metrics::histogram!("milepost_gateway_publish_seconds").record(begun.elapsed());
+        self.seconds.record(begun.elapsed());
         let position = Position { partition: delivery.partition, offset: delivery.offset };
         Ok(Published { position, time: journal_time(delivery.timestamp) })
     }

@@ -1,16 +1,19 @@
 //! The pages, and what every request passes on its way to one: a request id, a log line, a place among those
 //! in flight.
 
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::Router;
-use axum::body::HttpBody as _;
-use axum::extract::{MatchedPath, Path, RawQuery, Request, State};
-use axum::middleware::{self, Next};
+use axum::body::{Body, HttpBody};
+use axum::extract::{Path, RawQuery, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use http::header::{CONNECTION, EXPECT};
+use bytes::Bytes;
+use futures::FutureExt as _;
+use http::header::{CONNECTION, CONTENT_ENCODING, EXPECT};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use milepost_shared::clock::Clock;
@@ -18,7 +21,7 @@ use milepost_shared::planted::Planted;
 use milepost_shared::upload::Shape;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tower_http::catch_panic::CatchPanicLayer;
+use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
 use tower_http::decompression::RequestDecompressionLayer;
 use uuid::Uuid;
 
@@ -28,6 +31,7 @@ use crate::authenticate::ApiKeys;
 use crate::body::{Arriving, Bodies};
 use crate::idempotency_key;
 use crate::media;
+use crate::metric::HttpMetrics;
 use crate::outcome::{Outcome, Unavailable};
 use crate::prefer::Preference;
 use crate::problem::{self, Problem};
@@ -39,6 +43,9 @@ use crate::{status, strict_http};
 const LOCATIONS: &str = "/api/v1/locations";
 const BATCH: &str = "/api/v1/locations/batch";
 const UPLOAD: &str = "/api/v1/uploads/{key_hash}";
+const UPLOADS: &str = "/api/v1/uploads/";
+/// The route of a request that has no page.
+const NO_ROUTE: &str = "none";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest wait for a final answer once the gateway is stopping: the connection must end well before the
 /// program.
@@ -94,68 +101,90 @@ struct Told {
 #[derive(Clone, Copy)]
 struct BodyEnded;
 
-/// All pages.
-pub fn router(front: Arc<Front>) -> Router {
-    for route in [LOCATIONS, BATCH, UPLOAD] {
-        metrics::counter!("milepost_gateway_http_requests_total", "route" => route, "status" => "200")
-            .absolute(0);
-    }
-    let uploads = Router::new()
-        .route(LOCATIONS, post(single))
-        .route(BATCH, post(batch))
-        // What is no gzip is left for the media check to refuse.
-        .layer(RequestDecompressionLayer::new().pass_through_unaccepted(true));
-    Router::new()
-        .merge(uploads)
-        .route(UPLOAD, get(upload_status))
-        .fallback(|| std::future::ready(Problem::NotFound))
-        .method_not_allowed_fallback(|| std::future::ready(Problem::MethodNotAllowed))
-        .with_state(Arc::clone(&front))
-        .layer(CatchPanicLayer::custom(|_: Box<dyn std::any::Any + Send>| Problem::Internal.into_response()))
-        .layer(middleware::from_fn_with_state(front, admit))
-        .layer(middleware::from_fn(observe))
+/// All pages, and what every request passes on its way to one. Cheap to clone.
+#[derive(Clone)]
+pub struct Pages {
+    front: Arc<Front>,
+    router: Router,
+    metrics: Arc<HttpMetrics>,
 }
 
-/// Names the request, times it, and tells of it in one log line, without anything the client chose.
-async fn observe(request: Request, next: Next) -> Response {
-    let begun = Instant::now();
-    let request_id = Uuid::now_v7();
-    let method = method_name(request.method());
-    let route = request.extensions().get::<MatchedPath>().cloned();
-    let has_body = !request.body().is_end_stream();
-    let mut response = next.run(request).await;
-    if has_body && response.extensions().get::<BodyEnded>().is_none() {
-        // hyper closes it then; a client that is not told would send its next request there.
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+impl Pages {
+    /// All pages.
+    #[must_use]
+    pub fn new(front: Arc<Front>) -> Self {
+        let router = Router::new()
+            .route(LOCATIONS, post(single))
+            .route(BATCH, post(batch))
+            .route(UPLOAD, get(upload_status))
+            .fallback(|| std::future::ready(Problem::NotFound))
+            .method_not_allowed_fallback(|| std::future::ready(Problem::MethodNotAllowed))
+            .with_state(Arc::clone(&front));
+        Self { front, router, metrics: Arc::new(HttpMetrics::new(&[LOCATIONS, BATCH, UPLOAD], NO_ROUTE)) }
     }
-    let code = problem::render(&mut response, request_id).unwrap_or_default();
-    if let Ok(value) = HeaderValue::try_from(request_id.to_string()) {
-        response.headers_mut().insert(REQUEST_ID, value);
+
+    /// Names a request, times it, and tells of it in one log line, without anything the client chose. No layers of
+    /// tower: each would put the request and its future into a box of its own.
+    pub async fn answer<B>(self, request: http::Request<B>) -> Response
+    where
+        B: HttpBody<Data = Bytes> + Send + 'static,
+        B::Error: Into<axum::BoxError>,
+    {
+        let begun = Instant::now();
+        let request_id = Uuid::now_v7();
+        let method = method_name(request.method());
+        let route = route_name(request.uri().path());
+        let has_body = !request.body().is_end_stream();
+        let answering = AssertUnwindSafe(self.admit(request.map(Body::new))).catch_unwind();
+        let mut response = answering.await.unwrap_or_else(|_| Problem::Internal.into_response());
+        if has_body && response.extensions().get::<BodyEnded>().is_none() {
+            // hyper closes it then; a client that is not told would send its next request there.
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        let code = problem::render(&mut response, request_id).unwrap_or_default();
+        let mut text = Uuid::encode_buffer();
+        if let Ok(value) = HeaderValue::from_str(request_id.as_hyphenated().encode_lower(&mut text)) {
+            response.headers_mut().insert(REQUEST_ID, value);
+        }
+        let status = response.status();
+        let elapsed = begun.elapsed();
+        let told = response.extensions().get::<Told>().copied();
+        let Told { outcome, bytes } = told.unwrap_or(Told { outcome: "none", bytes: 0 });
+        self.metrics.count(route, status, elapsed);
+        let duration_ms = elapsed.as_millis();
+        let status = status.as_u16();
+        // What was refused is looked for by its request id; of all else the metrics tell, at less cost than a line each.
+        if status < 400 {
+            tracing::debug!(method, route, status, outcome, %request_id, duration_ms, bytes, "request");
+        } else {
+            tracing::info!(method, route, status, code, outcome, %request_id, duration_ms, bytes, "request");
+        }
+        response
     }
-    let route = match route.as_ref().map(MatchedPath::as_str) {
-        Some(LOCATIONS) => LOCATIONS,
-        Some(BATCH) => BATCH,
-        Some(UPLOAD) => UPLOAD,
-        _ => "none",
-    };
-    let status = response.status();
-    let elapsed = begun.elapsed();
-    let told = response.extensions().get::<Told>().copied();
-    let Told { outcome, bytes } = told.unwrap_or(Told { outcome: "none", bytes: 0 });
-    metrics::counter!(
-        "milepost_gateway_http_requests_total", "route" => route, "status" => status.as_str().to_owned()
-    )
-    .increment(1);
-    metrics::histogram!("milepost_gateway_http_request_seconds", "route" => route).record(elapsed);
-    let duration_ms = elapsed.as_millis();
-    let status = status.as_u16();
-    // What was refused is looked for by its request id; of all else the metrics tell, at less cost than a line each.
-    if status < 400 {
-        tracing::debug!(method, route, status, outcome, %request_id, duration_ms, bytes, "request");
-    } else {
-        tracing::info!(method, route, status, code, outcome, %request_id, duration_ms, bytes, "request");
+
+    /// Lets a request in if it is plain HTTP and there is a place for it.
+    async fn admit(&self, request: Request) -> Response {
+        let Ok(_place) = self.front.places.try_acquire() else {
+            return Problem::Unavailable(Unavailable::Overload).into_response();
+        };
+        if let Err(problem) = strict_http::check(request.version(), request.headers()) {
+            return problem.into_response();
+        }
+        match self.router.clone().call(request).await {
+            Ok(response) => response,
+            Err(never) => match never {},
+        }
     }
-    response
+}
+
+/// A path is the client's own text unless it is one of the pages.
+fn route_name(path: &str) -> &'static str {
+    match path {
+        LOCATIONS => LOCATIONS,
+        BATCH => BATCH,
+        path if path.strip_prefix(UPLOADS).is_some_and(|key| !key.is_empty() && !key.contains('/')) => UPLOAD,
+        _ => NO_ROUTE,
+    }
 }
 
 /// A method is the client's own text unless it is one of those HTTP names.
@@ -172,17 +201,6 @@ fn method_name(method: &Method) -> &'static str {
     }
 }
 
-/// Lets a request in if it is plain HTTP and there is a place for it.
-async fn admit(State(front): State<Arc<Front>>, request: Request, next: Next) -> Response {
-    let Ok(_place) = front.places.try_acquire() else {
-        return Problem::Unavailable(Unavailable::Overload).into_response();
-    };
-    match strict_http::check(request.version(), request.headers()) {
-        Ok(()) => next.run(request).await,
-        Err(problem) => problem.into_response(),
-    }
-}
-
 async fn single(State(front): State<Arc<Front>>, request: Request) -> Response {
     upload(&front, Shape::Single, request).await
 }
@@ -191,7 +209,26 @@ async fn batch(State(front): State<Arc<Front>>, request: Request) -> Response {
     upload(&front, Shape::Batch, request).await
 }
 
+/// Only what says that it is encoded goes through the decoder, which would put every body into further boxes.
 async fn upload(front: &Front, shape: Shape, request: Request) -> Response {
+    if !request.headers().contains_key(CONTENT_ENCODING) {
+        return take(front, shape, request).await;
+    }
+    // What is no gzip is left for the media check to refuse.
+    let decoder = RequestDecompressionLayer::new().pass_through_unaccepted(true);
+    let taking = service_fn(|request: http::Request<_>| async {
+        Ok::<_, Infallible>(take(front, shape, request.map(Body::new)).await)
+    });
+    match decoder.layer(taking).oneshot(request).await {
+        Ok(response) => response.map(Body::new),
+        Err(never) => {
+            tracing::error!(error = %never, "the decoder failed");
+            Problem::Internal.into_response()
+        }
+    }
+}
+
+async fn take(front: &Front, shape: Shape, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let mut body = Arriving::new(body);
     let mut response = match answer(front, shape, &parts, &mut body).await {

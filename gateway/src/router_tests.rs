@@ -48,7 +48,9 @@ async fn gateway(arguments: &[&str]) -> Gateway {
     let address = listener.local_addr().unwrap();
     let serving = tokio::spawn({
         let (readiness, stop) = (readiness.clone(), stop.clone());
-        async move { server::serve(listener, router(front), &settings.server, &readiness, planted, &stop).await }
+        async move {
+            server::serve(listener, Pages::new(front), &settings.server, &readiness, planted, &stop).await
+        }
     });
     Gateway { address, stop, serving, readiness, database }
 }

@@ -2,15 +2,15 @@
 //!
 //! Not `axum::serve`: that has no deadlines and no limit of connections.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::Router;
 use clap::Args;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use milepost_shared::ops::Readiness;
 use milepost_shared::planted::{Planted, PlantedBug};
 use milepost_shared::settings::duration;
@@ -20,12 +20,12 @@ use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt as _;
 use uuid::Uuid;
 
-use crate::connection::Connection;
+use crate::connection::{Connection, Timeouts};
 use crate::outcome::Unavailable;
 use crate::problem::{Problem, RETRY_UNAVAILABLE};
+use crate::router::Pages;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -71,7 +71,7 @@ pub struct ServerSettings {
 /// has not ended by the drain timeout is cut off.
 pub async fn serve(
     listener: TcpListener,
-    router: Router,
+    pages: Pages,
     settings: &ServerSettings,
     readiness: &Readiness,
     planted: Planted,
@@ -93,7 +93,7 @@ pub async fn serve(
             }
         };
         if let Ok(seat) = Arc::clone(&seats).try_acquire_owned() {
-            let serving = connection(stream, router.clone(), settings, planted, stop.clone());
+            let serving = connection(stream, pages.clone(), settings, planted, stop.clone());
             let cut_off = cut_off.clone();
             connections.spawn(async move {
                 let gauge = metrics::gauge!("milepost_gateway_http_connections");
@@ -129,29 +129,34 @@ pub fn register(readiness: &Readiness) {
 /// Serves the requests of one connection, one after the other.
 fn connection(
     stream: TcpStream,
-    router: Router,
+    pages: Pages,
     settings: &ServerSettings,
     planted: Planted,
     stop: CancellationToken,
 ) -> impl Future<Output = ()> + use<> {
     // An answer is one small packet; it must not wait for the acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
-    let stream = Connection::new(stream, settings.header_timeout, settings.write_timeout);
+    let timeouts = Timeouts {
+        head: settings.header_timeout,
+        idle: settings.idle_timeout,
+        write: settings.write_timeout,
+    };
+    let stream = Connection::new(stream, timeouts);
     let phase = stream.phase();
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         phase.busy();
-        let (phase, router) = (phase.clone(), router.clone());
+        let (phase, pages) = (phase.clone(), pages.clone());
         async move {
-            let response = router.oneshot(request).await;
+            let response = pages.answer(request).await;
             phase.idle();
-            response
+            Ok::<_, Infallible>(response)
         }
     });
     let mut serving = Box::pin(
         http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(settings.idle_timeout)
             .max_buf_size(BUFFER_BYTES)
+            // Answers are short: one buffer is sent at less cost than two.
+            .writev(false)
             // A client that has closed its side after sending still gets its upload published.
             .half_close(!planted.is(PlantedBug::PublishInHandler))
             .serve_connection(TokioIo::new(stream), service),

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use metrics::Counter;
 use milepost_shared::brokers;
 use milepost_shared::clock::{Clock, JournalTime, millis};
 use milepost_shared::ops::Readiness;
@@ -77,8 +78,10 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
         settings: &MiddleSettings,
         kafka: &KafkaSettings,
     ) -> anyhow::Result<std::thread::JoinHandle<()>> {
-        for result in ["read", "unreadable"] {
-            metrics::counter!("milepost_gateway_tail_records_total", "result" => result).absolute(0);
+        let counters = ["read", "unreadable"]
+            .map(|result| metrics::counter!("milepost_gateway_tail_records_total", "result" => result));
+        for counter in &counters {
+            counter.absolute(0);
         }
         self.readiness.register(RESULTS, true);
         let config = consumer_config(kafka);
@@ -99,7 +102,7 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
                 };
                 while !self.stop.is_cancelled() {
                     match self.assign(&consumer, &topic, partitions, warm_up) {
-                        Ok(()) => self.read(&consumer, &mut warming),
+                        Ok(()) => self.read(&consumer, &mut warming, &counters),
                         Err(error) => {
                             tracing::debug!(%error, "cannot begin to read results");
                             // Statistics come with the events.
@@ -142,10 +145,10 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
     }
 
     /// Reads until stopped, or until no broker is known any more. Else librdkafka reconnects by itself.
-    fn read(&self, consumer: &Consumer, warming: &mut Warming) {
+    fn read(&self, consumer: &Consumer, warming: &mut Warming, counters: &[Counter; 2]) {
         while !self.stop.is_cancelled() && !consumer.context().lost.is_cancelled() {
             match consumer.poll(POLL) {
-                Some(Ok(message)) => self.take(&message),
+                Some(Ok(message)) => self.take(&message, counters),
                 Some(Err(KafkaError::PartitionEOF(partition))) => warming.caught_up(partition),
                 Some(Err(error)) => tracing::debug!(%error, "cannot read results"),
                 None => {}
@@ -154,13 +157,15 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
         }
     }
 
-    fn take(&self, message: &BorrowedMessage<'_>) {
+    fn take(&self, message: &BorrowedMessage<'_>, [read, unreadable]: &[Counter; 2]) {
         let stamped = message.timestamp().to_millis().map(JournalTime);
         let result = ResultRecord::decode(message.partition(), message.key(), message.payload());
-        let kind = if result.is_some() { "read" } else { "unreadable" };
-        metrics::counter!("milepost_gateway_tail_records_total", "result" => kind).increment(1);
-        if let Some(result) = result {
-            (self.hand_over)(&result, stamped);
+        match result {
+            Some(result) => {
+                read.increment(1);
+                (self.hand_over)(&result, stamped);
+            }
+            None => unreadable.increment(1),
         }
     }
 }

@@ -112,7 +112,8 @@ impl<'de> Visitor<'de> for JsonVisitor {
     }
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Json<'de>, A::Error> {
-        let mut object = Vec::with_capacity(8);
+        // A location with all its fields and its device has eleven.
+        let mut object = Vec::with_capacity(12);
         while let Some((Name(name), value)) = entries.next_entry()? {
             object.push((name, value));
         }
