@@ -12,7 +12,7 @@ use milepost_shared::fingerprint::Fingerprint;
 use milepost_shared::journal::{self, JournalRecord};
 use milepost_shared::key::KeyHash;
 use milepost_shared::store::batch::LocationRow;
-use milepost_shared::store::copy::encode;
+use milepost_shared::store::copy::encode_locations;
 use milepost_shared::upload::{Rules, decode};
 use uuid::Uuid;
 
@@ -65,7 +65,7 @@ fn persisting(criterion: &mut Criterion) {
             bencher.iter(|| JournalRecord::decode(Some(black_box(key.as_bytes())), Some(black_box(&value))));
         });
         group.bench_function(format!("encode for COPY, {name}"), |bencher| {
-            bencher.iter(|| encode(black_box(&rows)));
+            bencher.iter(|| encode_locations(black_box(&rows)));
         });
     }
     group.throughput(Throughput::Elements(u64::from(RECORDS)));

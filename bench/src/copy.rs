@@ -6,21 +6,16 @@ use milepost_shared::answer::{self, KeyState, Position};
 use milepost_shared::clock::{Clock, JournalTime};
 use milepost_shared::key::KeyHash;
 use milepost_shared::store::batch::LocationRow;
-use milepost_shared::store::copy::encode;
+use milepost_shared::store::copy::{KEYS, LOCATIONS, copy_in, encode_keys, encode_locations};
 use milepost_shared::store::partitions::{Partitioned, ensure};
 use milepost_tests::World;
 use sqlx::{Connection as _, PgConnection};
 
-use crate::keys::{self, copy_in};
 use crate::records::Records;
 use crate::uploads::DEVICES;
 
 /// Locations of one COPY, as many as a batch of the consumer may hold.
 const CHUNK_LOCATIONS: u64 = 20_000;
-const LOCATIONS: &str = "COPY locations (device_id, captured_at, latitude, longitude, accuracy, altitude, bearing, speed, \
-    battery_level, provider, network_type, received_at, source_partition, source_offset, ordinal) \
-    FROM STDIN (FORMAT binary)";
-
 /// Rows ready to be sent: keys and locations, in pieces.
 #[derive(Debug)]
 pub struct Rows(Vec<(Vec<u8>, Vec<u8>)>);
@@ -47,7 +42,7 @@ impl Rows {
         let begun = Instant::now();
         let mut transaction = owner.begin().await?;
         for (keys, locations) in &self.0 {
-            copy_in(&mut transaction, keys::COPY, keys).await?;
+            copy_in(&mut transaction, KEYS, keys).await?;
             copy_in(&mut transaction, LOCATIONS, locations).await?;
         }
         transaction.commit().await?;
@@ -83,5 +78,5 @@ fn rows(
     }
     // As the consumer does.
     keys.sort_by_key(|(key, _)| *key);
-    (keys::encode(keys.iter().map(|(key, state)| (*key, state))), encode(&locations))
+    (encode_keys(keys.iter().map(|(key, state)| (*key, state))), encode_locations(&locations))
 }

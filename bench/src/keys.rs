@@ -7,49 +7,13 @@ use milepost_shared::answer::{self, KeyState, Position};
 use milepost_shared::clock::JournalTime;
 use milepost_shared::fingerprint::Fingerprint;
 use milepost_shared::key::KeyHash;
+use milepost_shared::store::copy::{self, copy_in, encode_keys};
 use milepost_shared::store::partitions::{Partitioned, ensure};
 use milepost_tests::World;
 use sqlx::{Connection as _, PgConnection};
 
-const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
-const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
-const FIELDS: i16 = 9;
-/// Milliseconds from 1970 to 2000, where a `timestamptz` counts from.
-const EPOCH_2000_MS: i64 = 946_684_800_000;
 /// Rows that are encoded at once.
 const CHUNK: u64 = 10_000;
-
-/// What COPY is told about [`encode`]'s rows.
-pub const COPY: &str = "COPY idempotency_keys (key_hash, account_id, fingerprint, response_status, response_body, \
-    accepted_at, expires_at, source_partition, source_offset) FROM STDIN (FORMAT binary)";
-
-/// Rows in COPY's binary format (PostgreSQL manual, chapter COPY).
-pub fn encode<'a>(rows: impl Iterator<Item = (KeyHash, &'a KeyState)>) -> Vec<u8> {
-    let mut bytes = HEADER.to_vec();
-    rows.for_each(|(key_hash, state)| push_row(&mut bytes, key_hash, state));
-    bytes.extend_from_slice(&TRAILER);
-    bytes
-}
-
-fn push_row(bytes: &mut Vec<u8>, key_hash: KeyHash, state: &KeyState) {
-    let time = |time: JournalTime| ((time.0 - EPOCH_2000_MS) * 1000).to_be_bytes();
-    bytes.extend_from_slice(&FIELDS.to_be_bytes());
-    push_field(bytes, &key_hash.0);
-    push_field(bytes, state.account.as_bytes());
-    push_field(bytes, &state.fingerprint.0);
-    push_field(bytes, &i16::try_from(state.status).unwrap_or(i16::MAX).to_be_bytes());
-    push_field(bytes, &state.body);
-    push_field(bytes, &time(state.accepted_at));
-    push_field(bytes, &time(state.expires_at));
-    push_field(bytes, &state.source.partition.to_be_bytes());
-    push_field(bytes, &state.source.offset.to_be_bytes());
-}
-
-fn push_field(bytes: &mut Vec<u8>, field: &[u8]) {
-    let length = i32::try_from(field.len()).expect("a field of a key is short");
-    bytes.extend_from_slice(&length.to_be_bytes());
-    bytes.extend_from_slice(field);
-}
 
 /// Key hashes spread evenly over all there are, in their order: the `number`th of `count`, with a salt against doubles.
 fn spread(number: u64, count: u64, salt: u64) -> KeyHash {
@@ -85,8 +49,8 @@ pub async fn fill(world: &World, count: u64, accepted_at: JournalTime, kept: Dur
     let salt = uuid::Uuid::new_v4().as_u64_pair().0;
     for first in (0..count).step_by(usize::try_from(CHUNK)?) {
         let numbers = first..count.min(first + CHUNK);
-        let rows = encode(numbers.map(|number| (spread(number, count, salt), &state)));
-        copy_in(&mut owner, COPY, &rows).await?;
+        let rows = encode_keys(numbers.map(|number| (spread(number, count, salt), &state)));
+        copy_in(&mut owner, copy::KEYS, &rows).await?;
     }
     // Else autovacuum and the checkpoint would come in the middle of what is measured.
     sqlx::raw_sql(&format!("ALTER INDEX {part}_pkey RESET (fillfactor)")).execute(&mut owner).await?;
@@ -108,17 +72,6 @@ pub async fn part_of(owner: &mut PgConnection, moment: JournalTime) -> anyhow::R
         .fetch_optional(owner)
         .await?
         .context("no table partition holds this moment")
-}
-
-/// Sends rows that are encoded already.
-///
-/// # Errors
-/// Postgres refuses.
-pub async fn copy_in(connection: &mut PgConnection, copy: &str, rows: &[u8]) -> anyhow::Result<()> {
-    let mut copy = connection.copy_in_raw(copy).await?;
-    copy.send(rows).await?;
-    copy.finish().await?;
-    Ok(())
 }
 
 #[cfg(test)]

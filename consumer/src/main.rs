@@ -27,6 +27,10 @@ use tokio_util::sync::CancellationToken;
 /// Longest time for one attempt to read the schema's version.
 const SCHEMA_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// As the gateway's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let settings = settings::read::<ConsumerSettings>();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -181,14 +185,15 @@ fn parts(settings: &ConsumerSettings, options: PgConnectOptions, readiness: Read
             ttl: settings.kafka.idempotency_ttl,
             timeout: settings.persist_timeout,
             backoff_max: settings.backoff_max,
-            copy_locations_min: settings.copy_locations_min,
+            copy_rows_min: settings.copy_rows_min,
             dead_letter_run_max: settings.dead_letter_run_max,
             planted,
         },
         emit: EmitSettings {
             brokers,
             topics,
-            linger: settings.emit_linger,
+            result_linger: settings.result_linger,
+            fact_linger: settings.fact_linger,
             backoff_max: settings.backoff_max,
             planted,
         },

@@ -9,6 +9,7 @@ use milepost_shared::crash::{Crash, CrashPoint};
 use milepost_shared::key::KeyHash;
 use milepost_shared::ops::Readiness;
 use milepost_shared::planted::{Planted, PlantedBug};
+use milepost_shared::store::copy::{copy_in, encode_keys, encode_locations};
 use milepost_shared::store::partitions::{Partitioned, Stretch};
 use milepost_shared::store::progress::Advance;
 use milepost_shared::store::{batch as statements, copy, partitions, progress};
@@ -42,8 +43,8 @@ pub struct PersistSettings {
     pub timeout: Duration,
     /// Longest pause between attempts.
     pub backoff_max: Duration,
-    /// Locations from which COPY is used.
-    pub copy_locations_min: usize,
+    /// Rows of a table from which COPY is used.
+    pub copy_rows_min: usize,
     /// Most garbage in a row.
     pub dead_letter_run_max: usize,
     /// For tests.
@@ -300,8 +301,13 @@ impl Persister {
     ) -> sqlx::Result<()> {
         let new = settle::new_uploads(batch, settled);
         if !new.is_empty() {
-            let keys = new.iter().map(|(_, upload, state)| (upload.key_hash, *state)).collect();
-            statements::insert_keys(connection, keys).await?;
+            let copy_min = self.settings.copy_rows_min;
+            let keys = settle::keys(&new);
+            if keys.len() >= copy_min {
+                copy_in(connection, copy::KEYS, &encode_keys(keys.into_iter())).await?;
+            } else {
+                statements::insert_keys(connection, &keys).await?;
+            }
             let devices = settle::sightings(&new);
             let ids = statements::upsert_devices(connection, &devices).await?;
             #[cfg(feature = "planted-bugs")]
@@ -309,8 +315,8 @@ impl Persister {
                 statements::commit_halfway(connection).await?;
             }
             let rows = settle::rows(&new, &ids);
-            if rows.len() >= self.settings.copy_locations_min {
-                copy::copy_locations(connection, &rows).await?;
+            if rows.len() >= copy_min {
+                copy_in(connection, copy::LOCATIONS, &encode_locations(&rows)).await?;
             } else {
                 statements::insert_locations(connection, &rows).await?;
             }

@@ -37,13 +37,13 @@ impl Fixture {
         Self { database, connection }
     }
 
-    fn persister(&self, copy_locations_min: usize) -> Persister {
+    fn persister(&self, copy_rows_min: usize) -> Persister {
         let settings = PersistSettings {
             topic: TOPIC.to_owned(),
             ttl: TTL,
             timeout: Duration::from_secs(10),
             backoff_max: Duration::from_millis(50),
-            copy_locations_min,
+            copy_rows_min,
             dead_letter_run_max: 3,
             planted: Planted::default(),
         };
@@ -158,13 +158,13 @@ async fn a_batch_is_persisted_whole_and_copies_and_conflicts_leave_no_rows() {
 #[tokio::test]
 async fn copy_and_insert_write_the_same_rows_and_a_rebuild_gives_them_again() {
     let mut written = Vec::new();
-    for copy_locations_min in [1, 100_000] {
+    for copy_rows_min in [1, 100_000] {
         let mut fixture = Fixture::new().await;
-        let mut persister = fixture.persister(copy_locations_min);
+        let mut persister = fixture.persister(copy_rows_min);
         // Cut into batches differently, too.
         let records =
             || (0..6_u8).map(|i| upload(i32::from(i % 2), i64::from(i / 2), i, i, i64::from(i) + 1));
-        if copy_locations_min == 1 {
+        if copy_rows_min == 1 {
             persister.persist(batch(0, records())).await.unwrap();
         } else {
             for record in records() {

@@ -154,17 +154,24 @@ impl Poller {
             if let Some(failure) = self.consumer.context().take_failure() {
                 return Err(failure);
             }
-            self.hand_over();
             if self.batch.is_full(bounds) && !self.wait_until_wanted() {
                 self.pause()?;
             }
-            let wait = match (self.paused, self.batch.is_empty()) {
-                (true, _) => POLL_PAUSED,
-                (false, true) => POLL_IDLE,
-                (false, false) => POLL_WAITING,
-            };
+            if self.paused {
+                self.hand_over();
+            }
             let consumer = Arc::clone(&self.consumer);
-            match consumer.poll(wait) {
+            let polled = match (self.paused, self.batch.is_empty()) {
+                (true, _) => consumer.poll(POLL_PAUSED),
+                (false, true) => consumer.poll(POLL_IDLE),
+                // First all that is there, then the persister, then what comes.
+                (false, false) => match consumer.poll(Duration::ZERO) {
+                    None if self.hand_over() => None,
+                    None => consumer.poll(POLL_WAITING),
+                    polled => polled,
+                },
+            };
+            match polled {
                 None => {}
                 Some(Ok(message)) => self.gather(&message)?,
                 Some(Err(error)) => self.judge(error)?,
@@ -207,14 +214,13 @@ impl Poller {
         Ok(())
     }
 
-    /// Gives the batch to the persister if it wants one: no batch waits to become fuller.
-    fn hand_over(&mut self) {
-        if self.batch.is_empty() {
-            return;
-        }
-        if self.wanted.try_acquire().map(SemaphorePermit::forget).is_ok() {
+    /// Gives the batch to the persister if it wants one, and tells whether. No batch waits for records that are not there.
+    fn hand_over(&mut self) -> bool {
+        let wanted = self.wanted.try_acquire().map(SemaphorePermit::forget).is_ok();
+        if wanted {
             self.send();
         }
+        wanted
     }
 
     fn send(&mut self) {

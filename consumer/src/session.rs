@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::assign::Assignment;
 use crate::batch::Batch;
-use crate::emit::{self, Emission, EmitSettings, Emitted, EmittedOffsets, Emitter, Stopped};
+use crate::emit::{Emission, EmitSettings, Emitted, EmittedOffsets, Emitter};
 use crate::expire::{self, ExpireSettings, PutBack};
 use crate::membership::Membership;
 use crate::persist::{PersistError, PersistSettings, Persister};
@@ -105,7 +105,8 @@ pub async fn run(parts: &Parts, partitions: usize, stop: &CancellationToken) -> 
     let consumer = poller.consumer();
     let no_flush = parts.planted.is(PlantedBug::NoFlushAtShutdown);
     let emit_until = if no_flush { session.clone() } else { hard.clone() };
-    let emitter = Emitter::new(parts.emit.clone(), parts.readiness.clone(), parts.crash.clone(), emit_until)?;
+    let emitter =
+        Emitter::new(parts.emit.clone(), parts.readiness.clone(), parts.crash.clone(), emit_until.clone())?;
 
     let poll_stop = session.clone();
     let polling = tokio::task::spawn_blocking(move || {
@@ -120,8 +121,13 @@ pub async fn run(parts: &Parts, partitions: usize, stop: &CancellationToken) -> 
         crash: parts.crash.clone(),
         planted: parts.planted,
     };
-    let emitting =
-        tokio::spawn(emit(emitter, to_emit, offsets, shared.emitted.clone(), parts.offset_commit_interval));
+    let emitting = tokio::spawn(emit(
+        (emitter, emit_until),
+        to_emit,
+        offsets,
+        shared.emitted.clone(),
+        parts.offset_commit_interval,
+    ));
     let expiring = tokio::spawn(maintain(
         parts.clone(),
         shared.emitted.clone(),
@@ -227,7 +233,7 @@ async fn next_batch(
 /// Emits what is persisted until no more comes, and commits the group offset behind it. Returns the consumer, whose last
 /// owner must drop it outside of the runtime.
 async fn emit(
-    mut emitter: Emitter,
+    (mut emitter, until): (Emitter, CancellationToken),
     mut persisted: mpsc::Receiver<Vec<Emission>>,
     offsets: Offsets,
     emitted: EmittedOffsets,
@@ -236,20 +242,16 @@ async fn emit(
     let mut uncommitted = BTreeMap::new();
     let mut tick = tokio::time::interval(interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
+    let mut open = true;
+    while open || emitter.is_busy() {
         tokio::select! {
-            batch = persisted.recv() => {
-                let Some(batch) = batch else { break };
-                let done = match emitter.emit(&batch).await {
-                    Ok(done) => done,
-                    Err(Stopped) => {
-                        if offsets.planted.is(PlantedBug::NoFlushAtShutdown) {
-                            uncommitted.extend(emit::progress(&batch));
-                            drop(emitter);
-                        }
-                        break;
-                    }
-                };
+            batch = persisted.recv(), if open && emitter.has_room() => match batch {
+                Some(batch) => if emitter.emit(batch).await.is_err() { break },
+                None => open = false,
+            },
+            () = until.cancelled() => break,
+            acknowledged = emitter.facts_acknowledged(), if emitter.is_busy() => {
+                let Ok(done) = emitter.settle(acknowledged).await else { break };
                 emitted.note(&done);
                 uncommitted.extend(done);
             }
@@ -259,6 +261,9 @@ async fn emit(
                 offsets.commit(&uncommitted, CommitMode::Async);
             }
         }
+    }
+    if offsets.planted.is(PlantedBug::NoFlushAtShutdown) {
+        uncommitted.extend(emitter.give_up());
     }
     // Blocks for one round trip; a failure only means that some records are emitted again.
     tokio::task::block_in_place(|| offsets.commit(&uncommitted, CommitMode::Sync));

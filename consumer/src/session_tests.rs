@@ -43,7 +43,7 @@ fn parts(brokers: &str, database: &TestDatabase) -> Parts {
             ttl,
             timeout: 10 * SECOND,
             backoff_max,
-            copy_locations_min: 500,
+            copy_rows_min: 500,
             dead_letter_run_max: 1,
             planted,
         },
@@ -61,7 +61,8 @@ fn parts(brokers: &str, database: &TestDatabase) -> Parts {
         emit: EmitSettings {
             brokers: brokers.to_owned(),
             topics,
-            linger: Duration::ZERO,
+            result_linger: Duration::ZERO,
+            fact_linger: Duration::ZERO,
             backoff_max,
             planted,
         },

@@ -41,9 +41,9 @@ pub struct ConsumerSettings {
     #[arg(long, env, default_value_t = 8_000_000, value_parser = count(1000, 100_000_000))]
     pub batch_bytes_max: usize,
 
-    /// Locations from which a batch is written by COPY instead of INSERT [1..=100000].
+    /// Rows of a table from which a batch is written by COPY instead of INSERT [1..=100000].
     #[arg(long, env, default_value_t = 500, value_parser = count(1, 100_000))]
-    pub copy_locations_min: usize,
+    pub copy_rows_min: usize,
 
     /// Unreadable records in a row, per journal partition, after which the consumer stops [1..=1000000].
     #[arg(long, env, default_value_t = 100, value_parser = count(1, 1_000_000))]
@@ -57,9 +57,13 @@ pub struct ConsumerSettings {
     #[arg(long, env, default_value = "5s", value_parser = duration(10 * MILLISECOND, 60 * SECOND))]
     pub backoff_max: Duration,
 
-    /// How long the producer of results and facts waits for a fuller batch [0ms..=1s]. Every answer pays it.
+    /// How long results wait for others to be sent together [0ms..=1s]. Every answer pays it.
     #[arg(long, env, default_value = "0ms", value_parser = duration(Duration::ZERO, SECOND))]
-    pub emit_linger: Duration,
+    pub result_linger: Duration,
+
+    /// How long facts wait for others to be sent together [0ms..=1s]. Subscribers read them that much later.
+    #[arg(long, env, default_value = "50ms", value_parser = duration(Duration::ZERO, SECOND))]
+    pub fact_linger: Duration,
 
     /// How often the group offset is committed at most [10ms..=1m]. What lies in between is emitted again after a crash.
     #[arg(long, env, default_value = "500ms", value_parser = duration(10 * MILLISECOND, 60 * SECOND))]

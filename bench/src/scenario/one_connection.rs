@@ -13,11 +13,11 @@ use crate::records::Records;
 use crate::scenario::Report;
 use crate::setup::Setup;
 
-/// What a step is measured by: in which program, and the name of its histogram.
-const STEPS: [(&str, &str); 3] = [
-    ("publish", "milepost_gateway_publish_seconds"),
-    ("persist", "milepost_consumer_persist_seconds"),
-    ("emit", "milepost_consumer_emit_seconds"),
+/// What a step is measured by: the name of its histogram, and a label of its series.
+const STEPS: [(&str, &str, &str); 3] = [
+    ("publish", "milepost_gateway_publish_seconds", ""),
+    ("persist", "milepost_consumer_persist_seconds", ""),
+    ("emit", "milepost_consumer_emit_seconds", "results"),
 ];
 const BARE_TOPIC: &str = "bare";
 
@@ -87,8 +87,8 @@ pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
 async fn steps(milepost: &Installation) -> anyhow::Result<[Duration; 3]> {
     let programs: [&Program; 3] = [&milepost.gateways[0], &milepost.consumers[0], &milepost.consumers[0]];
     let mut spent = [Duration::ZERO; 3];
-    for ((spent, program), (_, metric)) in spent.iter_mut().zip(programs).zip(STEPS) {
-        *spent = Duration::from_secs_f64(program.metric(&format!("{metric}_sum")).await?);
+    for ((spent, program), (_, metric, label)) in spent.iter_mut().zip(programs).zip(STEPS) {
+        *spent = Duration::from_secs_f64(program.metric_of(&format!("{metric}_sum"), label).await?);
     }
     Ok(spent)
 }
@@ -97,7 +97,7 @@ async fn steps(milepost: &Installation) -> anyhow::Result<[Duration; 3]> {
 fn where_time_goes(whole_ms: f64, spent: &[Duration; 3], rounds: f64) -> String {
     let ms = |spent: &Duration| spent.as_secs_f64() * 1000.0 / rounds;
     let steps: Vec<String> =
-        STEPS.iter().zip(spent).map(|((name, _), spent)| format!("{name} {:.2} ms", ms(spent))).collect();
+        STEPS.iter().zip(spent).map(|((name, ..), spent)| format!("{name} {:.2} ms", ms(spent))).collect();
     let whole = whole_ms / rounds;
     let rest = whole - spent.iter().map(ms).sum::<f64>();
     format!(

@@ -71,15 +71,11 @@ pub async fn known_accounts(connection: &mut PgConnection, accounts: &[Uuid]) ->
     Ok(known.into_iter().collect())
 }
 
-/// Inserts keys, final from the start.
+/// Inserts keys, final from the start; to be sorted before.
 ///
 /// # Errors
 /// The database refuses.
-pub async fn insert_keys(
-    connection: &mut PgConnection,
-    mut keys: Vec<(KeyHash, &KeyState)>,
-) -> sqlx::Result<()> {
-    keys.sort_by_key(|(key, state)| (*key, state.accepted_at));
+pub async fn insert_keys(connection: &mut PgConnection, keys: &[(KeyHash, &KeyState)]) -> sqlx::Result<()> {
     let states = || keys.iter().map(|(_, state)| *state);
     let column =
         |time: fn(&KeyState) -> JournalTime| states().map(|s| time(s).to_datetime()).collect::<Vec<_>>();
@@ -152,10 +148,11 @@ pub async fn upsert_devices<'a>(
          SELECT * FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::float8[], $6::float8[]) \
          ON CONFLICT (account_id, device) DO UPDATE SET \
            last_seen_at = greatest(d.last_seen_at, excluded.last_seen_at), \
-           (last_captured_at, last_latitude, last_longitude) = ( \
-             SELECT c, la, lo FROM (VALUES (d.last_captured_at, d.last_latitude, d.last_longitude), \
-               (excluded.last_captured_at, excluded.last_latitude, excluded.last_longitude)) AS v (c, la, lo) \
-             ORDER BY c DESC, la DESC, lo DESC LIMIT 1) \
+           last_captured_at = greatest(d.last_captured_at, excluded.last_captured_at), \
+           last_latitude = CASE WHEN (excluded.last_captured_at, excluded.last_latitude, excluded.last_longitude) \
+             > (d.last_captured_at, d.last_latitude, d.last_longitude) THEN excluded.last_latitude ELSE d.last_latitude END, \
+           last_longitude = CASE WHEN (excluded.last_captured_at, excluded.last_latitude, excluded.last_longitude) \
+             > (d.last_captured_at, d.last_latitude, d.last_longitude) THEN excluded.last_longitude ELSE d.last_longitude END \
          RETURNING account_id, device, id",
     )
     .bind(devices.keys().map(|(account, _)| *account).collect::<Vec<_>>())
