@@ -7,6 +7,10 @@ use milepost_bench::arguments::{Arguments, OpponentArguments};
 use milepost_bench::{noop, opponent, plain, run};
 use tokio::signal::unix::{SignalKind, signal};
 
+/// As the programs': what they are compared with has the same.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 #[tokio::main]
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();

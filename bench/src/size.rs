@@ -33,7 +33,7 @@ impl Size {
     /// How long the servers are loaded before anything: a broker that has just started is slower than later.
     #[must_use]
     pub fn servers_warm_up(self) -> Duration {
-        Duration::from_secs(self.choose(8, 30, 60))
+        Duration::from_secs(self.choose(30, 30, 60))
     }
 
     /// How long each of the two that are compared is loaded in a round.
