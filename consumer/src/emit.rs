@@ -94,6 +94,8 @@ pub struct Emitter {
     facts: Client,
     /// Batches that are not wholly acknowledged, oldest first; but for the newest, the results are.
     pending: VecDeque<Pending>,
+    /// Grows until a batch is wholly acknowledged: results that get through do not mend a topic of facts that fails.
+    backoff: Backoff,
     readiness: Readiness,
     crash: Crash,
     stop: CancellationToken,
@@ -122,7 +124,8 @@ impl Emitter {
         stop: CancellationToken,
     ) -> Result<Self, KafkaError> {
         let [results, facts] = clients(&settings)?;
-        Ok(Self { settings, results, facts, pending: VecDeque::new(), readiness, crash, stop })
+        let (pending, backoff) = (VecDeque::new(), Backoff::new(settings.backoff_max));
+        Ok(Self { settings, results, facts, pending, backoff, readiness, crash, stop })
     }
 
     /// Whether another batch may be emitted before facts are acknowledged.
@@ -178,12 +181,12 @@ impl Emitter {
         acknowledged: Result<(), KafkaError>,
     ) -> Result<BTreeMap<i32, Emitted>, Stopped> {
         if let Err(error) = acknowledged {
-            let mut backoff = Backoff::new(self.settings.backoff_max);
-            self.recover(&error, &mut backoff).await?;
+            self.recover(&error).await?;
             self.persevere(0).await?;
             return Ok(BTreeMap::new());
         }
         let Some(Pending { batch, begun, .. }) = self.pending.pop_front() else { return Ok(BTreeMap::new()) };
+        self.backoff = Backoff::new(self.settings.backoff_max);
         histogram!(metric::EMIT, "topic" => "locations").record(begun.elapsed());
         let facts = batch.iter().filter(|emission| matches!(emission.answer, Some((_, _, true)))).count();
         counter!(metric::EMITTED, "topic" => "locations").increment(facts as u64);
@@ -199,10 +202,9 @@ impl Emitter {
 
     /// Emits the batches from `first` on, until their results are acknowledged; after a failure, all that is pending.
     async fn persevere(&mut self, mut first: usize) -> Result<(), Stopped> {
-        let mut backoff = Backoff::new(self.settings.backoff_max);
         let stop = self.stop.clone();
         while let Err(error) = stop.run_until_cancelled(self.attempt(first)).await.ok_or(Stopped)? {
-            self.recover(&error, &mut backoff).await?;
+            self.recover(&error).await?;
             first = 0;
         }
         self.readiness.up("emission");
@@ -222,12 +224,12 @@ impl Emitter {
     }
 
     /// Makes the producers anew, after a pause. The old ones are dropped with whatever they still hold.
-    async fn recover(&mut self, error: &KafkaError, backoff: &mut Backoff) -> Result<(), Stopped> {
+    async fn recover(&mut self, error: &KafkaError) -> Result<(), Stopped> {
         let fatal = [&self.results, &self.facts].into_iter().find_map(Client::fatal_error);
         let error = fatal.unwrap_or_else(|| error.to_string());
         self.readiness.down("emission", error.clone());
         tracing::warn!(error, "emission failed; new producers emit all again that is not acknowledged");
-        if !backoff.pause(&self.stop).await {
+        if !self.backoff.pause(&self.stop).await {
             return Err(Stopped);
         }
         counter!(metric::PRODUCER_REBUILDS).increment(1);
