@@ -197,7 +197,10 @@ impl Emitter {
     /// Planted ([`PlantedBug::NoFlushAtShutdown`]): drops what is not acknowledged, and tells how far that would have come.
     #[must_use]
     pub fn give_up(self) -> BTreeMap<i32, Emitted> {
-        self.pending.iter().flat_map(|pending| progress(&pending.batch)).collect()
+        let Self { facts, pending, .. } = self;
+        // First of all: while the other producer ends, what lingers in this one would be sent.
+        drop(facts);
+        pending.iter().flat_map(|pending| progress(&pending.batch)).collect()
     }
 
     /// Emits the batches from `first` on, until their results are acknowledged; after a failure, all that is pending.
