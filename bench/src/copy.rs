@@ -16,6 +16,7 @@ use crate::uploads::DEVICES;
 
 /// Locations of one COPY, as many as a batch of the consumer may hold.
 const CHUNK_LOCATIONS: u64 = 20_000;
+
 /// Rows ready to be sent: keys and locations, in pieces.
 #[derive(Debug)]
 pub struct Rows(Vec<(Vec<u8>, Vec<u8>)>);

@@ -14,7 +14,6 @@ use std::time::{Duration, Instant};
 use metrics::{counter, histogram};
 use milepost_shared::answer::{KeyState, Position};
 use milepost_shared::backoff::Backoff;
-use milepost_shared::brokers;
 use milepost_shared::clock::JournalTime;
 use milepost_shared::crash::{Crash, CrashPoint};
 use milepost_shared::fact::{
@@ -24,14 +23,14 @@ use milepost_shared::journal::JournalRecord;
 use milepost_shared::ops::Readiness;
 use milepost_shared::planted::{Planted, PlantedBug};
 use milepost_shared::result::ResultRecord;
-use milepost_shared::topics::{RECORD_BYTES_MAX, TopicNames};
+use milepost_shared::topics::TopicNames;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
-use rdkafka::producer::{DeliveryFuture, FutureProducer, FutureRecord, Producer as _};
-use rdkafka::{ClientConfig, ClientContext, Statistics};
+use rdkafka::producer::{DeliveryFuture, FutureRecord};
 use tokio_util::sync::CancellationToken;
 
 use crate::metric;
+use crate::producer::{Client, Producer};
 
 /// Most batches, and locations in them, whose facts are not acknowledged.
 const PENDING_BATCHES_MAX: usize = 16;
@@ -244,6 +243,15 @@ impl Emitter {
     }
 }
 
+/// The producers of results and of facts.
+fn clients(settings: &EmitSettings) -> Result<[Client; 2], KafkaError> {
+    let (brokers, planted) = (&settings.brokers, settings.planted);
+    Ok([
+        Client::new("milepost-consumer-results", brokers, settings.result_linger, planted)?,
+        Client::new("milepost-consumer-facts", brokers, settings.fact_linger, planted)?,
+    ])
+}
+
 /// Hands all records of a batch to the producers, and waits until the results are acknowledged.
 async fn deliver(
     settings: &EmitSettings,
@@ -355,80 +363,6 @@ pub(crate) fn progress(batch: &[Emission]) -> BTreeMap<i32, Emitted> {
     emitted
 }
 
-/// A producer, and whether it knows no broker any more.
-struct Client {
-    producer: Producer,
-    lost: CancellationToken,
-}
-
-type Producer = FutureProducer<Watching>;
-
-/// Hears what a producer tells about itself.
-struct Watching {
-    lost: CancellationToken,
-}
-
-impl ClientContext for Watching {
-    fn stats(&self, statistics: Statistics) {
-        if brokers::are_forgotten(&statistics) {
-            self.lost.cancel();
-        }
-    }
-}
-
-/// Those of results and of facts.
-fn clients(settings: &EmitSettings) -> Result<[Client; 2], KafkaError> {
-    Ok([
-        Client::new("milepost-consumer-results", settings.result_linger, settings)?,
-        Client::new("milepost-consumer-facts", settings.fact_linger, settings)?,
-    ])
-}
-
-impl Client {
-    fn new(id: &str, linger: Duration, settings: &EmitSettings) -> Result<Self, KafkaError> {
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", &settings.brokers)
-            .set("client.id", id)
-            .set("acks", "all")
-            // Order, and no doubles from the producer's own retries.
-            .set("enable.idempotence", "true")
-            // No record is ever given up on, alone or by time.
-            .set("enable.gapless.guarantee", "true")
-            .set("message.timeout.ms", "0")
-            .set("linger.ms", linger.as_millis().to_string())
-            .set("compression.type", "lz4")
-            .set("message.max.bytes", RECORD_BYTES_MAX.to_string())
-            // More than all that is pending; enqueue() waits when it is full.
-            .set("queue.buffering.max.messages", "100000")
-            .set("queue.buffering.max.kbytes", "65536")
-            .set("socket.keepalive.enable", "true")
-            .set("reconnect.backoff.max.ms", "2000")
-            .set("topic.metadata.refresh.interval.ms", "30000")
-            .set("statistics.interval.ms", brokers::STATISTICS_INTERVAL_MS);
-        if settings.planted.is(PlantedBug::GiveUpOnAFact) {
-            config.set("enable.gapless.guarantee", "false").set("message.timeout.ms", "2000");
-        }
-        if settings.planted.is(PlantedBug::NoFlushAtShutdown) {
-            config.set("linger.ms", "100");
-        }
-        let lost = CancellationToken::new();
-        Ok(Self { producer: config.create_with_context(Watching { lost: lost.clone() })?, lost })
-    }
-
-    async fn unless_lost(
-        &self,
-        delivering: impl Future<Output = Result<(), KafkaError>>,
-    ) -> Result<(), KafkaError> {
-        let lost = Err(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown));
-        self.lost.run_until_cancelled(delivering).await.unwrap_or(lost)
-    }
-
-    fn fatal_error(&self) -> Option<String> {
-        self.producer.client().fatal_error().map(|(_, text)| text)
-    }
-}
-
 /// How far emission has come in a session, for expiry.
 #[derive(Debug, Clone, Default)]
 pub struct EmittedOffsets(Arc<Mutex<BTreeMap<i32, Emitted>>>);
@@ -447,84 +381,5 @@ impl EmittedOffsets {
 }
 
 #[cfg(test)]
-mod tests {
-    use milepost_shared::answer;
-    use milepost_shared::fingerprint::Fingerprint;
-    use milepost_shared::key::KeyHash;
-    use milepost_shared::upload::{Location, Upload};
-    use rdkafka::mocking::MockCluster;
-    use uuid::Uuid;
-
-    use super::*;
-
-    /// On librdkafka's own imitation of a cluster, since a real one makes a client forget it when it likes.
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_producer_that_knows_no_broker_any_more_is_made_anew_and_the_batch_is_emitted() {
-        let cluster = MockCluster::new(1).unwrap();
-        let topics = TopicNames::new("");
-        for topic in [&topics.results, &topics.locations] {
-            cluster.create_topic(topic, 1, 1).unwrap();
-        }
-        let settings = EmitSettings {
-            brokers: cluster.bootstrap_servers(),
-            topics,
-            result_linger: Duration::ZERO,
-            fact_linger: Duration::ZERO,
-            backoff_max: Duration::from_millis(100),
-            planted: Planted::default(),
-        };
-        let stop = CancellationToken::new();
-        let mut emitter = Emitter::new(settings, Readiness::default(), Crash::default(), stop).unwrap();
-        let upload = Upload { device: "d".to_owned(), locations: vec![Location::new(1, 48.0, 16.0)] };
-        let (position, time) = (Position { partition: 0, offset: 4 }, JournalTime(1));
-        let (account, fingerprint) = (Uuid::nil(), Fingerprint::of(&upload));
-        let state = KeyState {
-            account,
-            fingerprint,
-            status: 200,
-            body: answer::body(1),
-            accepted_at: time,
-            expires_at: JournalTime(2),
-            source: position,
-        };
-        let record = JournalRecord { key_hash: KeyHash([0; 32]), account, fingerprint, upload };
-        let emission = |offset| {
-            let answer = Some((Box::new(record.clone()), state.clone(), true));
-            let position = Position { partition: 0, offset };
-            Emission { position, time, generation: 0, traceparent: None, answer }
-        };
-
-        let mut emitted = Vec::new();
-        for offset in [4, 5] {
-            // First the producer of results, then that of facts.
-            let client = if offset == 4 { &emitter.results } else { &emitter.facts };
-            let lost = client.lost.clone();
-            Watching { lost: lost.clone() }.stats(Statistics::default());
-            let emitting = async {
-                emitter.emit(vec![emission(offset)]).await.unwrap();
-                while emitter.is_busy() {
-                    let acknowledged = emitter.facts_acknowledged().await;
-                    emitted.extend(emitter.settle(acknowledged).await.unwrap());
-                }
-            };
-            tokio::time::timeout(Duration::from_secs(30), emitting).await.unwrap();
-            assert!(lost.is_cancelled());
-            assert!(!emitter.results.lost.is_cancelled() && !emitter.facts.lost.is_cancelled());
-        }
-        assert_eq!(emitted.iter().map(|(_, emitted)| emitted.next).collect::<Vec<_>>(), [5, 6]);
-    }
-
-    #[test]
-    fn a_batch_brings_each_partition_to_the_offset_after_its_last_record() {
-        let emission = |partition, offset, time| Emission {
-            position: Position { partition, offset },
-            time: JournalTime(time),
-            generation: 7,
-            traceparent: None,
-            answer: None,
-        };
-        let emitted = progress(&[emission(0, 5, 50), emission(1, 9, 90), emission(0, 6, 40)]);
-        assert_eq!(emitted[&0], Emitted { generation: 7, next: 7, time: JournalTime(50) });
-        assert_eq!(emitted[&1], Emitted { generation: 7, next: 10, time: JournalTime(90) });
-    }
-}
+#[path = "emit_tests.rs"]
+mod tests;

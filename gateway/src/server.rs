@@ -155,8 +155,6 @@ fn connection(
     let mut serving = Box::pin(
         http1::Builder::new()
             .max_buf_size(BUFFER_BYTES)
-            // Answers are short: one buffer is sent at less cost than two.
-            .writev(false)
             // A client that has closed its side after sending still gets its upload published.
             .half_close(!planted.is(PlantedBug::PublishInHandler))
             .serve_connection(TokioIo::new(stream), service),

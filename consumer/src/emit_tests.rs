@@ -1,0 +1,163 @@
+//! On librdkafka's own imitation of a cluster, since a real one makes a client forget it when it likes.
+
+use milepost_shared::answer;
+use milepost_shared::fingerprint::Fingerprint;
+use milepost_shared::key::KeyHash;
+use milepost_shared::upload::{Location, Upload};
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::message::Headers as _;
+use rdkafka::mocking::MockCluster;
+use rdkafka::producer::DefaultProducerContext;
+use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
+use uuid::Uuid;
+
+use super::*;
+
+const SECOND: Duration = Duration::from_secs(1);
+const PATIENCE: Duration = Duration::from_secs(30);
+
+type Cluster = MockCluster<'static, DefaultProducerContext>;
+
+fn cluster() -> Cluster {
+    let (cluster, topics) = (MockCluster::new(1).unwrap(), TopicNames::new(""));
+    for topic in [&topics.results, &topics.locations] {
+        cluster.create_topic(topic, 1, 1).unwrap();
+    }
+    cluster
+}
+
+fn emitter(cluster: &Cluster, fact_linger: Duration) -> Emitter {
+    let settings = EmitSettings {
+        brokers: cluster.bootstrap_servers(),
+        topics: TopicNames::new(""),
+        result_linger: Duration::ZERO,
+        fact_linger,
+        backoff_max: Duration::from_millis(100),
+        planted: Planted::default(),
+    };
+    Emitter::new(settings, Readiness::default(), Crash::default(), CancellationToken::new()).unwrap()
+}
+
+/// A batch of one upload.
+fn batch(offset: i64) -> Vec<Emission> {
+    let upload = Upload { device: "d".to_owned(), locations: vec![Location::new(1, 48.0, 16.0)] };
+    let (position, time) = (Position { partition: 0, offset }, JournalTime(1));
+    let (account, fingerprint) = (Uuid::nil(), Fingerprint::of(&upload));
+    let state = KeyState {
+        account,
+        fingerprint,
+        status: 200,
+        body: answer::body(1),
+        accepted_at: time,
+        expires_at: JournalTime(2),
+        source: position,
+    };
+    let record = JournalRecord { key_hash: KeyHash([0; 32]), account, fingerprint, upload };
+    let answer = Some((Box::new(record), state, true));
+    vec![Emission { position, time, generation: 0, traceparent: None, answer }]
+}
+
+/// Emits a batch; its results must be acknowledged in time.
+async fn emit(emitter: &mut Emitter, offset: i64) {
+    tokio::time::timeout(PATIENCE, emitter.emit(batch(offset))).await.expect("results in time").unwrap();
+}
+
+/// Settles all that is pending. Tells how far each batch has brought the partition.
+async fn settle(emitter: &mut Emitter) -> Vec<i64> {
+    let mut nexts = Vec::new();
+    let settling = async {
+        while emitter.is_busy() {
+            let acknowledged = emitter.facts_acknowledged().await;
+            nexts.extend(
+                emitter.settle(acknowledged).await.unwrap().into_values().map(|emitted| emitted.next),
+            );
+        }
+    };
+    tokio::time::timeout(PATIENCE, settling).await.expect("facts in time");
+    nexts
+}
+
+/// Source offsets of all facts up to `last`, as the topic holds them.
+fn facts(cluster: &Cluster, last: i64) -> Vec<i64> {
+    let mut config = ClientConfig::new();
+    config.set("bootstrap.servers", cluster.bootstrap_servers()).set("group.id", "reader");
+    let reader: BaseConsumer = config.create().unwrap();
+    let mut all = TopicPartitionList::new();
+    all.add_partition_offset(&TopicNames::new("").locations, 0, Offset::Beginning).unwrap();
+    reader.assign(&all).unwrap();
+    let (mut offsets, deadline) = (Vec::new(), Instant::now() + PATIENCE);
+    while offsets.last() != Some(&last) {
+        assert!(Instant::now() < deadline, "only {offsets:?}");
+        let Some(Ok(fact)) = reader.poll(SECOND) else { continue };
+        let header = fact.headers().unwrap().iter().find(|header| header.key == HEADER_SOURCE_OFFSET);
+        offsets.push(std::str::from_utf8(header.unwrap().value.unwrap()).unwrap().parse().unwrap());
+    }
+    offsets
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn producers_that_know_no_broker_any_more_are_made_anew_and_the_batch_is_emitted() {
+    let cluster = cluster();
+    let mut emitter = emitter(&cluster, Duration::ZERO);
+    for offset in [4, 5] {
+        // First the producer of results, then that of facts.
+        let client = if offset == 4 { &emitter.results } else { &emitter.facts };
+        let lost = client.lost.clone();
+        lost.cancel();
+        emit(&mut emitter, offset).await;
+        assert_eq!(settle(&mut emitter).await, [offset + 1]);
+        assert!(!emitter.results.lost.is_cancelled() && !emitter.facts.lost.is_cancelled());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn results_do_not_wait_for_facts_and_facts_that_got_lost_are_told_again_in_order() {
+    let cluster = cluster();
+    let mut emitter = emitter(&cluster, 5 * SECOND);
+    // Whoever waits for a fact waits for five seconds.
+    let begun = Instant::now();
+    for offset in [4, 5, 6] {
+        emit(&mut emitter, offset).await;
+    }
+    assert!(begun.elapsed() < 5 * SECOND, "{:?}", begun.elapsed());
+    assert_eq!(emitter.pending.len(), 3);
+
+    emitter.facts.lost.cancel();
+    assert_eq!(settle(&mut emitter).await, [5, 6, 7]);
+    let told = facts(&cluster, 6);
+    let mut greatest = 3;
+    for offset in &told {
+        assert!(*offset <= greatest + 1, "a hole in {told:?}");
+        greatest = greatest.max(*offset);
+    }
+    assert_eq!(greatest, 6);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_batches_are_emitted_than_may_be_pending() {
+    let cluster = cluster();
+    let mut emitter = emitter(&cluster, SECOND);
+    let mut offset = 0;
+    while emitter.has_room() {
+        emit(&mut emitter, offset).await;
+        offset += 1;
+        assert!(emitter.pending.len() <= PENDING_BATCHES_MAX);
+    }
+    assert_eq!(emitter.pending.len(), PENDING_BATCHES_MAX);
+    settle(&mut emitter).await;
+    assert!(emitter.has_room() && !emitter.is_busy());
+}
+
+#[test]
+fn a_batch_brings_each_partition_to_the_offset_after_its_last_record() {
+    let emission = |partition, offset, time| Emission {
+        position: Position { partition, offset },
+        time: JournalTime(time),
+        generation: 7,
+        traceparent: None,
+        answer: None,
+    };
+    let emitted = progress(&[emission(0, 5, 50), emission(1, 9, 90), emission(0, 6, 40)]);
+    assert_eq!(emitted[&0], Emitted { generation: 7, next: 7, time: JournalTime(50) });
+    assert_eq!(emitted[&1], Emitted { generation: 7, next: 10, time: JournalTime(90) });
+}

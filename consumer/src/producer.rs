@@ -1,0 +1,106 @@
+//! A producer of results or of facts: it keeps the order, and gives up on no record.
+
+use std::time::Duration;
+
+use milepost_shared::brokers;
+use milepost_shared::planted::{Planted, PlantedBug};
+use milepost_shared::topics::RECORD_BYTES_MAX;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{FutureProducer, Producer as _};
+use rdkafka::{ClientConfig, ClientContext, Statistics};
+use tokio_util::sync::CancellationToken;
+
+/// The producer itself.
+pub type Producer = FutureProducer<Watching>;
+
+/// A producer, and whether it knows no broker any more.
+pub struct Client {
+    /// The producer.
+    pub producer: Producer,
+    /// Cancelled when it will never connect again ([`milepost_shared::brokers`]).
+    pub lost: CancellationToken,
+}
+
+/// Hears what a producer tells about itself.
+pub struct Watching {
+    lost: CancellationToken,
+}
+
+impl ClientContext for Watching {
+    fn stats(&self, statistics: Statistics) {
+        if brokers::are_forgotten(&statistics) {
+            self.lost.cancel();
+        }
+    }
+}
+
+impl Client {
+    /// A producer by the name `id` whose records wait so long for others.
+    ///
+    /// # Errors
+    /// librdkafka refuses a property.
+    pub fn new(id: &str, brokers: &str, linger: Duration, planted: Planted) -> Result<Self, KafkaError> {
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", brokers)
+            .set("client.id", id)
+            .set("acks", "all")
+            // Order, and no doubles from the producer's own retries.
+            .set("enable.idempotence", "true")
+            // No record is ever given up on, alone or by time.
+            .set("enable.gapless.guarantee", "true")
+            .set("message.timeout.ms", "0")
+            .set("linger.ms", linger.as_millis().to_string())
+            .set("compression.type", "lz4")
+            .set("message.max.bytes", RECORD_BYTES_MAX.to_string())
+            // More than all that is pending; who finds it full waits.
+            .set("queue.buffering.max.messages", "100000")
+            .set("queue.buffering.max.kbytes", "65536")
+            .set("socket.keepalive.enable", "true")
+            .set("reconnect.backoff.max.ms", "2000")
+            .set("topic.metadata.refresh.interval.ms", "30000")
+            .set("statistics.interval.ms", brokers::STATISTICS_INTERVAL_MS);
+        if planted.is(PlantedBug::GiveUpOnAFact) {
+            config.set("enable.gapless.guarantee", "false").set("message.timeout.ms", "2000");
+        }
+        if planted.is(PlantedBug::NoFlushAtShutdown) {
+            config.set("linger.ms", "100");
+        }
+        let lost = CancellationToken::new();
+        Ok(Self { producer: config.create_with_context(Watching { lost: lost.clone() })?, lost })
+    }
+
+    /// Waits for deliveries, unless the producer is lost: without brokers they would never come, since no record is given
+    /// up on.
+    ///
+    /// # Errors
+    /// Theirs, or that all brokers are down.
+    pub async fn unless_lost(
+        &self,
+        delivering: impl Future<Output = Result<(), KafkaError>>,
+    ) -> Result<(), KafkaError> {
+        let lost = Err(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown));
+        self.lost.run_until_cancelled(delivering).await.unwrap_or(lost)
+    }
+
+    /// Why the producer can send nothing any more, if so.
+    #[must_use]
+    pub fn fatal_error(&self) -> Option<String> {
+        self.producer.client().fatal_error().map(|(_, text)| text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn nothing_is_awaited_of_a_producer_that_knows_no_broker_any_more() {
+        let client = Client::new("test", "127.0.0.1:1", Duration::ZERO, Planted::default()).unwrap();
+        assert_eq!(client.unless_lost(async { Ok(()) }).await, Ok(()));
+        Watching { lost: client.lost.clone() }.stats(Statistics::default());
+        let never = std::future::pending();
+        let lost = Err(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown));
+        assert_eq!(client.unless_lost(never).await, lost);
+    }
+}
