@@ -23,7 +23,7 @@ torture: ## Run it under load and faults and check every invariant (PLAN=smoke|d
 mutants: ## Plant each bug in turn: the checker named for it has to catch it (ONLY=name SEED=n)
 	@torture/run mutants $(if $(ONLY),--only $(ONLY)) $(if $(SEED),--seed $(SEED))
 
-bench: ## Measure it on a quiet machine (20 minutes; QUICK=1: some minutes, FULL=1: every size)
+bench: ## Measure it on a quiet machine (20 minutes; QUICK=1: 3 minutes, FULL=1: every size)
 	@bench/run --size $(if $(QUICK),quick,$(if $(FULL),full,standard))
 
 model: ## Check every state of the protocol's model (SIZE=standard|big)

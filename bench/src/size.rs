@@ -7,7 +7,7 @@ use clap::ValueEnum;
 /// The size of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Size {
-    /// Some minutes: shows that it runs, and large changes.
+    /// About three minutes: shows that it runs, and large changes.
     Quick,
     /// About twenty minutes.
     Standard,
