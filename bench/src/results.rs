@@ -10,6 +10,10 @@ use crate::machine::Machine;
 use crate::scenario::Report;
 use crate::size::Size;
 
+/// From so many rounds on their spread counts, and how far a figure of fewer has to move: two quick runs of one build
+/// differed by up to a third in most figures.
+const SPREAD_ROUNDS_MIN: usize = 3;
+const FAR: f64 = 1.5;
 /// Digits that are kept of a number.
 const DIGITS: i32 = 4;
 
@@ -58,7 +62,8 @@ impl Results {
         results
     }
 
-    /// The figures that have moved since by more than both rounds differ among themselves, a sentence each.
+    /// The figures that have moved since by more than both rounds differ among themselves, a sentence each. Two rounds say
+    /// little about how rounds differ: then by half as well.
     #[must_use]
     pub fn moved(&self, since: &Self) -> Vec<String> {
         let mut moved = Vec::new();
@@ -67,7 +72,9 @@ impl Results {
             for figure in &report.figures {
                 let Some(before) = earlier.iter().find(|before| before.name == figure.name) else { continue };
                 let (was, is) = (before.spread(), figure.spread());
-                if is.has_moved(&was) {
+                let few = figure.rounds.len().min(before.rounds.len()) < SPREAD_ROUNDS_MIN;
+                let times = (is.median / was.median).max(was.median / is.median);
+                if is.has_moved(&was) && (!few || times >= FAR) {
                     moved.push(format!(
                         "scenario {number}, {}: {:.2} {} instead of {:.2}",
                         figure.name, is.median, figure.of, was.median
@@ -122,6 +129,14 @@ mod tests {
         let told = results(&[1.0, 1.1, 1.2]).moved(&before);
         assert_eq!(told, ["scenario 1, uploads: 1.10 of plain instead of 2.10"]);
         assert!(results(&[1.0]).moved(&Results::default()).is_empty(), "nothing to compare with");
+    }
+
+    #[test]
+    fn a_figure_of_few_rounds_moves_only_by_half() {
+        let before = results(&[2.0, 2.1]);
+        for (rounds, moved) in [([2.9, 3.0], 0), ([3.1, 3.2], 1), ([1.5, 1.6], 0), ([1.2, 1.3], 1)] {
+            assert_eq!(results(&rounds).moved(&before).len(), moved, "{rounds:?}");
+        }
     }
 
     #[test]
