@@ -9,9 +9,9 @@ use milepost_shared::crash::{Crash, CrashPoint};
 use milepost_shared::key::KeyHash;
 use milepost_shared::ops::Readiness;
 use milepost_shared::planted::{Planted, PlantedBug};
+use milepost_shared::store::batch::Advance;
 use milepost_shared::store::copy::{copy_in, encode_keys, encode_locations};
 use milepost_shared::store::partitions::{Partitioned, Stretch};
-use milepost_shared::store::progress::Advance;
 use milepost_shared::store::{batch as statements, copy, partitions, progress};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
@@ -219,8 +219,8 @@ impl Persister {
         let mut connection = self.connection().await?;
         self.cover(&mut connection, batch).await?;
         let mut transaction = connection.begin().await?;
-        self.fence(&mut transaction, batch).await?;
-        let settled = self.decide(&mut transaction, batch).await?;
+        let windows = self.fence(&mut transaction, batch).await?;
+        let settled = settle::settle(batch, windows, self.settings.ttl);
         self.write(&mut transaction, batch, &settled).await?;
         self.crash.point(CrashPoint::InTransaction);
         transaction.commit().await?;
@@ -251,9 +251,12 @@ impl Persister {
         Ok(())
     }
 
-    /// Moves the progress from where this consumer left it. What is only emitted again needs a progress that still covers
-    /// it: a table that was put back does not know what was persisted, and would tell of an earlier window, or of nothing.
-    async fn fence(&self, connection: &mut PgConnection, batch: &Batch) -> Result<(), Failure> {
+    /// Moves the progress from where this consumer left it, and reads what the table knows of the batch's keys.
+    ///
+    /// What is only emitted again needs a progress that still covers it: a table that was put back does not know what was
+    /// persisted, and would tell of an earlier window, or of nothing.
+    async fn fence(&self, connection: &mut PgConnection, batch: &Batch) -> Result<Windows, Failure> {
+        let topic = &self.settings.topic;
         let (new, settled): (Vec<_>, Vec<_>) =
             batch.spans.iter().partition(|(_, span)| span.first_new < span.next);
         let advances: Vec<Advance> = new
@@ -265,23 +268,26 @@ impl Persister {
                 time: span.time,
             })
             .collect();
-        #[cfg(feature = "planted-bugs")]
-        if self.settings.planted.is(PlantedBug::NoFence) {
-            return Ok(progress::overwrite(connection, &self.settings.topic, &advances).await?);
-        }
-        let mut fenced = progress::advance(connection, &self.settings.topic, &advances).await?;
         let settled: Vec<(i32, i64)> =
             settled.into_iter().map(|(partition, span)| (*partition, span.next)).collect();
-        fenced.extend(progress::behind(connection, &self.settings.topic, &settled).await?);
-        if fenced.is_empty() { Ok(()) } else { Err(Failure::Fenced(fenced)) }
-    }
-
-    /// Settles every record in journal order.
-    async fn decide(&self, connection: &mut PgConnection, batch: &Batch) -> sqlx::Result<Vec<Settled>> {
+        #[cfg(feature = "planted-bugs")]
+        let (advances, settled) = if self.settings.planted.is(PlantedBug::NoFence) {
+            statements::overwrite(connection, topic, &advances).await?;
+            Default::default()
+        } else {
+            (advances, settled)
+        };
+        // Before the keys are read: what progress covers once, it covers from then on.
+        let mut refused = progress::behind(connection, topic, &settled).await?;
         let keys: HashSet<KeyHash> = settle::uploads(batch).map(|(_, upload)| upload.key_hash).collect();
         let keys: Vec<KeyHash> = keys.into_iter().collect();
+        let fenced = statements::fence(connection, topic, &advances, &keys).await?;
+        refused.extend(fenced.refused);
+        if !refused.is_empty() {
+            return Err(Failure::Fenced(refused));
+        }
         let mut windows = Windows::default();
-        for (key_hash, state) in statements::windows(connection, &keys).await? {
+        for (key_hash, state) in fenced.windows {
             windows.insert(key_hash, state);
         }
         #[cfg(feature = "planted-bugs")]
@@ -290,7 +296,7 @@ impl Persister {
         } else if self.settings.planted.is(PlantedBug::ReEmitByNewestRow) {
             windows.keep_newest();
         }
-        Ok(settle::settle(batch, windows, self.settings.ttl))
+        Ok(windows)
     }
 
     async fn write(
@@ -302,14 +308,12 @@ impl Persister {
         let new = settle::new_uploads(batch, settled);
         if !new.is_empty() {
             let copy_min = self.settings.copy_rows_min;
-            let keys = settle::keys(&new);
+            let mut keys = settle::keys(&new);
             if keys.len() >= copy_min {
-                copy_in(connection, copy::KEYS, &encode_keys(keys.into_iter())).await?;
-            } else {
-                statements::insert_keys(connection, &keys).await?;
+                copy_in(connection, copy::KEYS, &encode_keys(keys.drain(..))).await?;
             }
             let devices = settle::sightings(&new);
-            let ids = statements::upsert_devices(connection, &devices).await?;
+            let ids = statements::insert_keys_and_devices(connection, &keys, &devices).await?;
             #[cfg(feature = "planted-bugs")]
             if self.settings.planted.is(PlantedBug::LocationsInOwnTransaction) {
                 statements::commit_halfway(connection).await?;

@@ -78,6 +78,15 @@ impl Fixture {
         progress::place(&mut self.connection, TOPIC, 0, next_offset, true).await.unwrap();
     }
 
+    async fn until_a_lock_is_waited_for(&mut self) {
+        let statement = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+            AND wait_event_type = 'Lock'";
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
+        while sqlx::query_scalar::<_, i64>(statement).fetch_one(&mut self.connection).await.unwrap() == 0 {
+            assert!(tokio::time::Instant::now() < deadline, "nobody waits for a lock");
+        }
+    }
+
     async fn next_offset(&mut self, partition: i32) -> i64 {
         let rows = progress::load(&mut self.connection, TOPIC).await.unwrap();
         rows.iter().find(|row| row.partition == partition).unwrap().next_offset
@@ -193,6 +202,36 @@ async fn a_second_consumer_that_believes_it_owns_the_same_partitions_changes_not
     let result = zombie.persist(batch(0, [upload(0, 1, 3, 3, 1)])).await;
     assert!(matches!(result, Err(PersistError::Fenced(_))));
     assert_eq!(fixture.next_offset(0).await, 2);
+}
+
+/// The fence's statement has its snapshot by then: what it reads of the keys must not count if the lock was waited for in vain.
+#[tokio::test]
+async fn who_waits_for_the_fence_goes_on_only_if_the_other_rolls_back() {
+    let mut fixture = Fixture::new().await;
+    fixture.persister(1000).persist(batch(0, [upload(0, 0, 1, 1, 1)])).await.unwrap();
+    for commits in [false, true] {
+        let mut other = fixture.database.connect(Role::Owner).await;
+        sqlx::raw_sql("BEGIN; UPDATE partition_progress SET next_offset = 2 WHERE partition = 0")
+            .execute(&mut other)
+            .await
+            .unwrap();
+        let mut persister = fixture.persister(1000);
+        let record = || upload(0, 1, 2, 2, 1);
+        let waiting = tokio::spawn(async move { persister.persist(batch(0, [record()])).await });
+        fixture.until_a_lock_is_waited_for().await;
+        sqlx::raw_sql(if commits { "COMMIT" } else { "ROLLBACK" }).execute(&mut other).await.unwrap();
+        let result = waiting.await.unwrap();
+        if commits {
+            assert!(
+                matches!(&result, Err(PersistError::Fenced(partitions)) if partitions == &[0]),
+                "{result:?}"
+            );
+        } else {
+            assert_eq!(facts(&result.unwrap()), [true]);
+            fixture.put_back(1).await;
+        }
+    }
+    assert_eq!(fixture.count("idempotency_keys").await, 1);
 }
 
 #[tokio::test]

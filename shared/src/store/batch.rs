@@ -1,6 +1,6 @@
-//! The statements of a batch's transaction, in their order: keys are read, then keys, devices, locations and dead letters
-//! are written. The fence comes first ([`super::progress::advance`]). Rows go in sorted by key, so that two transactions
-//! never wait for each other in a circle.
+//! The statements of a batch's transaction, in their order: the fence, which also reads the keys, then keys and devices,
+//! locations, and dead letters. Each round trip is waited for by every upload of the batch, so what can be one statement is
+//! one (decision 10). Rows go in sorted by key, so that two transactions never wait for each other in a circle.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -38,25 +38,92 @@ pub(crate) fn key_row(row: &PgRow) -> sqlx::Result<(KeyHash, KeyState)> {
     Ok((KeyHash(hash("key_hash")?), state))
 }
 
-/// Every row of the given keys, all windows that are still in the table.
+/// One step of the fence: a partition moves from `expected` to `next`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advance {
+    /// Partition of the journal.
+    pub partition: i32,
+    /// What `next_offset` must be.
+    pub expected: i64,
+    /// What it becomes.
+    pub next: i64,
+    /// Greatest journal time in between.
+    pub time: JournalTime,
+}
+
+/// What [`fence`] has found.
+#[derive(Debug, Default)]
+pub struct Fenced {
+    /// The partitions whose progress was not the expected one. If there are any, the transaction must roll back.
+    pub refused: Vec<i32>,
+    /// Every row of the keys, all windows that are still in the table.
+    pub windows: Vec<(KeyHash, KeyState)>,
+}
+
+/// The fence: compares and sets the progress of all partitions of a batch, and so locks them until the transaction ends.
+/// Reads the rows of the batch's keys as well.
+///
+/// Both see one snapshot, which is taken before the locks are. That is early enough: whoever expects an offset has seen it
+/// committed, with all the keys before it, and no partition ever comes back to an offset while anybody is connected.
 ///
 /// # Errors
-/// The database cannot be asked.
-pub async fn windows(
+/// The database refuses.
+pub async fn fence(
     connection: &mut PgConnection,
+    topic: &str,
+    advances: &[Advance],
     keys: &[KeyHash],
-) -> sqlx::Result<Vec<(KeyHash, KeyState)>> {
-    let keys: Vec<&[u8]> = keys.iter().map(|key| &key.0[..]).collect();
-    sqlx::query(
-        "SELECT key_hash, account_id, fingerprint, response_status, response_body, accepted_at, expires_at, \
-         source_partition, source_offset FROM idempotency_keys WHERE key_hash = ANY($1)",
+) -> sqlx::Result<Fenced> {
+    let rows = sqlx::query(
+        "WITH moved AS ( \
+           UPDATE partition_progress p SET next_offset = a.next, log_time = greatest(p.log_time, a.log_time) \
+           FROM unnest($2::int[], $3::bigint[], $4::bigint[], $5::timestamptz[]) \
+                AS a (partition, expected, next, log_time) \
+           WHERE p.topic = $1 AND p.partition = a.partition AND p.next_offset = a.expected \
+           RETURNING p.partition) \
+         SELECT key_hash, account_id, fingerprint, response_status, response_body, accepted_at, expires_at, \
+                source_partition, source_offset, NULL AS moved FROM idempotency_keys WHERE key_hash = ANY($6) \
+         UNION ALL SELECT NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, partition FROM moved",
     )
-    .bind(keys)
+    .bind(topic)
+    .bind(advances.iter().map(|advance| advance.partition).collect::<Vec<_>>())
+    .bind(advances.iter().map(|advance| advance.expected).collect::<Vec<_>>())
+    .bind(advances.iter().map(|advance| advance.next).collect::<Vec<_>>())
+    .bind(advances.iter().map(|advance| advance.time.to_datetime()).collect::<Vec<_>>())
+    .bind(keys.iter().map(|key| &key.0[..]).collect::<Vec<_>>())
     .fetch_all(connection)
-    .await?
-    .iter()
-    .map(key_row)
-    .collect()
+    .await?;
+    let mut moved: HashSet<i32> = HashSet::new();
+    let mut windows = Vec::new();
+    for row in &rows {
+        match row.try_get("moved")? {
+            Some(partition) => drop(moved.insert(partition)),
+            None => windows.push(key_row(row)?),
+        }
+    }
+    let refused = advances.iter().map(|advance| advance.partition).filter(|p| !moved.contains(p)).collect();
+    Ok(Fenced { refused, windows })
+}
+
+/// Planted ([`NoFence`](crate::planted::PlantedBug::NoFence)): sets the progress, wherever it is.
+///
+/// # Errors
+/// The database refuses.
+#[cfg(feature = "planted-bugs")]
+pub async fn overwrite(connection: &mut PgConnection, topic: &str, advances: &[Advance]) -> sqlx::Result<()> {
+    for Advance { partition, next, time, .. } in advances {
+        sqlx::query(
+            "UPDATE partition_progress SET next_offset = $3, log_time = greatest(log_time, $4) \
+             WHERE topic = $1 AND partition = $2",
+        )
+        .bind(topic)
+        .bind(partition)
+        .bind(next)
+        .bind(time.to_datetime())
+        .execute(&mut *connection)
+        .await?;
+    }
+    Ok(())
 }
 
 /// Which of the accounts exist.
@@ -69,34 +136,6 @@ pub async fn known_accounts(connection: &mut PgConnection, accounts: &[Uuid]) ->
         .fetch_all(connection)
         .await?;
     Ok(known.into_iter().collect())
-}
-
-/// Inserts keys, final from the start; to be sorted before.
-///
-/// # Errors
-/// The database refuses.
-pub async fn insert_keys(connection: &mut PgConnection, keys: &[(KeyHash, &KeyState)]) -> sqlx::Result<()> {
-    let states = || keys.iter().map(|(_, state)| *state);
-    let column =
-        |time: fn(&KeyState) -> JournalTime| states().map(|s| time(s).to_datetime()).collect::<Vec<_>>();
-    sqlx::query(
-        "INSERT INTO idempotency_keys (key_hash, account_id, fingerprint, response_status, response_body, \
-         accepted_at, expires_at, source_partition, source_offset) \
-         SELECT * FROM unnest($1::bytea[], $2::uuid[], $3::bytea[], $4::smallint[], $5::bytea[], \
-         $6::timestamptz[], $7::timestamptz[], $8::int[], $9::bigint[])",
-    )
-    .bind(keys.iter().map(|(key, _)| &key.0[..]).collect::<Vec<_>>())
-    .bind(states().map(|state| state.account).collect::<Vec<_>>())
-    .bind(states().map(|state| &state.fingerprint.0[..]).collect::<Vec<_>>())
-    .bind(states().map(|state| i16::try_from(state.status).unwrap_or(i16::MAX)).collect::<Vec<_>>())
-    .bind(states().map(|state| &state.body[..]).collect::<Vec<_>>())
-    .bind(column(|state| state.accepted_at))
-    .bind(column(|state| state.expires_at))
-    .bind(states().map(|state| state.source.partition).collect::<Vec<_>>())
-    .bind(states().map(|state| state.source.offset).collect::<Vec<_>>())
-    .execute(connection)
-    .await?;
-    Ok(())
 }
 
 /// Planted ([`LocationsInOwnTransaction`](crate::planted::PlantedBug::LocationsInOwnTransaction)): commits what is written
@@ -135,17 +174,27 @@ impl Sighting {
     }
 }
 
-/// Makes sure the devices exist and notes where they were last. Returns their ids.
+/// Inserts keys, final from the start; to be sorted before. Makes sure the devices exist, and notes where they were last.
+/// Returns the devices' ids.
 ///
 /// # Errors
 /// The database refuses.
-pub async fn upsert_devices<'a>(
+pub async fn insert_keys_and_devices<'a>(
     connection: &mut PgConnection,
+    keys: &[(KeyHash, &KeyState)],
     devices: &BTreeMap<DeviceName<'a>, Sighting>,
 ) -> sqlx::Result<BTreeMap<DeviceName<'a>, i64>> {
+    let states = || keys.iter().map(|(_, state)| *state);
+    let column =
+        |time: fn(&KeyState) -> JournalTime| states().map(|s| time(s).to_datetime()).collect::<Vec<_>>();
     let rows = sqlx::query(
-        "INSERT INTO devices AS d (account_id, device, last_seen_at, last_captured_at, last_latitude, last_longitude) \
-         SELECT * FROM unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::float8[], $6::float8[]) \
+        "WITH keys AS ( \
+           INSERT INTO idempotency_keys (key_hash, account_id, fingerprint, response_status, response_body, \
+             accepted_at, expires_at, source_partition, source_offset) \
+           SELECT * FROM unnest($1::bytea[], $2::uuid[], $3::bytea[], $4::smallint[], $5::bytea[], \
+             $6::timestamptz[], $7::timestamptz[], $8::int[], $9::bigint[])) \
+         INSERT INTO devices AS d (account_id, device, last_seen_at, last_captured_at, last_latitude, last_longitude) \
+         SELECT * FROM unnest($10::uuid[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::float8[], $15::float8[]) \
          ON CONFLICT (account_id, device) DO UPDATE SET \
            last_seen_at = greatest(d.last_seen_at, excluded.last_seen_at), \
            last_captured_at = greatest(d.last_captured_at, excluded.last_captured_at), \
@@ -155,6 +204,15 @@ pub async fn upsert_devices<'a>(
              > (d.last_captured_at, d.last_latitude, d.last_longitude) THEN excluded.last_longitude ELSE d.last_longitude END \
          RETURNING account_id, device, id",
     )
+    .bind(keys.iter().map(|(key, _)| &key.0[..]).collect::<Vec<_>>())
+    .bind(states().map(|state| state.account).collect::<Vec<_>>())
+    .bind(states().map(|state| &state.fingerprint.0[..]).collect::<Vec<_>>())
+    .bind(states().map(|state| i16::try_from(state.status).unwrap_or(i16::MAX)).collect::<Vec<_>>())
+    .bind(states().map(|state| &state.body[..]).collect::<Vec<_>>())
+    .bind(column(|state| state.accepted_at))
+    .bind(column(|state| state.expires_at))
+    .bind(states().map(|state| state.source.partition).collect::<Vec<_>>())
+    .bind(states().map(|state| state.source.offset).collect::<Vec<_>>())
     .bind(devices.keys().map(|(account, _)| *account).collect::<Vec<_>>())
     .bind(devices.keys().map(|(_, device)| *device).collect::<Vec<_>>())
     .bind(devices.values().map(|s| s.seen_at.to_datetime()).collect::<Vec<_>>())

@@ -1,4 +1,4 @@
-//! `partition_progress`: the fence, the clock of expiry, and where a partition starts.
+//! `partition_progress`: where a partition starts, and the clock of expiry. Batches move it ([`super::batch::fence`]).
 
 use sqlx::{PgConnection, Row as _};
 use time::OffsetDateTime;
@@ -18,19 +18,6 @@ pub struct Progress {
     pub emitted_offset: i64,
     /// Journal time of the records emitted.
     pub emitted_time: Option<JournalTime>,
-}
-
-/// One step of the fence: a partition moves from `expected` to `next`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Advance {
-    /// Partition of the journal.
-    pub partition: i32,
-    /// What `next_offset` must be.
-    pub expected: i64,
-    /// What it becomes.
-    pub next: i64,
-    /// Greatest journal time in between.
-    pub time: JournalTime,
 }
 
 /// Reads the progress of a journal topic, of the partitions that have one.
@@ -106,54 +93,6 @@ pub async fn place(
         .bind(partition)
         .fetch_optional(connection)
         .await
-}
-
-/// The fence: compares and sets the progress of all partitions of a batch, and so locks them until the transaction ends.
-/// Returns the partitions whose progress was not the expected one; if there are any, the transaction must roll back.
-///
-/// # Errors
-/// The database refuses.
-pub async fn advance(
-    connection: &mut PgConnection,
-    topic: &str,
-    advances: &[Advance],
-) -> sqlx::Result<Vec<i32>> {
-    let moved: Vec<i32> = sqlx::query_scalar(
-        "UPDATE partition_progress p SET next_offset = a.next, log_time = greatest(p.log_time, a.log_time) \
-         FROM unnest($2::int[], $3::bigint[], $4::bigint[], $5::timestamptz[]) \
-              AS a (partition, expected, next, log_time) \
-         WHERE p.topic = $1 AND p.partition = a.partition AND p.next_offset = a.expected \
-         RETURNING p.partition",
-    )
-    .bind(topic)
-    .bind(advances.iter().map(|advance| advance.partition).collect::<Vec<_>>())
-    .bind(advances.iter().map(|advance| advance.expected).collect::<Vec<_>>())
-    .bind(advances.iter().map(|advance| advance.next).collect::<Vec<_>>())
-    .bind(advances.iter().map(|advance| advance.time.to_datetime()).collect::<Vec<_>>())
-    .fetch_all(connection)
-    .await?;
-    Ok(advances.iter().map(|advance| advance.partition).filter(|p| !moved.contains(p)).collect())
-}
-
-/// Planted ([`NoFence`](crate::planted::PlantedBug::NoFence)): sets the progress, wherever it is.
-///
-/// # Errors
-/// The database refuses.
-#[cfg(feature = "planted-bugs")]
-pub async fn overwrite(connection: &mut PgConnection, topic: &str, advances: &[Advance]) -> sqlx::Result<()> {
-    for Advance { partition, next, time, .. } in advances {
-        sqlx::query(
-            "UPDATE partition_progress SET next_offset = $3, log_time = greatest(log_time, $4) \
-             WHERE topic = $1 AND partition = $2",
-        )
-        .bind(topic)
-        .bind(partition)
-        .bind(next)
-        .bind(time.to_datetime())
-        .execute(&mut *connection)
-        .await?;
-    }
-    Ok(())
 }
 
 /// Of partitions with a next offset, those whose progress does not come that far. Asks nothing for none.
