@@ -1,10 +1,13 @@
 //! Reads bodies, within a size, a time, and the memory that all of them may take together.
 
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
 use bytes::Bytes;
+use futures::poll;
 use http_body_util::BodyExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -102,7 +105,12 @@ impl Bodies {
         if body.body.size_hint().lower() > self.bytes_max as u64 {
             return Err(Problem::BodyTooLarge(self.bytes_max));
         }
-        timeout(self.timeout, self.read_all(body)).await.unwrap_or(Err(Problem::BodyTimeout))
+        let mut reading = pin!(self.read_all(body));
+        // Most bodies came with their heads: those need no timer.
+        match poll!(reading.as_mut()) {
+            Poll::Ready(held) => held,
+            Poll::Pending => timeout(self.timeout, reading).await.unwrap_or(Err(Problem::BodyTimeout)),
+        }
     }
 
     async fn read_all(&self, body: &mut Arriving) -> Result<Held, Problem> {

@@ -223,8 +223,6 @@ impl IntoResponse for Problem {
 pub fn render(response: &mut Response, request_id: Uuid) -> Option<&'static str> {
     let problem = response.extensions_mut().remove::<Problem>()?;
     *response.body_mut() = Body::from(problem.page(request_id));
-    // The router has told the length of the empty body.
-    response.headers_mut().remove(http::header::CONTENT_LENGTH);
     let content_type = HeaderValue::from_static("application/problem+json");
     response.headers_mut().insert(http::header::CONTENT_TYPE, content_type);
     Some(problem.status_and_code().1)

@@ -6,22 +6,20 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use axum::Router;
 use axum::body::{Body, HttpBody};
-use axum::extract::{Path, RawQuery, Request, State};
+use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
 use bytes::Bytes;
 use futures::FutureExt as _;
-use http::header::{CONNECTION, CONTENT_ENCODING, EXPECT};
+use http::header::{ALLOW, CONNECTION, CONTENT_ENCODING, EXPECT};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderName, HeaderValue, Method};
 use milepost_shared::clock::Clock;
 use milepost_shared::planted::Planted;
 use milepost_shared::upload::Shape;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
-use tower::{Layer as _, Service as _, ServiceExt as _, service_fn};
+use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_http::decompression::RequestDecompressionLayer;
 use uuid::Uuid;
 
@@ -42,10 +40,7 @@ use crate::{status, strict_http};
 
 const LOCATIONS: &str = "/api/v1/locations";
 const BATCH: &str = "/api/v1/locations/batch";
-const UPLOAD: &str = "/api/v1/uploads/{key_hash}";
 const UPLOADS: &str = "/api/v1/uploads/";
-/// The route of a request that has no page.
-const NO_ROUTE: &str = "none";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// The longest wait for a final answer once the gateway is stopping: the connection must end well before the
 /// program.
@@ -53,6 +48,7 @@ const PATIENCE_AT_THE_END: Duration = Duration::from_secs(1);
 
 /// All that a request needs. Made once.
 pub struct Front {
+    metrics: HttpMetrics,
     /// Who may.
     pub api_keys: ApiKeys,
     /// How fast.
@@ -76,7 +72,9 @@ impl Front {
         planted: Planted,
         stop: CancellationToken,
     ) -> Self {
+        let pages = [Page::Upload(Shape::Single), Page::Upload(Shape::Batch), Page::Status];
         Self {
+            metrics: HttpMetrics::new(&pages.map(Page::route), Page::None.route()),
             api_keys,
             rates,
             answers,
@@ -89,38 +87,62 @@ impl Front {
     }
 }
 
-/// What the log tells of an upload besides; travels with the response.
-#[derive(Clone, Copy)]
+/// What is told of a request besides its response.
+#[derive(Debug, Clone, Copy)]
 struct Told {
+    /// How the upload ended.
     outcome: &'static str,
+    /// Size of its body.
     bytes: usize,
+    /// The body was read to its end, so another request can follow on the connection.
+    body_ended: bool,
 }
 
-/// A mark on a response: the request's body was read to its end, so another request can follow on the
-/// connection.
-#[derive(Clone, Copy)]
-struct BodyEnded;
+const NOTHING_TOLD: Told = Told { outcome: "none", bytes: 0, body_ended: false };
+
+/// What a path leads to. Not by axum's router: through its boxes replays were 3 % slower (scenario 3 of the benchmark).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Page {
+    Upload(Shape),
+    Status,
+    None,
+}
+
+impl Page {
+    fn of(path: &str) -> Self {
+        match path {
+            LOCATIONS => Self::Upload(Shape::Single),
+            BATCH => Self::Upload(Shape::Batch),
+            path if key_hash(path).is_some() => Self::Status,
+            _ => Self::None,
+        }
+    }
+
+    /// Its name in metrics and logs: a path is the client's own text.
+    fn route(self) -> &'static str {
+        match self {
+            Self::Upload(Shape::Single) => LOCATIONS,
+            Self::Upload(Shape::Batch) => BATCH,
+            Self::Status => "/api/v1/uploads/{key_hash}",
+            Self::None => "none",
+        }
+    }
+}
+
+/// The last part of the path of [`Page::Status`].
+fn key_hash(path: &str) -> Option<&str> {
+    path.strip_prefix(UPLOADS).filter(|key_hash| !key_hash.is_empty() && !key_hash.contains('/'))
+}
 
 /// All pages, and what every request passes on its way to one. Cheap to clone.
 #[derive(Clone)]
-pub struct Pages {
-    front: Arc<Front>,
-    router: Router,
-    metrics: Arc<HttpMetrics>,
-}
+pub struct Pages(Arc<Front>);
 
 impl Pages {
     /// All pages.
     #[must_use]
     pub fn new(front: Arc<Front>) -> Self {
-        let router = Router::new()
-            .route(LOCATIONS, post(single))
-            .route(BATCH, post(batch))
-            .route(UPLOAD, get(upload_status))
-            .fallback(|| std::future::ready(Problem::NotFound))
-            .method_not_allowed_fallback(|| std::future::ready(Problem::MethodNotAllowed))
-            .with_state(Arc::clone(&front));
-        Self { front, router, metrics: Arc::new(HttpMetrics::new(&[LOCATIONS, BATCH, UPLOAD], NO_ROUTE)) }
+        Self(front)
     }
 
     /// Names a request, times it, and tells of it in one log line, without anything the client chose. No layers of
@@ -133,11 +155,11 @@ impl Pages {
         let begun = Instant::now();
         let request_id = Uuid::now_v7();
         let method = method_name(request.method());
-        let route = route_name(request.uri().path());
+        let page = Page::of(request.uri().path());
         let has_body = !request.body().is_end_stream();
-        let answering = AssertUnwindSafe(self.admit(request.map(Body::new))).catch_unwind();
-        let mut response = answering.await.unwrap_or_else(|_| Problem::Internal.into_response());
-        if has_body && response.extensions().get::<BodyEnded>().is_none() {
+        let answering = AssertUnwindSafe(self.admit(page, request.map(Body::new))).catch_unwind();
+        let (mut response, told) = answering.await.unwrap_or_else(|_| untold(Problem::Internal));
+        if has_body && !told.body_ended {
             // hyper closes it then; a client that is not told would send its next request there.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
@@ -148,9 +170,9 @@ impl Pages {
         }
         let status = response.status();
         let elapsed = begun.elapsed();
-        let told = response.extensions().get::<Told>().copied();
-        let Told { outcome, bytes } = told.unwrap_or(Told { outcome: "none", bytes: 0 });
-        self.metrics.count(route, status, elapsed);
+        let Told { outcome, bytes, .. } = told;
+        let route = page.route();
+        self.0.metrics.count(route, status, elapsed);
         let duration_ms = elapsed.as_millis();
         let status = status.as_u16();
         // What was refused is looked for by its request id; of all else the metrics tell, at less cost than a line each.
@@ -163,28 +185,26 @@ impl Pages {
     }
 
     /// Lets a request in if it is plain HTTP and there is a place for it.
-    async fn admit(&self, request: Request) -> Response {
-        let Ok(_place) = self.front.places.try_acquire() else {
-            return Problem::Unavailable(Unavailable::Overload).into_response();
+    async fn admit(&self, page: Page, request: Request) -> (Response, Told) {
+        let front = &*self.0;
+        let Ok(_place) = front.places.try_acquire() else {
+            return untold(Problem::Unavailable(Unavailable::Overload));
         };
         if let Err(problem) = strict_http::check(request.version(), request.headers()) {
-            return problem.into_response();
+            return untold(problem);
         }
-        match self.router.clone().call(request).await {
-            Ok(response) => response,
-            Err(never) => match never {},
+        match (page, request.method()) {
+            (Page::Upload(shape), &Method::POST) => upload(front, shape, request).await,
+            (Page::Status, &Method::GET | &Method::HEAD) => untold(upload_status(front, request).await),
+            (Page::Upload(_), _) => untold(([(ALLOW, "POST")], Problem::MethodNotAllowed)),
+            (Page::Status, _) => untold(([(ALLOW, "GET,HEAD")], Problem::MethodNotAllowed)),
+            (Page::None, _) => untold(Problem::NotFound),
         }
     }
 }
 
-/// A path is the client's own text unless it is one of the pages.
-fn route_name(path: &str) -> &'static str {
-    match path {
-        LOCATIONS => LOCATIONS,
-        BATCH => BATCH,
-        path if path.strip_prefix(UPLOADS).is_some_and(|key| !key.is_empty() && !key.contains('/')) => UPLOAD,
-        _ => NO_ROUTE,
-    }
+fn untold(response: impl IntoResponse) -> (Response, Told) {
+    (response.into_response(), NOTHING_TOLD)
 }
 
 /// A method is the client's own text unless it is one of those HTTP names.
@@ -201,44 +221,39 @@ fn method_name(method: &Method) -> &'static str {
     }
 }
 
-async fn single(State(front): State<Arc<Front>>, request: Request) -> Response {
-    upload(&front, Shape::Single, request).await
-}
-
-async fn batch(State(front): State<Arc<Front>>, request: Request) -> Response {
-    upload(&front, Shape::Batch, request).await
-}
-
 /// Only what says that it is encoded goes through the decoder, which would put every body into further boxes.
-async fn upload(front: &Front, shape: Shape, request: Request) -> Response {
+async fn upload(front: &Front, shape: Shape, request: Request) -> (Response, Told) {
     if !request.headers().contains_key(CONTENT_ENCODING) {
         return take(front, shape, request).await;
     }
     // What is no gzip is left for the media check to refuse.
     let decoder = RequestDecompressionLayer::new().pass_through_unaccepted(true);
     let taking = service_fn(|request: http::Request<_>| async {
-        Ok::<_, Infallible>(take(front, shape, request.map(Body::new)).await)
+        let (mut response, told) = take(front, shape, request.map(Body::new)).await;
+        response.extensions_mut().insert(told);
+        Ok::<_, Infallible>(response)
     });
     match decoder.layer(taking).oneshot(request).await {
-        Ok(response) => response.map(Body::new),
+        Ok(mut response) => {
+            let told = response.extensions_mut().remove().unwrap_or(NOTHING_TOLD);
+            (response.map(Body::new), told)
+        }
         Err(never) => {
             tracing::error!(error = %never, "the decoder failed");
-            Problem::Internal.into_response()
+            untold(Problem::Internal)
         }
     }
 }
 
-async fn take(front: &Front, shape: Shape, request: Request) -> Response {
+async fn take(front: &Front, shape: Shape, request: Request) -> (Response, Told) {
     let (parts, body) = request.into_parts();
     let mut body = Arriving::new(body);
-    let mut response = match answer(front, shape, &parts, &mut body).await {
-        Ok(response) => response,
-        Err(problem) => problem.into_response(),
+    let (response, told) = match answer(front, shape, &parts, &mut body).await {
+        Ok(answered) => answered,
+        Err(problem) => untold(problem),
     };
-    if body.discard(parts.headers.contains_key(EXPECT)).await {
-        response.extensions_mut().insert(BodyEnded);
-    }
-    response
+    let body_ended = body.discard(parts.headers.contains_key(EXPECT)).await;
+    (response, Told { body_ended, ..told })
 }
 
 async fn answer(
@@ -246,7 +261,7 @@ async fn answer(
     shape: Shape,
     Parts { headers, .. }: &Parts,
     body: &mut Arriving,
-) -> Result<Response, Problem> {
+) -> Result<(Response, Told), Problem> {
     let account = front.api_keys.authenticate(headers).await?;
     front.rates.check(account)?;
     media::check_accept(headers)?;
@@ -261,10 +276,8 @@ async fn answer(
         front.acceptance.accept(Sent { account, key: key.as_deref(), shape, headers, body, patience })?;
     let asked = Asked { account, key_hash: accepted.key_hash, preference_applied: preference.applied(max) };
     let outcome = front.answers.answer(accepted).await;
-    let told = Told { outcome: outcome_name(&outcome), bytes: held.bytes.len() };
-    let mut response = respond::respond(outcome, asked);
-    response.extensions_mut().insert(told);
-    Ok(response)
+    let told = Told { outcome: outcome_name(&outcome), bytes: held.bytes.len(), ..NOTHING_TOLD };
+    Ok((respond::respond(outcome, asked), told))
 }
 
 fn outcome_name(outcome: &Outcome) -> &'static str {
@@ -277,15 +290,12 @@ fn outcome_name(outcome: &Outcome) -> &'static str {
     }
 }
 
-async fn upload_status(
-    State(front): State<Arc<Front>>,
-    Path(key_hash): Path<String>,
-    RawQuery(query): RawQuery,
-    headers: HeaderMap,
-) -> Result<Response, Problem> {
-    let account = front.api_keys.authenticate(&headers).await?;
-    media::check_accept(&headers)?;
-    let (key_hash, receipt) = status::asked(&key_hash, query.as_deref(), account)?;
+async fn upload_status(front: &Front, request: Request) -> Result<Response, Problem> {
+    let (headers, uri) = (request.headers(), request.uri());
+    let account = front.api_keys.authenticate(headers).await?;
+    media::check_accept(headers)?;
+    let key_hash = key_hash(uri.path()).unwrap_or_default();
+    let (key_hash, receipt) = status::asked(key_hash, uri.query(), account)?;
     Ok(status::respond(front.answers.status(account, key_hash, receipt).await))
 }
 

@@ -1,5 +1,6 @@
 //! The front against a real listener, by clients that send bytes. The journal is away; Postgres is real.
 
+use http::HeaderMap;
 use milepost_shared::answer::KeyState;
 use milepost_shared::crash::Crash;
 use milepost_shared::key::KeyHash;
@@ -97,6 +98,17 @@ impl Raw {
 
     /// Reads one answer; a body ends where its length says.
     async fn answer(&mut self) -> Answer {
+        let mut answer = self.answer_to_head().await;
+        let length = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
+        while self.received.len() < length {
+            assert!(self.receive().await, "closed inside a body");
+        }
+        answer.body = self.received.drain(..length).collect();
+        answer
+    }
+
+    /// Reads one answer that has no body, whatever length it tells.
+    async fn answer_to_head(&mut self) -> Answer {
         let head = loop {
             let end = self.received.windows(4).position(|window| window == b"\r\n\r\n");
             match end {
@@ -111,12 +123,7 @@ impl Raw {
         for (name, value) in lines.filter_map(|line| line.split_once(": ")) {
             headers.append(HeaderName::try_from(name).unwrap(), HeaderValue::from_str(value).unwrap());
         }
-        let length =
-            headers.get("content-length").map_or(0, |value| value.to_str().unwrap().parse().unwrap());
-        while self.received.len() < length {
-            assert!(self.receive().await, "closed inside a body");
-        }
-        Answer { status, headers, body: self.received.drain(..length).collect() }
+        Answer { status, headers, body: Vec::new() }
     }
 
     /// False at the end.
@@ -192,6 +199,30 @@ async fn every_refusal_is_a_problem_with_its_code_and_the_request_id() {
         assert_eq!(status == 503, answer.header("retry-after").is_some(), "{request}");
         assert_eq!(status == 401, answer.header("www-authenticate").is_some(), "{request}");
         assert_eq!(status == 405, answer.header("allow").is_some(), "{request}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_page_has_its_methods_and_names_them() {
+    let gateway = gateway(&[]).await;
+    let status = format!("{UPLOADS}{}", KeyHash([0; 32]));
+    let cases = [
+        ("PUT", LOCATIONS, 405, Some("POST")),
+        ("GET", BATCH, 405, Some("POST")),
+        ("POST", &status, 405, Some("GET,HEAD")),
+        ("GET", &status, 401, None),
+        ("HEAD", &status, 401, None),
+        ("GET", UPLOADS, 404, None),
+        ("GET", &format!("{status}/x"), 404, None),
+        ("POST", "/api/v1/locations/", 404, None),
+        ("POST", "/", 404, None),
+    ];
+    for (method, path, status, allow) in cases {
+        let mut raw = gateway.connect().await;
+        raw.send(head(&format!("{method} {path}"), "Connection: close\r\n")).await;
+        let answer = if method == "HEAD" { raw.answer_to_head().await } else { raw.answer().await };
+        assert_eq!((answer.status, answer.header("allow")), (status, allow), "{method} {path}");
+        raw.closed().await;
     }
 }
 
