@@ -1,4 +1,4 @@
-//! Persist and finalize: one transaction per batch, the fence first (design, section 6.1).
+//! Persist and finalize: one transaction per batch, whose first write is the fence (design, section 6.1).
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -278,16 +278,18 @@ impl Persister {
             (advances, settled)
         };
         // Before the keys are read: what progress covers once, it covers from then on.
-        let mut refused = progress::behind(connection, topic, &settled).await?;
-        let keys: HashSet<KeyHash> = settle::uploads(batch).map(|(_, upload)| upload.key_hash).collect();
-        let keys: Vec<KeyHash> = keys.into_iter().collect();
-        let fenced = statements::fence(connection, topic, &advances, &keys).await?;
-        refused.extend(fenced.refused);
+        let refused = progress::behind(connection, topic, &settled).await?;
         if !refused.is_empty() {
             return Err(Failure::Fenced(refused));
         }
+        let keys: HashSet<KeyHash> = settle::uploads(batch).map(|(_, upload)| upload.key_hash).collect();
+        let keys: Vec<KeyHash> = keys.into_iter().collect();
+        let fence = statements::fence(connection, topic, &advances, &keys).await?;
+        if !fence.refused.is_empty() {
+            return Err(Failure::Fenced(fence.refused));
+        }
         let mut windows = Windows::default();
-        for (key_hash, state) in fenced.windows {
+        for (key_hash, state) in fence.windows {
             windows.insert(key_hash, state);
         }
         #[cfg(feature = "planted-bugs")]
@@ -310,6 +312,7 @@ impl Persister {
             let copy_min = self.settings.copy_rows_min;
             let mut keys = settle::keys(&new);
             if keys.len() >= copy_min {
+                // What is copied is not left to be inserted.
                 copy_in(connection, copy::KEYS, &encode_keys(keys.drain(..))).await?;
             }
             let devices = settle::sightings(&new);

@@ -216,8 +216,11 @@ async fn who_waits_for_the_fence_goes_on_only_if_the_other_rolls_back() {
             .await
             .unwrap();
         let mut persister = fixture.persister(1000);
-        let record = || upload(0, 1, 2, 2, 1);
-        let waiting = tokio::spawn(async move { persister.persist(batch(0, [record()])).await });
+        // What is not committed yet is not expected by anybody: no wait, no row.
+        let early = fixture.persister(1000).persist(batch(0, [upload(0, 2, 3, 3, 1)])).await;
+        assert!(matches!(early, Err(PersistError::Fenced(_))), "{early:?}");
+        let new = batch(0, [upload(0, 1, 2, 2, 1)]);
+        let waiting = tokio::spawn(async move { persister.persist(new).await });
         fixture.until_a_lock_is_waited_for().await;
         sqlx::raw_sql(if commits { "COMMIT" } else { "ROLLBACK" }).execute(&mut other).await.unwrap();
         let result = waiting.await.unwrap();

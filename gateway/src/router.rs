@@ -72,9 +72,9 @@ impl Front {
         planted: Planted,
         stop: CancellationToken,
     ) -> Self {
-        let pages = [Page::Upload(Shape::Single), Page::Upload(Shape::Batch), Page::Status];
+        let routes = [Route::Upload(Shape::Single), Route::Upload(Shape::Batch), Route::Status];
         Self {
-            metrics: HttpMetrics::new(&pages.map(Page::route), Page::None.route()),
+            metrics: HttpMetrics::new(&routes.map(Route::name), Route::Nowhere.name()),
             api_keys,
             rates,
             answers,
@@ -100,36 +100,36 @@ struct Told {
 
 const NOTHING_TOLD: Told = Told { outcome: "none", bytes: 0, body_ended: false };
 
-/// What a path leads to. Not by axum's router: through its boxes replays were 3 % slower (scenario 3 of the benchmark).
+/// Where a path leads. Not by axum's router: through its boxes replays were 3 % slower (scenario 3 of the benchmark).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Page {
+enum Route {
     Upload(Shape),
     Status,
-    None,
+    Nowhere,
 }
 
-impl Page {
+impl Route {
     fn of(path: &str) -> Self {
         match path {
             LOCATIONS => Self::Upload(Shape::Single),
             BATCH => Self::Upload(Shape::Batch),
             path if key_hash(path).is_some() => Self::Status,
-            _ => Self::None,
+            _ => Self::Nowhere,
         }
     }
 
     /// Its name in metrics and logs: a path is the client's own text.
-    fn route(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::Upload(Shape::Single) => LOCATIONS,
             Self::Upload(Shape::Batch) => BATCH,
             Self::Status => "/api/v1/uploads/{key_hash}",
-            Self::None => "none",
+            Self::Nowhere => "none",
         }
     }
 }
 
-/// The last part of the path of [`Page::Status`].
+/// The last part of the path of [`Route::Status`].
 fn key_hash(path: &str) -> Option<&str> {
     path.strip_prefix(UPLOADS).filter(|key_hash| !key_hash.is_empty() && !key_hash.contains('/'))
 }
@@ -155,9 +155,9 @@ impl Pages {
         let begun = Instant::now();
         let request_id = Uuid::now_v7();
         let method = method_name(request.method());
-        let page = Page::of(request.uri().path());
+        let route = Route::of(request.uri().path());
         let has_body = !request.body().is_end_stream();
-        let answering = AssertUnwindSafe(self.admit(page, request.map(Body::new))).catch_unwind();
+        let answering = AssertUnwindSafe(self.admit(route, request.map(Body::new))).catch_unwind();
         let (mut response, told) = answering.await.unwrap_or_else(|_| untold(Problem::Internal));
         if has_body && !told.body_ended {
             // hyper closes it then; a client that is not told would send its next request there.
@@ -171,7 +171,7 @@ impl Pages {
         let status = response.status();
         let elapsed = begun.elapsed();
         let Told { outcome, bytes, .. } = told;
-        let route = page.route();
+        let route = route.name();
         self.0.metrics.count(route, status, elapsed);
         let duration_ms = elapsed.as_millis();
         let status = status.as_u16();
@@ -185,7 +185,7 @@ impl Pages {
     }
 
     /// Lets a request in if it is plain HTTP and there is a place for it.
-    async fn admit(&self, page: Page, request: Request) -> (Response, Told) {
+    async fn admit(&self, route: Route, request: Request) -> (Response, Told) {
         let front = &*self.0;
         let Ok(_place) = front.places.try_acquire() else {
             return untold(Problem::Unavailable(Unavailable::Overload));
@@ -193,12 +193,12 @@ impl Pages {
         if let Err(problem) = strict_http::check(request.version(), request.headers()) {
             return untold(problem);
         }
-        match (page, request.method()) {
-            (Page::Upload(shape), &Method::POST) => upload(front, shape, request).await,
-            (Page::Status, &Method::GET | &Method::HEAD) => untold(upload_status(front, request).await),
-            (Page::Upload(_), _) => untold(([(ALLOW, "POST")], Problem::MethodNotAllowed)),
-            (Page::Status, _) => untold(([(ALLOW, "GET,HEAD")], Problem::MethodNotAllowed)),
-            (Page::None, _) => untold(Problem::NotFound),
+        match (route, request.method()) {
+            (Route::Upload(shape), &Method::POST) => upload(front, shape, request).await,
+            (Route::Status, &Method::GET | &Method::HEAD) => untold(upload_status(front, request).await),
+            (Route::Upload(_), _) => untold(([(ALLOW, "POST")], Problem::MethodNotAllowed)),
+            (Route::Status, _) => untold(([(ALLOW, "GET,HEAD")], Problem::MethodNotAllowed)),
+            (Route::Nowhere, _) => untold(Problem::NotFound),
         }
     }
 }

@@ -1,6 +1,9 @@
 //! The statements of a batch's transaction, in their order: the fence, which also reads the keys, then keys and devices,
 //! locations, and dead letters. Each round trip is waited for by every upload of the batch, so what can be one statement is
-//! one (decision 10). Rows go in sorted by key, so that two transactions never wait for each other in a circle.
+//! one (decision 10).
+//!
+//! Two transactions never wait for each other in a circle: devices go in sorted, and equal keys are of one journal partition,
+//! which the fence gives to one transaction at a time. Keys are sorted for their index.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -52,8 +55,8 @@ pub struct Advance {
 }
 
 /// What [`fence`] has found.
-#[derive(Debug, Default)]
-pub struct Fenced {
+#[derive(Debug)]
+pub struct Fence {
     /// The partitions whose progress was not the expected one. If there are any, the transaction must roll back.
     pub refused: Vec<i32>,
     /// Every row of the keys, all windows that are still in the table.
@@ -63,8 +66,9 @@ pub struct Fenced {
 /// The fence: compares and sets the progress of all partitions of a batch, and so locks them until the transaction ends.
 /// Reads the rows of the batch's keys as well.
 ///
-/// Both see one snapshot, which is taken before the locks are. That is early enough: whoever expects an offset has seen it
-/// committed, with all the keys before it, and no partition ever comes back to an offset while anybody is connected.
+/// Both see one snapshot, which is taken before the locks are. That is early enough: a partition is moved only if the
+/// snapshot, and then its row as locked, have the expected offset; and who had committed that offset had committed its keys
+/// with it. (An operator could set a partition back in between; that is for stopped consumers only.)
 ///
 /// # Errors
 /// The database refuses.
@@ -73,7 +77,7 @@ pub async fn fence(
     topic: &str,
     advances: &[Advance],
     keys: &[KeyHash],
-) -> sqlx::Result<Fenced> {
+) -> sqlx::Result<Fence> {
     let rows = sqlx::query(
         "WITH moved AS ( \
            UPDATE partition_progress p SET next_offset = a.next, log_time = greatest(p.log_time, a.log_time) \
@@ -102,7 +106,7 @@ pub async fn fence(
         }
     }
     let refused = advances.iter().map(|advance| advance.partition).filter(|p| !moved.contains(p)).collect();
-    Ok(Fenced { refused, windows })
+    Ok(Fence { refused, windows })
 }
 
 /// Planted ([`NoFence`](crate::planted::PlantedBug::NoFence)): sets the progress, wherever it is.

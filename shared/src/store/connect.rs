@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
 
-/// Options from a URL, with the server-side bounds set.
+/// Options from a URL, with the server-side bounds set, and plans that do not depend on how full a table is.
 ///
 /// `statement` bounds each statement, and, with 5 seconds on top, an idle transaction: a client that vanished inside one
 /// must not hold its locks.
@@ -31,7 +31,7 @@ pub fn options(url: &str, program: &str, statement: Duration) -> anyhow::Result<
             ("tcp_keepalives_interval", "5".to_owned()),
             ("tcp_keepalives_count", "3".to_owned()),
             ("timezone", "UTC".to_owned()),
-            // Rows are found by an index or not at all. The server keeps a statement's plan, and one made while a table was
+            // No table is read as a whole where an index can serve. The server keeps a statement's plan, and one made while a table was
             // empty would go on reading all of it as it grows, until the next analyze: 20 ms a batch instead of 0.1.
             ("enable_seqscan", "off".to_owned()),
         ])
