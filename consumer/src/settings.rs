@@ -30,7 +30,7 @@ pub struct ConsumerSettings {
     pub ops_listen: SocketAddr,
 
     /// Most records of one transaction [1..=10000].
-    #[arg(long, env, default_value_t = 1000, value_parser = count(1, 10_000))]
+    #[arg(long, env, default_value_t = 4000, value_parser = count(1, 10_000))]
     pub batch_records_max: usize,
 
     /// Locations after which a transaction takes no further record [1..=100000].
