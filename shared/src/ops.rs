@@ -14,10 +14,14 @@ use axum::{Json, Router};
 use metrics_exporter_prometheus::PrometheusHandle;
 use serde::Serialize;
 use tokio::net::TcpListener;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 /// Longest time to end for requests under way when the program stops.
 const LINGER: Duration = Duration::from_secs(1);
+/// How often samples of histograms are gathered. Until then each takes memory: a gateway that nobody asked had grown by
+/// 200 MiB after 3.6 million uploads (scenario 12 of the benchmark).
+const UPKEEP_EVERY: Duration = Duration::from_secs(1);
 
 /// What a dependency is like at this moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -95,7 +99,7 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
-/// Serves the three pages until `stop`. What has not been answered a second later is cut off: a client that is silent must
+/// Serves the three pages until `stop`, and keeps the metrics small if nobody asks for them. What has not been answered a second later is cut off: a client that is silent must
 /// not keep the program from ending.
 ///
 /// # Errors
@@ -106,6 +110,7 @@ pub async fn serve(
     metrics: PrometheusHandle,
     stop: CancellationToken,
 ) -> anyhow::Result<()> {
+    let upkeep = metrics.clone();
     let pages = Router::new()
         .route("/livez", get(|| async { "alive\n" }))
         .route("/readyz", get(readyz))
@@ -126,6 +131,16 @@ pub async fn serve(
     tokio::select! {
         served = serving.into_future() => Ok(served?),
         () = overdue => Ok(()),
+        () = repeat(UPKEEP_EVERY, || upkeep.run_upkeep()) => Ok(()),
+    }
+}
+
+async fn repeat(every: Duration, work: impl Fn()) {
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        work();
     }
 }
 
@@ -155,5 +170,13 @@ mod tests {
         readiness.down("kafka", "gone");
         assert!(!readiness.is_ready());
         assert_eq!(readiness.snapshot()["kafka"].detail, "gone");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_repeated_is_done_at_once_and_then_every_time() {
+        let done = std::cell::Cell::new(0);
+        let repeating = repeat(UPKEEP_EVERY, || done.set(done.get() + 1));
+        let _ = tokio::time::timeout(UPKEEP_EVERY * 10 + UPKEEP_EVERY / 2, repeating).await;
+        assert_eq!(done.get(), 11);
     }
 }

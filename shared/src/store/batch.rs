@@ -181,8 +181,8 @@ impl Sighting {
 /// Inserts keys, final from the start; to be sorted before. Makes sure the devices exist, and notes where they were last.
 /// Returns the devices' ids.
 ///
-/// The devices come last, since another consumer's transaction may wait for their rows. A part of a statement that nothing
-/// asks for runs at its end; so they ask for the keys.
+/// The devices come behind the keys, as they do when keys are copied, so that transactions take their locks in one order. A
+/// part of a statement that nothing asks for runs at its end; so the devices ask for the keys.
 ///
 /// # Errors
 /// The database refuses.
