@@ -99,8 +99,8 @@ pub async fn bind(address: SocketAddr) -> anyhow::Result<TcpListener> {
     TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))
 }
 
-/// Serves the three pages until `stop`, and keeps the metrics small if nobody asks for them. What has not been answered a second later is cut off: a client that is silent must
-/// not keep the program from ending.
+/// Serves the three pages until `stop`, and keeps the metrics small if nobody asks for them. What has not been answered a
+/// second later is cut off: a client that is silent must not keep the program from ending.
 ///
 /// # Errors
 /// The listener fails.

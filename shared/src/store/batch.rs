@@ -181,9 +181,6 @@ impl Sighting {
 /// Inserts keys, final from the start; to be sorted before. Makes sure the devices exist, and notes where they were last.
 /// Returns the devices' ids.
 ///
-/// The devices come behind the keys, as they do when keys are copied, so that transactions take their locks in one order. A
-/// part of a statement that nothing asks for runs at its end; so the devices ask for the keys.
-///
 /// # Errors
 /// The database refuses.
 pub async fn insert_keys_and_devices<'a>(
@@ -199,10 +196,9 @@ pub async fn insert_keys_and_devices<'a>(
            INSERT INTO idempotency_keys (key_hash, account_id, fingerprint, response_status, response_body, \
              accepted_at, expires_at, source_partition, source_offset) \
            SELECT * FROM unnest($1::bytea[], $2::uuid[], $3::bytea[], $4::smallint[], $5::bytea[], \
-             $6::timestamptz[], $7::timestamptz[], $8::int[], $9::bigint[]) RETURNING 1) \
+             $6::timestamptz[], $7::timestamptz[], $8::int[], $9::bigint[])) \
          INSERT INTO devices AS d (account_id, device, last_seen_at, last_captured_at, last_latitude, last_longitude) \
          SELECT * FROM unnest($10::uuid[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::float8[], $15::float8[]) \
-         WHERE (SELECT count(*) FROM keys) >= 0 \
          ON CONFLICT (account_id, device) DO UPDATE SET \
            last_seen_at = greatest(d.last_seen_at, excluded.last_seen_at), \
            last_captured_at = greatest(d.last_captured_at, excluded.last_captured_at), \

@@ -31,8 +31,8 @@ pub fn options(url: &str, program: &str, statement: Duration) -> anyhow::Result<
             ("tcp_keepalives_interval", "5".to_owned()),
             ("tcp_keepalives_count", "3".to_owned()),
             ("timezone", "UTC".to_owned()),
-            // No table is read as a whole where an index can serve. The server keeps a statement's plan, and one made while a table was
-            // empty would go on reading all of it as it grows, until the next analyze: 20 ms a batch instead of 0.1.
+            // No table is read as a whole where an index can serve. The server keeps a statement's plan, and one made while
+            // a table was empty would go on reading all of it as it grows, until the next analyze (decision 10).
             ("enable_seqscan", "off".to_owned()),
         ])
         // A statement's text is the same every time; its time shows in spans and metrics.
