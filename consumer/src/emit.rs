@@ -158,9 +158,10 @@ impl Emitter {
         let Some(Pending { facts, .. }) = self.pending.front_mut() else { return Ok(()) };
         let give_up = self.settings.planted.is(PlantedBug::GiveUpOnAFact);
         let all = async {
-            while let Some(delivery) = facts.front_mut() {
+            // The last first: when it has come, most others have, and each that is awaited wakes this task.
+            while let Some(delivery) = facts.back_mut() {
                 let delivered = acknowledged(delivery).await;
-                facts.pop_front();
+                facts.pop_back();
                 if !give_up {
                     delivered?;
                 }
@@ -280,7 +281,7 @@ async fn deliver(
     }
     crash.point(CrashPoint::Emitting);
     counter!(metric::EMITTED, "topic" => "results").increment(deliveries.len() as u64);
-    for mut delivery in deliveries {
+    for mut delivery in deliveries.into_iter().rev() {
         let delivered = acknowledged(&mut delivery).await;
         if !settings.planted.is(PlantedBug::GiveUpOnAFact) {
             delivered?;

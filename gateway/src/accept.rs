@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 use milepost_shared::clock::{Clock, millis};
 use milepost_shared::fingerprint::Fingerprint;
 use milepost_shared::key::KeyHash;
@@ -14,6 +14,8 @@ use uuid::Uuid;
 use crate::outcome::Accepted;
 use crate::problem::Problem;
 use crate::settings::UploadSettings;
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// What every upload is judged by.
 #[derive(Debug, Clone)]
@@ -82,7 +84,7 @@ impl Acceptance {
 /// The request's `traceparent`, if it is valid (W3C Trace Context, version 00). An invalid one starts no
 /// trace, and is no fault of the upload.
 fn traceparent(headers: &HeaderMap) -> Option<String> {
-    let mut values = headers.get_all("traceparent").iter();
+    let mut values = headers.get_all(TRACEPARENT).iter();
     let text = values.next()?.to_str().ok().filter(|_| values.next().is_none())?;
     let mut parts = text.split('-');
     let mut hex = |digits: usize| {

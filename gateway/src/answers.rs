@@ -192,7 +192,12 @@ impl Answers {
     /// cannot be reached (a look-up and the publish timeout). Dropping the future does not cancel the upload.
     pub async fn answer(&self, accepted: Accepted) -> Outcome {
         let begun = Instant::now();
-        let (outcome, source) = self.0.answer(accepted, begun).await;
+        let arrived = self.0.journal_clock.now();
+        let (outcome, source) = match self.0.at_once(&accepted, arrived) {
+            Some(known) => known,
+            // Boxed, so that what is known does not carry the room for it.
+            None => Box::pin(self.0.bring(accepted, begun, arrived)).await,
+        };
         #[cfg(feature = "planted-bugs")]
         let outcome = if self.0.planted.is(PlantedBug::ReplayWithNewField) {
             outcome.with_new_field()
@@ -277,16 +282,23 @@ impl Answers {
 }
 
 impl Middle {
-    async fn answer(self: &Arc<Self>, accepted: Accepted, begun: Instant) -> (Outcome, &'static str) {
-        let (key_hash, fingerprint, patience) = (accepted.key_hash, accepted.fingerprint, accepted.patience);
-        let arrived = self.journal_clock.now();
+    /// The outcome, if it takes no wait: the usual retry, and the end of the gateway.
+    fn at_once(&self, accepted: &Accepted, arrived: JournalTime) -> Option<(Outcome, &'static str)> {
         if self.flights.is_closed() {
-            return (Outcome::Unavailable(Unavailable::Draining), "none");
+            return Some((Outcome::Unavailable(Unavailable::Draining), "none"));
         }
-        // The usual retry. What is not there yet is looked for again once a flight is armed.
-        if let Some(settled) = flight::cached(self, &accepted) {
-            return outcome(Progress::Settled(settled), fingerprint, true, self.planted);
-        }
+        let settled = flight::cached(self, accepted, arrived)?;
+        Some(outcome(Progress::Settled(settled), accepted.fingerprint, true, self.planted))
+    }
+
+    /// Joins a copy in flight or takes off. What was not in the cache is looked for again once a flight is armed.
+    async fn bring(
+        self: &Arc<Self>,
+        accepted: Accepted,
+        begun: Instant,
+        arrived: JournalTime,
+    ) -> (Outcome, &'static str) {
+        let (key_hash, fingerprint, patience) = (accepted.key_hash, accepted.fingerprint, accepted.patience);
         let mut boarded = self.in_flight.board(key_hash, fingerprint, true);
         if let Boarded::Joins(watching) = boarded {
             match self.wait(watching, begun, patience).await {
@@ -300,7 +312,7 @@ impl Middle {
         let Boarded::Leads { flight, results, watching } = boarded else {
             return (Outcome::Unavailable(Unavailable::Journal), "none");
         };
-        match flight::cached(self, &accepted) {
+        match flight::cached(self, &accepted, self.journal_clock.now()) {
             Some(settled) => flight.settle(settled),
             None => {
                 let flying = flight::fly(Arc::clone(self), accepted, flight, results);

@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use clap::Args;
-use http::HeaderMap;
 use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName};
 use milepost_shared::ops::Readiness;
 use milepost_shared::settings::duration;
 use milepost_shared::store::api_keys;
@@ -28,6 +28,7 @@ use crate::problem::Problem;
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const API_KEYS: &str = "api_keys";
+const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// One for refreshing, two for keys that are not known.
 const CONNECTIONS: u32 = 3;
 /// Longest time to load all keys.
@@ -131,9 +132,13 @@ impl ApiKeys {
         if let Some(account) = known {
             return Ok(account);
         }
+        // What is known is well-formed; what is not is no reason to ask the database.
+        if !is_well_formed(secret) {
+            return Err(Problem::Unauthorized);
+        }
         let found = match self.0.lately.get(&hash) {
             Some(found) => found,
-            None => self.0.look_up(hash).await?,
+            None => Box::pin(self.0.look_up(hash)).await?,
         };
         found.ok_or(Problem::Unauthorized)
     }
@@ -174,11 +179,10 @@ impl Drop for OnlyWhole {
     }
 }
 
-/// The one secret of a request, if it has the form of one: `mp_`, 8 letters or digits, `_`, 43 characters of
-/// base64url.
+/// The one secret of a request.
 fn secret(headers: &HeaderMap) -> Option<&str> {
     let mut given = None;
-    for value in headers.get_all("x-api-key") {
+    for value in headers.get_all(X_API_KEY) {
         let secret = value.to_str().ok()?;
         if given.replace(secret).is_some_and(|other| other != secret) {
             return None;
@@ -193,9 +197,10 @@ fn secret(headers: &HeaderMap) -> Option<&str> {
             return None;
         }
     }
-    given.filter(|secret| is_well_formed(secret))
+    given
 }
 
+/// Whether it has the form of a secret: `mp_`, 8 letters or digits, `_`, 43 characters of base64url.
 fn is_well_formed(secret: &str) -> bool {
     let Some((prefix, random)) = secret.strip_prefix("mp_").and_then(|rest| rest.split_once('_')) else {
         return false;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use milepost_shared::answer::KeyState;
+use milepost_shared::clock::JournalTime;
 use milepost_shared::crash::CrashPoint;
 use milepost_shared::key::KeyHash;
 #[cfg(feature = "planted-bugs")]
@@ -18,11 +19,11 @@ use crate::outcome::Accepted;
 use crate::publish::Published;
 use crate::receipt::Receipt;
 
-/// What the cache knows of the upload's key, if its window is open. An upload without a client's key has
+/// What the cache knows of the upload's key, if its window is open `now`. An upload without a client's key has
 /// none.
-pub(crate) fn cached(middle: &Middle, accepted: &Accepted) -> Option<Settled> {
+pub(crate) fn cached(middle: &Middle, accepted: &Accepted, now: JournalTime) -> Option<Settled> {
     let state = accepted.has_key.then(|| middle.cache.get(accepted.key_hash)).flatten()?;
-    hit(middle, state, Source::Cache)
+    hit(state, Source::Cache, now)
 }
 
 /// Brings the upload from "not in the cache" to its end, or as far as anybody waits for it.
@@ -36,7 +37,7 @@ pub(crate) async fn fly(
         && let Some(state) = middle.lookup.windows(accepted.key_hash).await.newest()
         && let Some(settled) = {
             middle.cache.insert(accepted.key_hash, &state);
-            hit(&middle, state, Source::Table)
+            hit(state, Source::Table, middle.journal_clock.now())
         }
     {
         return flight.settle(settled);
@@ -80,8 +81,8 @@ fn made_up(accepted: &Accepted, published: Published) -> Settled {
 
 /// A known state counts only while its window is open, as far as this gateway can tell; else the journal
 /// decides.
-fn hit(middle: &Middle, state: KeyState, source: Source) -> Option<Settled> {
-    state.is_open_at(middle.journal_clock.now()).then_some(Settled::Found { state, source })
+fn hit(state: KeyState, source: Source, now: JournalTime) -> Option<Settled> {
+    state.is_open_at(now).then_some(Settled::Found { state, source })
 }
 
 /// Awaits the result of the record, from the topic or, every so often, from the table. Results that came

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// What a client prefers. What cannot be read is ignored, as RFC 7240 section 2 asks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -18,7 +20,7 @@ impl Preference {
     #[must_use]
     pub fn of(headers: &HeaderMap) -> Self {
         let mut preference = Self::default();
-        let values = headers.get_all("prefer").iter().filter_map(|value| value.to_str().ok());
+        let values = headers.get_all(PREFER).iter().filter_map(|value| value.to_str().ok());
         for entry in values.flat_map(|value| split_unquoted(value, ',')) {
             let entry = split_unquoted(entry, ';').next().unwrap_or_default();
             let (name, value) = entry.split_once('=').unwrap_or((entry, ""));

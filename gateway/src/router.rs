@@ -3,6 +3,7 @@
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -157,7 +158,8 @@ impl Pages {
         let method = method_name(request.method());
         let route = Route::of(request.uri().path());
         let has_body = !request.body().is_end_stream();
-        let answering = AssertUnwindSafe(self.admit(route, request.map(Body::new))).catch_unwind();
+        let admitting = pin!(self.admit(route, request.map(Body::new)));
+        let answering = AssertUnwindSafe(admitting).catch_unwind();
         let (mut response, told) = answering.await.unwrap_or_else(|_| untold(Problem::Internal));
         if has_body && !told.body_ended {
             // hyper closes it then; a client that is not told would send its next request there.
@@ -185,6 +187,9 @@ impl Pages {
     }
 
     /// Lets a request in if it is plain HTTP and there is a place for it.
+    ///
+    /// What is rare is boxed, here and below: hyper moves the future of every request, which is as large as its largest
+    /// branch.
     async fn admit(&self, route: Route, request: Request) -> (Response, Told) {
         let front = &*self.0;
         let Ok(_place) = front.places.try_acquire() else {
@@ -195,7 +200,9 @@ impl Pages {
         }
         match (route, request.method()) {
             (Route::Upload(shape), &Method::POST) => upload(front, shape, request).await,
-            (Route::Status, &Method::GET | &Method::HEAD) => untold(upload_status(front, request).await),
+            (Route::Status, &Method::GET | &Method::HEAD) => {
+                untold(Box::pin(upload_status(front, request)).await)
+            }
             (Route::Upload(_), _) => untold(([(ALLOW, "POST")], Problem::MethodNotAllowed)),
             (Route::Status, _) => untold(([(ALLOW, "GET,HEAD")], Problem::MethodNotAllowed)),
             (Route::Nowhere, _) => untold(Problem::NotFound),
@@ -233,7 +240,7 @@ async fn upload(front: &Front, shape: Shape, request: Request) -> (Response, Tol
         response.extensions_mut().insert(told);
         Ok::<_, Infallible>(response)
     });
-    match decoder.layer(taking).oneshot(request).await {
+    match Box::pin(decoder.layer(taking).oneshot(request)).await {
         Ok(mut response) => {
             let told = response.extensions_mut().remove().unwrap_or(NOTHING_TOLD);
             (response.map(Body::new), told)

@@ -93,12 +93,12 @@ pub async fn serve(
             }
         };
         if let Ok(seat) = Arc::clone(&seats).try_acquire_owned() {
-            let serving = connection(stream, pages.clone(), settings, planted, stop.clone());
-            let cut_off = cut_off.clone();
+            let serving =
+                connection(stream, pages.clone(), settings, planted, (stop.clone(), cut_off.clone()));
             connections.spawn(async move {
                 let gauge = metrics::gauge!("milepost_gateway_http_connections");
                 gauge.increment(1);
-                cut_off.run_until_cancelled(serving).await;
+                serving.await;
                 gauge.decrement(1);
                 drop(seat);
             });
@@ -126,13 +126,13 @@ pub fn register(readiness: &Readiness) {
     readiness.register(ACCEPTING, true);
 }
 
-/// Serves the requests of one connection, one after the other.
+/// Serves the requests of one connection, one after the other, until it ends or, after `stop`, is cut off.
 fn connection(
     stream: TcpStream,
     pages: Pages,
     settings: &ServerSettings,
     planted: Planted,
-    stop: CancellationToken,
+    (stop, cut_off): (CancellationToken, CancellationToken),
 ) -> impl Future<Output = ()> + use<> {
     // An answer is one small packet; it must not wait for the acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
@@ -161,13 +161,14 @@ fn connection(
     );
     async move {
         let ended = tokio::select! {
-            ended = &mut serving => ended,
+            biased;
+            ended = &mut serving => Some(ended),
             () = stop.cancelled() => {
                 serving.as_mut().graceful_shutdown();
-                serving.await
+                cut_off.run_until_cancelled(serving).await
             }
         };
-        if let Err(error) = ended {
+        if let Some(Err(error)) = ended {
             tracing::debug!(%error, "connection ended");
         }
     }

@@ -77,7 +77,7 @@ fn push_text(canonical: &mut Vec<u8>, text: Option<&str>) {
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        f.write_str(hex::Buffer::<32>::new().format(&self.0))
     }
 }
 

@@ -29,7 +29,7 @@ impl KeyHash {
 
 impl fmt::Display for KeyHash {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
+        f.write_str(hex::Buffer::<32>::new().format(&self.0))
     }
 }
 
@@ -46,9 +46,13 @@ pub struct NotAHash;
 
 /// Reads 64 lower-case hex digits; upper case is refused, so that a hash has one spelling.
 pub(crate) fn parse_hash(text: &[u8]) -> Result<[u8; 32], NotAHash> {
+    // The decoder would take an `0x` before the digits, and both cases.
+    if text.len() != 64 || text.iter().any(u8::is_ascii_uppercase) {
+        return Err(NotAHash);
+    }
     let mut hash = [0; 32];
     hex::decode_to_slice(text, &mut hash).map_err(|_| NotAHash)?;
-    if text.iter().any(u8::is_ascii_uppercase) { Err(NotAHash) } else { Ok(hash) }
+    Ok(hash)
 }
 
 impl FromStr for KeyHash {
@@ -90,5 +94,7 @@ mod tests {
         assert_eq!(text.parse(), Ok(KeyHash::new(A, "k")));
         assert_eq!(text.to_uppercase().parse::<KeyHash>(), Err(NotAHash));
         assert_eq!(text[1..].parse::<KeyHash>(), Err(NotAHash));
+        assert_eq!(format!("0x{text}").parse::<KeyHash>(), Err(NotAHash));
+        assert_eq!(format!("0x{}", &text[2..]).parse::<KeyHash>(), Err(NotAHash));
     }
 }
