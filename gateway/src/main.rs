@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use milepost_gateway::answers::Answers;
 use milepost_gateway::authenticate::ApiKeys;
 use milepost_gateway::rate::Rates;
-use milepost_gateway::router::{Front, Pages};
+use milepost_gateway::router::Front;
 use milepost_gateway::settings::GatewaySettings;
 use milepost_gateway::{server, start};
 use milepost_shared::clock::Clock;
@@ -81,7 +81,7 @@ async fn run(settings: GatewaySettings) -> anyhow::Result<ExitCode> {
         tracing::info!(%address, "listening");
     }
     let planted = settings.tests.planted();
-    server::serve(listener, Pages::new(front), &settings.server, &readiness, planted, &serving).await;
+    server::serve(listener, front, &settings.server, &readiness, planted, &serving).await;
     answers.drain(ANSWERS_DRAIN).await;
     pages_end.cancel();
     pages.await.context("operator pages")??;

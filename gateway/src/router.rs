@@ -47,7 +47,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// program.
 const PATIENCE_AT_THE_END: Duration = Duration::from_secs(1);
 
-/// All that a request needs. Made once.
+/// All pages, and all that a request needs on its way to one. Made once.
 pub struct Front {
     metrics: HttpMetrics,
     /// Who may.
@@ -135,20 +135,10 @@ fn key_hash(path: &str) -> Option<&str> {
     path.strip_prefix(UPLOADS).filter(|key_hash| !key_hash.is_empty() && !key_hash.contains('/'))
 }
 
-/// All pages, and what every request passes on its way to one. Cheap to clone.
-#[derive(Clone)]
-pub struct Pages(Arc<Front>);
-
-impl Pages {
-    /// All pages.
-    #[must_use]
-    pub fn new(front: Arc<Front>) -> Self {
-        Self(front)
-    }
-
+impl Front {
     /// Names a request, times it, and tells of it in one log line, without anything the client chose. No layers of
     /// tower: each would put the request and its future into a box of its own.
-    pub async fn answer<B>(self, request: http::Request<B>) -> Response
+    pub async fn answer<B>(self: Arc<Self>, request: http::Request<B>) -> Response
     where
         B: HttpBody<Data = Bytes> + Send + 'static,
         B::Error: Into<axum::BoxError>,
@@ -174,7 +164,7 @@ impl Pages {
         let elapsed = begun.elapsed();
         let Told { outcome, bytes, .. } = told;
         let route = route.name();
-        self.0.metrics.count(route, status, elapsed);
+        self.metrics.count(route, status, elapsed);
         let duration_ms = elapsed.as_millis();
         let status = status.as_u16();
         // What was refused is looked for by its request id; of all else the metrics tell, at less cost than a line each.
@@ -191,17 +181,16 @@ impl Pages {
     /// What is rare is boxed, here and below: hyper moves the future of every request, which is as large as its largest
     /// branch.
     async fn admit(&self, route: Route, request: Request) -> (Response, Told) {
-        let front = &*self.0;
-        let Ok(_place) = front.places.try_acquire() else {
+        let Ok(_place) = self.places.try_acquire() else {
             return untold(Problem::Unavailable(Unavailable::Overload));
         };
         if let Err(problem) = strict_http::check(request.version(), request.headers()) {
             return untold(problem);
         }
         match (route, request.method()) {
-            (Route::Upload(shape), &Method::POST) => upload(front, shape, request).await,
+            (Route::Upload(shape), &Method::POST) => upload(self, shape, request).await,
             (Route::Status, &Method::GET | &Method::HEAD) => {
-                untold(Box::pin(upload_status(front, request)).await)
+                untold(Box::pin(upload_status(self, request)).await)
             }
             (Route::Upload(_), _) => untold(([(ALLOW, "POST")], Problem::MethodNotAllowed)),
             (Route::Status, _) => untold(([(ALLOW, "GET,HEAD")], Problem::MethodNotAllowed)),

@@ -25,7 +25,7 @@ use uuid::Uuid;
 use crate::connection::{Connection, Timeouts};
 use crate::outcome::Unavailable;
 use crate::problem::{Problem, RETRY_UNAVAILABLE};
-use crate::router::Pages;
+use crate::router::Front;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -71,7 +71,7 @@ pub struct ServerSettings {
 /// has not ended by the drain timeout is cut off.
 pub async fn serve(
     listener: TcpListener,
-    pages: Pages,
+    front: Arc<Front>,
     settings: &ServerSettings,
     readiness: &Readiness,
     planted: Planted,
@@ -94,7 +94,7 @@ pub async fn serve(
         };
         if let Ok(seat) = Arc::clone(&seats).try_acquire_owned() {
             let serving =
-                connection(stream, pages.clone(), settings, planted, (stop.clone(), cut_off.clone()));
+                connection(stream, Arc::clone(&front), settings, planted, (stop.clone(), cut_off.clone()));
             connections.spawn(async move {
                 let gauge = metrics::gauge!("milepost_gateway_http_connections");
                 gauge.increment(1);
@@ -129,7 +129,7 @@ pub fn register(readiness: &Readiness) {
 /// Serves the requests of one connection, one after the other, until it ends or, after `stop`, is cut off.
 fn connection(
     stream: TcpStream,
-    pages: Pages,
+    front: Arc<Front>,
     settings: &ServerSettings,
     planted: Planted,
     (stop, cut_off): (CancellationToken, CancellationToken),
@@ -145,9 +145,9 @@ fn connection(
     let phase = stream.phase();
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         phase.busy();
-        let (phase, pages) = (phase.clone(), pages.clone());
+        let (phase, front) = (phase.clone(), Arc::clone(&front));
         async move {
-            let response = pages.answer(request).await;
+            let response = front.answer(request).await;
             phase.idle();
             Ok::<_, Infallible>(response)
         }

@@ -2,43 +2,11 @@
 
 use std::collections::HashMap;
 
-use sqlx::{FromRow, PgConnection};
-use time::OffsetDateTime;
-use uuid::Uuid;
+use sqlx::PgConnection;
 
-use crate::answer::{KeyState, Position};
-use crate::clock::JournalTime;
-use crate::fingerprint::Fingerprint;
+use super::batch::key_row;
+use crate::answer::KeyState;
 use crate::key::KeyHash;
-
-#[derive(FromRow)]
-struct Row {
-    key_hash: Vec<u8>,
-    account_id: Uuid,
-    fingerprint: Vec<u8>,
-    response_status: i16,
-    response_body: Vec<u8>,
-    accepted_at: OffsetDateTime,
-    expires_at: OffsetDateTime,
-    source_partition: i32,
-    source_offset: i64,
-}
-
-impl Row {
-    /// `None` for a row that the table's own constraints forbid.
-    fn read(self) -> Option<(KeyHash, KeyState)> {
-        let state = KeyState {
-            account: self.account_id,
-            fingerprint: Fingerprint(self.fingerprint.try_into().ok()?),
-            status: self.response_status.try_into().ok()?,
-            body: self.response_body.into(),
-            accepted_at: JournalTime::from_datetime(self.accepted_at),
-            expires_at: JournalTime::from_datetime(self.expires_at),
-            source: Position { partition: self.source_partition, offset: self.source_offset },
-        };
-        Some((KeyHash(self.key_hash.try_into().ok()?), state))
-    }
-}
 
 /// The windows of each of these keys that the table still holds, oldest first; a key without any is absent.
 /// One probe per key and live partition: two or three, since a partition is as wide as the TTL. Whether a
@@ -51,7 +19,7 @@ pub async fn windows(
     keys: &[KeyHash],
 ) -> sqlx::Result<HashMap<KeyHash, Vec<KeyState>>> {
     let keys: Vec<&[u8]> = keys.iter().map(|key| &key.0[..]).collect();
-    let rows: Vec<Row> = sqlx::query_as(
+    let rows = sqlx::query(
         "SELECT key_hash, account_id, fingerprint, response_status, response_body, accepted_at, expires_at,
                 source_partition, source_offset
          FROM idempotency_keys WHERE key_hash = ANY($1)",
@@ -60,7 +28,8 @@ pub async fn windows(
     .fetch_all(connection)
     .await?;
     let mut windows: HashMap<KeyHash, Vec<KeyState>> = HashMap::new();
-    for (key_hash, state) in rows.into_iter().filter_map(Row::read) {
+    // A row that the table's own constraints forbid must not keep the others from being found.
+    for (key_hash, state) in rows.iter().filter_map(|row| key_row(row).ok()) {
         windows.entry(key_hash).or_default().push(state);
     }
     for states in windows.values_mut() {

@@ -1,8 +1,12 @@
 use std::time::Duration;
 
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::*;
+use crate::answer::Position;
+use crate::clock::JournalTime;
+use crate::fingerprint::Fingerprint;
 use crate::store::testing::{Role, database};
 
 const TTL: Duration = Duration::from_secs(86_400);
