@@ -12,7 +12,11 @@ const CONFIGURATION: &str = include_str!("../../../docs/configuration.md");
 const SCRIPTS: [(&str, &[&str]); 2] = [
     (
         "## The scripts",
-        &[include_str!("../../../services/settings.sh"), include_str!("../../../services/run")],
+        &[
+            include_str!("../../../services/settings.sh"),
+            include_str!("../../../services/postgres"),
+            include_str!("../../../services/run"),
+        ],
     ),
     ("## docker compose", &[include_str!("../../../docker-compose.yml")]),
 ];
