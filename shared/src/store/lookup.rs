@@ -28,9 +28,13 @@ pub async fn windows(
     .fetch_all(connection)
     .await?;
     let mut windows: HashMap<KeyHash, Vec<KeyState>> = HashMap::new();
-    // A row that the table's own constraints forbid must not keep the others from being found.
-    for (key_hash, state) in rows.iter().filter_map(|row| key_row(row).ok()) {
-        windows.entry(key_hash).or_default().push(state);
+    for row in &rows {
+        match key_row(row) {
+            Ok((key_hash, state)) => windows.entry(key_hash).or_default().push(state),
+            // Values that no build writes must not keep the other keys from being found; another schema is an error.
+            Err(sqlx::Error::Decode(_)) => {}
+            Err(other) => return Err(other),
+        }
     }
     for states in windows.values_mut() {
         states.sort_unstable_by_key(|state| (state.accepted_at, state.source.offset));
