@@ -166,8 +166,14 @@ async fn answer_all(
     let mut questions = Vec::with_capacity(BATCH_MAX);
     loop {
         let Ok(connection) = Arc::clone(&connections).acquire_owned().await else { return };
-        if asked.recv_many(&mut questions, BATCH_MAX).await == 0 {
-            return;
+        let Some(first) = asked.recv().await else { return };
+        questions.push(first);
+        // Who is ready to ask as well asks first: the first question woke this task before their turn came.
+        tokio::task::yield_now().await;
+        while questions.len() < BATCH_MAX
+            && let Ok(question) = asked.try_recv()
+        {
+            questions.push(question);
         }
         let batch = std::mem::take(&mut questions);
         let database = Arc::clone(&database);
