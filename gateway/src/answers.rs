@@ -61,15 +61,19 @@ pub struct MiddleSettings {
     #[arg(long, env, default_value = "5s", value_parser = duration(100 * MS, MINUTE))]
     pub publish_timeout: Duration,
 
-    /// How long a record waits for others to be sent together. Every answer's latency pays it [0ms..=1s].
-    #[arg(long, env, default_value = "0ms", value_parser = duration(Duration::ZERO, 1000 * MS))]
+    /// How long a record waits for others to be sent together when PUBLISH_LINGER_FROM are on their way [0ms..=1s].
+    #[arg(long, env, default_value = "5ms", value_parser = duration(Duration::ZERO, 1000 * MS))]
     pub publish_linger: Duration,
 
-    /// Most uploads on their way to the journal; past it 503 [1..=1000000].
+    /// With so many uploads on their way to the journal a further record lingers [0..=1000000].
+    #[arg(long, env, default_value_t = 16, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub publish_linger_from: u32,
+
+    /// Most uploads on their way to the journal, of those that linger and of those that do not; past it 503 [1..=1000000].
     #[arg(long, env, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub publish_in_flight: u32,
 
-    /// Memory for uploads on their way to the journal, KiB; past it 503 [8192..=2097151].
+    /// Memory for uploads on their way to the journal, KiB, of each of the two kinds; past it 503 [8192..=2097151].
     #[arg(long, env, default_value_t = 131_072)]
     #[arg(value_parser = clap::value_parser!(u32).range(8192..=2_097_151))]
     pub publish_buffer_kib: u32,

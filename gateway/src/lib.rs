@@ -3,7 +3,7 @@
 //! In the order of the flow: [`server`] accepts connections ([`connection`] keeps their deadlines),
 //! [`router`] admits requests, [`authenticate`] and [`rate`] say who may, [`media`] and [`body`] read what
 //! was sent, [`idempotency_key`], [`prefer`] and [`accept`] make an accepted upload of it. [`answers`] finds
-//! or makes its answer: [`in_flight`], [`cache`], [`lookup`], [`publish`] and the results [`tail`], joined by
+//! or makes its answer: [`in_flight`], [`cache`], [`lookup`], [`publish`] (by a [`producer`]) and the results [`tail`], joined by
 //! a [`flight`]. [`respond`] turns the [`outcome`] into HTTP, and [`status`] tells what became of a 202.
 //! [`problem`] is every other answer, [`metric`] what is counted, [`settings`] the command line, [`start`] what is checked before.
 
@@ -25,6 +25,7 @@ pub mod mine;
 pub mod outcome;
 pub mod prefer;
 pub mod problem;
+pub mod producer;
 pub mod publish;
 pub mod rate;
 pub mod receipt;

@@ -1,25 +1,21 @@
 //! Into the journal: an upload is published when the brokers have acknowledged its record.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use arc_swap::ArcSwap;
 use metrics::Histogram;
 use milepost_shared::answer::Position;
-use milepost_shared::brokers;
-use milepost_shared::clock::{JournalTime, millis};
+use milepost_shared::clock::JournalTime;
 use milepost_shared::fact::HEADER_TRACEPARENT;
 use milepost_shared::journal;
 use milepost_shared::ops::Readiness;
 use milepost_shared::settings::KafkaSettings;
-use milepost_shared::topics::{RECORD_BYTES_MAX, TopicNames};
-use rdkafka::Statistics;
-use rdkafka::client::ClientContext;
-use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _};
+use milepost_shared::topics::TopicNames;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders, Timestamp};
-use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
+use rdkafka::producer::FutureRecord;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::answers::MiddleSettings;
 use crate::mine::UNKNOWN_TIME;
 use crate::outcome::{Accepted, Unavailable};
+use crate::producer::Producer;
 
 /// The dependency's name on `/readyz`.
 pub const KAFKA: &str = "kafka";
@@ -44,66 +41,36 @@ pub struct Published {
     pub time: JournalTime,
 }
 
-/// The one producer of this gateway, made anew when it is beyond repair.
+/// Publishes uploads. With few on their way each is sent as soon as it can be; with many, records wait for one another,
+/// since what they cost a broker is the requests (decision 11).
 pub struct Publisher {
-    config: ClientConfig,
-    readiness: Readiness,
-    /// The producer is beyond repair.
+    /// For few: nothing lingers.
+    prompt: Producer,
+    /// For many.
+    gathering: Producer,
+    /// How many on their way are many.
+    many: u32,
+    on_their_way: AtomicU32,
+    /// A producer is beyond repair.
     broken: Arc<Notify>,
-    client: ArcSwap<Client>,
+    readiness: Readiness,
     topic: String,
     deadline: Duration,
     /// From handing over to the acknowledgement.
     seconds: Histogram,
 }
 
-/// A producer, and whether it knows no broker any more.
-struct Client {
-    producer: FutureProducer<Watching>,
-    lost: CancellationToken,
-}
+/// One more upload is on its way, until this is dropped.
+struct OnItsWay<'a>(&'a AtomicU32);
 
-/// Hears of what belongs to no record.
-struct Watching {
-    readiness: Readiness,
-    broken: Arc<Notify>,
-    lost: CancellationToken,
-}
-
-impl ClientContext for Watching {
-    fn stats(&self, statistics: Statistics) {
-        if brokers::are_forgotten(&statistics) {
-            self.lost.cancel();
-            self.broken.notify_one();
-        }
-    }
-
-    fn error(&self, error: KafkaError, _reason: &str) {
-        match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::Fatal) => self.broken.notify_one(),
-            Some(RDKafkaErrorCode::AllBrokersDown) => self.readiness.down(KAFKA, "no broker can be reached"),
-            _ => tracing::debug!(%error, "producer error"),
-        }
-    }
-}
-
-impl Client {
-    fn new(config: &ClientConfig, readiness: &Readiness, broken: &Arc<Notify>) -> Result<Self, KafkaError> {
-        let lost = CancellationToken::new();
-        let (readiness, broken) = (readiness.clone(), Arc::clone(broken));
-        let context = Watching { readiness, broken, lost: lost.clone() };
-        Ok(Self { producer: FutureProducer::from_config_and_context(config, context)?, lost })
-    }
-
-    /// Why nothing will ever be published through it again; `None` if that may still be.
-    fn beyond_repair(&self) -> Option<String> {
-        let fatal = self.producer.client().fatal_error().map(|(code, _)| code.to_string());
-        fatal.or_else(|| self.lost.is_cancelled().then(|| "no broker is known any more".to_owned()))
+impl Drop for OnItsWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 impl Publisher {
-    /// Makes the producer; nothing is connected yet.
+    /// Makes the producers; nothing is connected yet.
     ///
     /// # Errors
     /// librdkafka refuses a property.
@@ -115,14 +82,17 @@ impl Publisher {
         metrics::counter!("milepost_gateway_producer_rebuilds_total").absolute(0);
         metrics::counter!("milepost_gateway_journal_time_missing_total").absolute(0);
         readiness.register(KAFKA, true);
-        let config = producer_config(settings, kafka);
         let broken = Arc::default();
-        let client = Client::new(&config, readiness, &broken).context("cannot make a Kafka producer")?;
+        let producer = |linger| {
+            Producer::new(settings, kafka, linger, readiness, &broken).context("cannot make a Kafka producer")
+        };
         Ok(Self {
-            config,
-            readiness: readiness.clone(),
+            prompt: producer(Duration::ZERO)?,
+            gathering: producer(settings.publish_linger)?,
+            many: settings.publish_linger_from,
+            on_their_way: AtomicU32::new(0),
             broken,
-            client: ArcSwap::from_pointee(client),
+            readiness: readiness.clone(),
             topic: TopicNames::new(&kafka.topic_prefix).uploads,
             deadline: settings.publish_timeout,
             seconds: metrics::histogram!("milepost_gateway_publish_seconds"),
@@ -143,9 +113,10 @@ impl Publisher {
             record = record.headers(OwnedHeaders::new_with_capacity(1).insert(header));
         }
         let begun = Instant::now();
-        // Not `send`: with a full queue it would sleep in steps of 100 ms.
-        let delivery =
-            self.client.load().producer.send_result(record).map_err(|(error, _)| failed(&error))?;
+        let others = self.on_their_way.fetch_add(1, Ordering::Relaxed);
+        let on_its_way = OnItsWay(&self.on_their_way);
+        let producer = if others < self.many { &self.prompt } else { &self.gathering };
+        let delivery = producer.send(record).map_err(|error| failed(&error))?;
         drop((key, value));
         // librdkafka tells of a time-out some seconds late.
         let delivery = match tokio::time::timeout(self.deadline, delivery).await {
@@ -154,6 +125,7 @@ impl Publisher {
             // Out of time, or the producer was made anew and its queue thrown away.
             Err(_) | Ok(Err(_)) => return Err(Unavailable::Journal),
         };
+        drop(on_its_way);
         self.seconds.record(begun.elapsed());
         let position = Position { partition: delivery.partition, offset: delivery.offset };
         Ok(Published { position, time: journal_time(delivery.timestamp) })
@@ -165,7 +137,7 @@ impl Publisher {
         while !stop.is_cancelled() {
             let publisher = Arc::clone(&self);
             if tokio::task::spawn_blocking(move || publisher.look()).await.is_err() {
-                tracing::error!("the watch over the producer panicked");
+                tracing::error!("the watch over the producers panicked");
             }
             let woken = async {
                 tokio::select! {
@@ -177,25 +149,27 @@ impl Publisher {
         }
     }
 
-    /// Blocks, at most [`WATCH_TIMEOUT`] and what it takes to drop a producer.
+    /// Blocks, at most [`WATCH_TIMEOUT`] and what it takes to drop the producers.
     fn look(&self) {
-        let client = self.client.load_full();
-        if let Some(reason) = client.beyond_repair() {
-            self.readiness.down(KAFKA, "the producer failed and is made anew");
-            match Client::new(&self.config, &self.readiness, &self.broken) {
-                Ok(new) => {
-                    // What was queued fails, and its requests are told to try again.
-                    drop(client);
-                    drop(self.client.swap(Arc::new(new)));
-                    metrics::counter!("milepost_gateway_producer_rebuilds_total").increment(1);
-                    tracing::warn!(reason, "producer made anew");
+        let mut anew = false;
+        for producer in [&self.prompt, &self.gathering] {
+            if let Some(reason) = producer.beyond_repair() {
+                anew = true;
+                self.readiness.down(KAFKA, "a producer failed and is made anew");
+                match producer.make_anew() {
+                    Ok(()) => {
+                        metrics::counter!("milepost_gateway_producer_rebuilds_total").increment(1);
+                        tracing::warn!(reason, "producer made anew");
+                    }
+                    Err(error) => tracing::error!(%error, "cannot make a new producer"),
                 }
-                Err(error) => tracing::error!(%error, "cannot make a new producer"),
             }
+        }
+        if anew {
             return;
         }
-        match client.producer.client().fetch_metadata(Some(&self.topic), WATCH_TIMEOUT) {
-            Ok(_) => self.readiness.up(KAFKA),
+        match self.prompt.ask_brokers(&self.topic, WATCH_TIMEOUT) {
+            Ok(()) => self.readiness.up(KAFKA),
             Err(error) => self.readiness.down(KAFKA, error.to_string()),
         }
     }
@@ -203,9 +177,13 @@ impl Publisher {
     /// Waits until nothing is queued any more; what is still queued at the deadline is lost, and nobody was
     /// told otherwise.
     pub async fn flush(self: Arc<Self>, deadline: Duration) {
-        let flushed =
-            tokio::task::spawn_blocking(move || self.client.load_full().producer.flush(deadline)).await;
-        if !matches!(flushed, Ok(Ok(()))) {
+        let until = Instant::now() + deadline;
+        let flushing = move || {
+            [&self.prompt, &self.gathering]
+                .into_iter()
+                .try_for_each(|producer| producer.flush(until.saturating_duration_since(Instant::now())))
+        };
+        if !matches!(tokio::task::spawn_blocking(flushing).await, Ok(Ok(()))) {
             tracing::warn!("not all records were acknowledged before the end");
         }
     }
@@ -229,46 +207,6 @@ fn journal_time(timestamp: Timestamp) -> JournalTime {
     UNKNOWN_TIME
 }
 
-/// librdkafka's defaults are not the Java client's, so every property relied on is set.
-fn producer_config(settings: &MiddleSettings, kafka: &KafkaSettings) -> ClientConfig {
-    let timeout = millis(settings.publish_timeout).to_string();
-    let mut config = ClientConfig::new();
-    config
-        .set("bootstrap.servers", &kafka.kafka_brokers)
-        .set("client.id", "milepost-gateway")
-        // A 2xx promises that the upload survives the loss of a broker.
-        .set("acks", "all")
-        // librdkafka's own retries neither duplicate nor reorder.
-        .set("enable.idempotence", "true")
-        // What arrives while a request is under way goes with the next one: records gather by themselves as the load
-        // grows, and a single one does not wait.
-        .set("max.in.flight.requests.per.connection", "1")
-        // All copies of a key into one partition, the one that Java clients would choose too.
-        .set("partitioner", "murmur2_random")
-        // Every waiting client pays it.
-        .set("linger.ms", millis(settings.publish_linger).to_string())
-        .set("compression.type", "lz4")
-        // Nobody waits for a record longer than this, so it need not be tried longer either.
-        .set("message.timeout.ms", &timeout)
-        .set("request.timeout.ms", &timeout)
-        .set("message.max.bytes", RECORD_BYTES_MAX.to_string())
-        // The bound of uploads on their way, those given up by their request included. One more is refused at
-        // once.
-        .set("queue.buffering.max.messages", settings.publish_in_flight.to_string())
-        .set("queue.buffering.max.kbytes", settings.publish_buffer_kib.to_string())
-        // A connection that a firewall forgot must not be found out by the next upload.
-        .set("socket.keepalive.enable", "true")
-        .set("socket.nagle.disable", "true")
-        // Brokers come back sooner than the default of 10 s would notice.
-        .set("reconnect.backoff.ms", "50")
-        .set("reconnect.backoff.max.ms", "1000")
-        .set("retry.backoff.ms", "50")
-        .set("topic.metadata.refresh.interval.ms", "60000")
-        .set("statistics.interval.ms", brokers::STATISTICS_INTERVAL_MS)
-        .set("allow.auto.create.topics", "false");
-    config
-}
-
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
@@ -276,6 +214,7 @@ mod tests {
     use milepost_shared::key::KeyHash;
     use milepost_shared::upload::{Location, Upload};
     use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
     use uuid::Uuid;
 
@@ -287,6 +226,23 @@ mod tests {
         kafka: KafkaSettings,
         #[command(flatten)]
         middle: MiddleSettings,
+    }
+
+    /// A real broker does not break a producer at will, so this one is librdkafka's own imitation.
+    fn cluster() -> MockCluster<'static, DefaultProducerContext> {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("location-uploads", 1, 1).unwrap();
+        cluster
+    }
+
+    fn publisher(
+        cluster: &MockCluster<'_, DefaultProducerContext>,
+        readiness: &Readiness,
+        settings: &[&str],
+    ) -> Arc<Publisher> {
+        let brokers = format!("--kafka-brokers={}", cluster.bootstrap_servers());
+        let settings = Program::parse_from(["test", &brokers].iter().chain(settings));
+        Arc::new(Publisher::new(&settings.middle, &settings.kafka, readiness).unwrap())
     }
 
     fn accepted() -> Accepted {
@@ -302,23 +258,11 @@ mod tests {
         }
     }
 
-    async fn made_anew(publisher: &Publisher, broken: &Arc<Client>, readiness: &Readiness) {
-        let until = Instant::now() + Duration::from_secs(20);
-        while Arc::ptr_eq(broken, &publisher.client.load_full()) || !readiness.is_ready() {
-            assert!(Instant::now() < until, "no new producer in time");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
-    /// A real broker does not break a producer at will, so this one is librdkafka's own imitation.
     #[tokio::test(flavor = "multi_thread")]
-    async fn a_producer_with_a_fatal_error_or_without_brokers_is_made_anew() {
-        let cluster = MockCluster::new(1).unwrap();
-        cluster.create_topic("location-uploads", 1, 1).unwrap();
-        let brokers = format!("--kafka-brokers={}", cluster.bootstrap_servers());
-        let settings = Program::parse_from(["test", &brokers]);
+    async fn a_producer_with_a_fatal_error_is_made_anew() {
+        let cluster = cluster();
         let readiness = Readiness::default();
-        let publisher = Arc::new(Publisher::new(&settings.middle, &settings.kafka, &readiness).unwrap());
+        let publisher = publisher(&cluster, &readiness, &[]);
         assert_eq!(publisher.publish(&accepted()).await.unwrap().position.offset, 0);
 
         cluster.request_errors(
@@ -327,23 +271,36 @@ mod tests {
         );
         assert_eq!(publisher.publish(&accepted()).await, Err(Unavailable::Journal));
         assert_eq!(publisher.publish(&accepted()).await, Err(Unavailable::Journal), "the error is for good");
-        let broken = publisher.client.load_full();
         let stop = CancellationToken::new();
         let watching = tokio::spawn(Arc::clone(&publisher).watch(stop.clone()));
-        made_anew(&publisher, &broken, &readiness).await;
-        publisher.publish(&accepted()).await.unwrap();
-
-        // And one that has told that it knows no broker any more.
-        let lost = publisher.client.load_full();
-        let context = Watching {
-            readiness: readiness.clone(),
-            broken: Arc::clone(&publisher.broken),
-            lost: lost.lost.clone(),
-        };
-        context.stats(Statistics::default());
-        made_anew(&publisher, &lost, &readiness).await;
+        let until = Instant::now() + Duration::from_secs(20);
+        while publisher.prompt.beyond_repair().is_some() || !readiness.is_ready() {
+            assert!(Instant::now() < until, "no new producer in time");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         publisher.publish(&accepted()).await.unwrap();
         stop.cancel();
         watching.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_record_lingers_while_as_many_as_said_are_on_their_way_and_not_before() {
+        let cluster = cluster();
+        let publisher =
+            publisher(&cluster, &Readiness::default(), &["--publish-linger-from=1", "--publish-linger=1s"]);
+        publisher.publish(&accepted()).await.unwrap();
+        let (one, other) = (accepted(), accepted());
+        let begun = Instant::now();
+        let first = async {
+            publisher.publish(&one).await.unwrap();
+            begun.elapsed()
+        };
+        let second = async {
+            publisher.publish(&other).await.unwrap();
+            begun.elapsed()
+        };
+        let (first, second) = tokio::join!(first, second);
+        assert!(second >= Duration::from_secs(1) && first < second, "{first:?}, {second:?}");
+        assert_eq!(publisher.on_their_way.load(Ordering::Relaxed), 0);
     }
 }
