@@ -1,5 +1,7 @@
 //! The command line.
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand};
 
 use crate::scenario::SCENARIOS;
@@ -30,6 +32,11 @@ pub struct Arguments {
     #[arg(long, default_value_t = PARTITIONS, value_parser = clap::value_parser!(u16).range(1..=100))]
     pub partitions: u16,
 
+    /// Compares with an earlier build instead, whose programs are in this directory: `--try` counts for this build alone.
+    /// For scenarios 1, 2 and 6; nothing is written to the results.
+    #[arg(long, value_name = "DIRECTORY")]
+    pub before: Option<PathBuf>,
+
     /// Runs an opponent instead, until it is killed.
     #[command(subcommand)]
     pub opponent: Option<OpponentArguments>,
@@ -58,7 +65,7 @@ impl Arguments {
     /// Whether all is as the programs' defaults say.
     #[must_use]
     pub fn is_by_default(&self) -> bool {
-        self.tried.is_empty() && self.partitions == PARTITIONS
+        self.tried.is_empty() && self.partitions == PARTITIONS && self.before.is_none()
     }
 }
 
@@ -83,5 +90,6 @@ mod tests {
         let trying = Arguments::parse_from(["milepost-bench", "--try", "PUBLISH_LINGER=0ms"]);
         assert_eq!(trying.tried, [("PUBLISH_LINGER".to_owned(), "0ms".to_owned())]);
         assert!(!trying.is_by_default());
+        assert!(!Arguments::parse_from(["milepost-bench", "--before=target"]).is_by_default());
     }
 }

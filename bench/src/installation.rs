@@ -1,11 +1,12 @@
 //! Milepost itself: a database, topics, gateways and consumers, as the programs' defaults set them.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use milepost_tests::{Program, World, eventually};
+use milepost_tests::{Program, Services, World, eventually};
 
 use crate::clients::Clients;
 use crate::ledger::Ledger;
@@ -62,6 +63,21 @@ impl Installation {
         for _ in 0..gateways {
             installation.add_gateway(settings).await?;
         }
+        Ok(installation)
+    }
+
+    /// One gateway and one consumer of another build, as its defaults set them.
+    ///
+    /// # Errors
+    /// One of them does not become ready.
+    pub async fn start_before(setup: &Setup, programs: &Path) -> anyhow::Result<Self> {
+        let bin_dir = programs.canonicalize().with_context(|| format!("no {}", programs.display()))?;
+        let services = Services { bin_dir, ..setup.services.clone() };
+        let world = World::on(services, setup.plan()).await?;
+        let (gateways, consumers, ledger, tried) = Default::default();
+        let mut installation = Self { world, gateways, consumers, ledger, tried };
+        installation.add_consumer(&[]).await?;
+        installation.add_gateway(&[]).await?;
         Ok(installation)
     }
 

@@ -4,6 +4,8 @@
 //! [`installation`] and opponents, loads both in turn ([`duel`]), and counts at the end that exactly what was answered is stored
 //! ([`ledger`]). The figures ([`figure`]) are ratios within one run; [`results`] keeps them, [`table`] and [`picture`] show them.
 //!
+//! A [`change`] of the programs is compared with the build before it.
+//!
 //! - Load: [`uploads`] are made ahead, [`requests`] number them, [`clients`] send them, closed or at the pace of [`arrivals`], and
 //!   keep a [`tally`].
 //! - Opponents: [`noop`] and [`plain`] are processes ([`opponent`]); [`produce`] and [`copy`] are the limits of Kafka and Postgres
@@ -12,6 +14,7 @@
 
 pub mod arguments;
 pub mod arrivals;
+pub mod change;
 pub mod clients;
 pub mod commit;
 pub mod copy;

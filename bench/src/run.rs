@@ -10,7 +10,7 @@ use crate::machine::{Machine, Watch};
 use crate::results::{self, Results, path};
 use crate::scenario::{self, Report, SCENARIOS};
 use crate::setup::{CONNECTIONS, Setup};
-use crate::{picture, table};
+use crate::{change, picture, table};
 
 /// Runs the scenarios asked for, all if none is named. False if one of them has no figures. A scenario that was not run keeps
 /// the results it had.
@@ -23,7 +23,7 @@ pub async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let setup = Setup::start(arguments).await?;
     let mut machine = Machine::describe(&setup).await?;
     let watch = Watch::start(&setup)?;
-    let mut results = before.clone();
+    let mut results = if arguments.before.is_some() { Results::default() } else { before.clone() };
     warm_up(&setup).await.context("before anything is measured")?;
     let mut all_well = true;
     for (number, name) in SCENARIOS {
@@ -33,7 +33,13 @@ pub async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         eprint!("scenario {number}: {name} ...");
         let begun = Instant::now();
         let deadline = size.scenario_deadline();
-        let report = tokio::time::timeout(deadline, scenario::run(number, &setup)).await;
+        let running = async {
+            match &arguments.before {
+                Some(programs) => change::run(number, &setup, programs).await,
+                None => scenario::run(number, &setup).await,
+            }
+        };
+        let report = tokio::time::timeout(deadline, running).await;
         let report = report.with_context(|| format!("not within {deadline:?}")).flatten();
         match report.and_then(Report::checked) {
             Ok(report) => {
