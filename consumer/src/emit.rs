@@ -32,9 +32,10 @@ use tokio_util::sync::CancellationToken;
 use crate::metric;
 use crate::producer::{Client, Producer};
 
-/// Most batches, and locations in them, whose facts are not acknowledged.
-const PENDING_BATCHES_MAX: usize = 16;
-const PENDING_LOCATIONS_MAX: usize = 60_000;
+/// Most locations whose facts are not acknowledged; a record without any counts as one. It bounds memory, and what is emitted
+/// again. Batches are not counted: when uploads come one at a time, each is a batch, and many come in one
+/// [`fact_linger`](EmitSettings::fact_linger).
+const PENDING_MAX: usize = 60_000;
 
 /// What one journal record leaves behind.
 #[derive(Debug)]
@@ -53,8 +54,9 @@ pub struct Emission {
 }
 
 impl Emission {
-    fn locations(&self) -> usize {
-        self.answer.as_ref().map_or(0, |(upload, ..)| upload.upload.locations.len())
+    /// Its part of [`PENDING_MAX`].
+    fn size(&self) -> usize {
+        self.answer.as_ref().map_or(0, |(upload, ..)| upload.upload.locations.len()).max(1)
     }
 }
 
@@ -93,6 +95,8 @@ pub struct Emitter {
     facts: Client,
     /// Batches that are not wholly acknowledged, oldest first; but for the newest, the results are.
     pending: VecDeque<Pending>,
+    /// Of all that is pending.
+    size: usize,
     /// Grows until a batch is wholly acknowledged: results that get through do not mend a topic of facts that fails.
     backoff: Backoff,
     readiness: Readiness,
@@ -103,7 +107,7 @@ pub struct Emitter {
 /// A batch and the deliveries of its facts that are still awaited.
 struct Pending {
     batch: Vec<Emission>,
-    locations: usize,
+    size: usize,
     begun: Instant,
     facts: VecDeque<DeliveryFuture>,
 }
@@ -124,14 +128,13 @@ impl Emitter {
     ) -> Result<Self, KafkaError> {
         let [results, facts] = clients(&settings)?;
         let (pending, backoff) = (VecDeque::new(), Backoff::new(settings.backoff_max));
-        Ok(Self { settings, results, facts, pending, backoff, readiness, crash, stop })
+        Ok(Self { settings, results, facts, pending, size: 0, backoff, readiness, crash, stop })
     }
 
     /// Whether another batch may be emitted before facts are acknowledged.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.pending.len() < PENDING_BATCHES_MAX
-            && self.pending.iter().map(|pending| pending.locations).sum::<usize>() < PENDING_LOCATIONS_MAX
+        self.size < PENDING_MAX
     }
 
     /// Whether acknowledgements are awaited.
@@ -145,8 +148,9 @@ impl Emitter {
     /// # Errors
     /// [`Stopped`]
     pub async fn emit(&mut self, batch: Vec<Emission>) -> Result<(), Stopped> {
-        let locations = batch.iter().map(Emission::locations).sum();
-        self.pending.push_back(Pending { batch, locations, begun: Instant::now(), facts: VecDeque::new() });
+        let size = batch.iter().map(Emission::size).sum();
+        self.size += size;
+        self.pending.push_back(Pending { batch, size, begun: Instant::now(), facts: VecDeque::new() });
         self.persevere(self.pending.len() - 1).await
     }
 
@@ -185,7 +189,10 @@ impl Emitter {
             self.persevere(0).await?;
             return Ok(BTreeMap::new());
         }
-        let Some(Pending { batch, begun, .. }) = self.pending.pop_front() else { return Ok(BTreeMap::new()) };
+        let Some(Pending { batch, size, begun, .. }) = self.pending.pop_front() else {
+            return Ok(BTreeMap::new());
+        };
+        self.size -= size;
         self.backoff = Backoff::new(self.settings.backoff_max);
         histogram!(metric::EMIT, "topic" => "locations").record(begun.elapsed());
         let facts = batch.iter().filter(|emission| matches!(emission.answer, Some((_, _, true)))).count();

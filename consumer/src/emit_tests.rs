@@ -134,18 +134,42 @@ async fn results_do_not_wait_for_facts_and_facts_that_got_lost_are_told_again_in
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn no_more_batches_are_emitted_than_may_be_pending() {
+async fn uploads_that_come_one_at_a_time_do_not_wait_for_the_facts_of_those_before() {
+    let cluster = cluster();
+    let mut emitter = emitter(&cluster, 5 * SECOND);
+    let begun = Instant::now();
+    for offset in 0..100 {
+        assert!(emitter.has_room(), "for {offset}");
+        emit(&mut emitter, offset).await;
+    }
+    assert!(begun.elapsed() < 5 * SECOND, "{:?}", begun.elapsed());
+    assert_eq!(emitter.pending.len(), 100);
+    assert_eq!(settle(&mut emitter).await, (1..=100).collect::<Vec<_>>());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_is_emitted_than_may_be_pending() {
     let cluster = cluster();
     let mut emitter = emitter(&cluster, SECOND);
-    let mut offset = 0;
-    while emitter.has_room() {
-        emit(&mut emitter, offset).await;
-        offset += 1;
-        assert!(emitter.pending.len() <= PENDING_BATCHES_MAX);
+    for offset in [0, 2, 4, 6, 8, 10] {
+        assert!(emitter.has_room());
+        let mut batch = batch(offset);
+        let (upload, ..) = batch[0].answer.as_mut().unwrap();
+        upload.upload.locations = vec![Location::new(1, 48.0, 16.0); PENDING_MAX / 6 - 1];
+        // What leaves nothing behind takes room as well.
+        let position = Position { partition: 0, offset: offset + 1 };
+        batch.push(Emission {
+            position,
+            time: JournalTime(1),
+            generation: 0,
+            traceparent: None,
+            answer: None,
+        });
+        emitter.emit(batch).await.unwrap();
     }
-    assert_eq!(emitter.pending.len(), PENDING_BATCHES_MAX);
+    assert_eq!((emitter.size, emitter.has_room()), (PENDING_MAX, false));
     settle(&mut emitter).await;
-    assert!(emitter.has_room() && !emitter.is_busy());
+    assert!(emitter.has_room() && !emitter.is_busy() && emitter.size == 0);
 }
 
 #[test]
