@@ -4,7 +4,8 @@
 //! asked for a while, so that uploads go straight to the journal, which decides anyway.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::ErrorKind;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use milepost_shared::answer::KeyState;
@@ -12,10 +13,10 @@ use milepost_shared::key::KeyHash;
 use milepost_shared::ops::Readiness;
 use milepost_shared::settings::DatabaseSettings;
 use milepost_shared::store::{connect, lookup};
-use sqlx::PgConnection;
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::postgres::PgConnectOptions;
+use sqlx::{ConnectOptions as _, PgConnection};
 use tokio::sync::{Semaphore, mpsc, oneshot};
-use tokio::time::{Instant, MissedTickBehavior, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -61,7 +62,10 @@ pub struct Lookup {
 }
 
 struct Database {
-    pool: PgPool,
+    options: PgConnectOptions,
+    /// Connections that wait for a query: as many at most as there may be queries at a time, one more for progress. No pool
+    /// of sqlx's, which asks the server after each query whether the connection still works.
+    idle: Mutex<Vec<PgConnection>>,
     /// Longest wait for a connection and a query together.
     deadline: Duration,
     circuit: Mutex<Circuit>,
@@ -89,14 +93,9 @@ impl Lookup {
         }
         readiness.register(POSTGRES, false);
         let options = connect::options(&database.database_url, "milepost-gateway", settings.lookup_timeout)?;
-        let pool = PgPoolOptions::new()
-            // One more for progress.
-            .max_connections(settings.lookup_connections + 1)
-            .acquire_timeout(settings.lookup_timeout)
-            .test_before_acquire(false)
-            .connect_lazy_with(options);
         let database = Arc::new(Database {
-            pool,
+            options,
+            idle: Mutex::default(),
             deadline: settings.lookup_timeout,
             circuit: Mutex::default(),
             progress: Arc::new(Semaphore::new(1)),
@@ -205,19 +204,21 @@ impl Database {
 
     /// Runs a query with the deadline, and keeps circuit and readiness.
     async fn ask<T>(&self, query: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>) -> Option<T> {
-        let until = Instant::now() + self.deadline;
         let asking = async {
-            let mut connection = self.pool.acquire().await?;
-            match timeout_at(until, query(&mut connection)).await {
-                Ok(answer) => answer,
-                Err(_) => {
-                    // Its answer may still come, to whoever would use the connection next.
-                    connection.close_on_drop();
-                    Err(sqlx::Error::PoolTimedOut)
-                }
-            }
+            let idle = self.idle().pop();
+            let mut connection = match idle {
+                Some(connection) => connection,
+                None => self.options.connect().await?,
+            };
+            let answer = query(&mut connection).await?;
+            self.idle().push(connection);
+            Ok(answer)
         };
-        match asking.await {
+        // A query that is given up takes its connection along: its answer may still come.
+        match timeout(self.deadline, asking)
+            .await
+            .unwrap_or_else(|_| Err(sqlx::Error::Io(ErrorKind::TimedOut.into())))
+        {
             Ok(answer) => {
                 self.circuit().close();
                 self.readiness.up(POSTGRES);
@@ -225,6 +226,8 @@ impl Database {
                 Some(answer)
             }
             Err(error) => {
+                // What has broken one connection has likely broken all.
+                self.idle().clear();
                 self.circuit().open(Instant::now());
                 self.readiness.down(POSTGRES, "queries fail or take too long");
                 metrics::counter!("milepost_gateway_lookups_total", "result" => "failed").increment(1);
@@ -234,7 +237,11 @@ impl Database {
         }
     }
 
-    fn circuit(&self) -> std::sync::MutexGuard<'_, Circuit> {
+    fn idle(&self) -> MutexGuard<'_, Vec<PgConnection>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn circuit(&self) -> MutexGuard<'_, Circuit> {
         self.circuit.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -270,10 +277,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_question_that_nobody_comes_to_is_given_up_at_the_deadline() {
-        let pool = PgPoolOptions::new().connect_lazy("postgres://127.0.0.1:1").unwrap();
-        let (circuit, readiness) = Default::default();
+        let (options, idle, circuit, readiness, journal) = Default::default();
         let (deadline, progress) = (Duration::from_secs(1), Arc::new(Semaphore::new(1)));
-        let database = Database { pool, deadline, circuit, progress, journal: String::new(), readiness };
+        let database = Database { options, idle, deadline, circuit, progress, journal, readiness };
         let (questions, _asked) = mpsc::channel(1);
         let lookup = Lookup { questions, database: Arc::new(database) };
         let begun = Instant::now();
