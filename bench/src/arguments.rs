@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
+use crate::change::COMPARED;
 use crate::scenario::SCENARIOS;
 use crate::size::Size;
 
@@ -33,8 +34,8 @@ pub struct Arguments {
     pub partitions: u16,
 
     /// Compares with an earlier build instead, whose programs are in this directory: `--try` counts for this build alone.
-    /// For scenarios 1, 2 and 6; nothing is written to the results.
-    #[arg(long, value_name = "DIRECTORY")]
+    /// For scenarios 1, 2 and 6; nothing is written to the results. From `bench/run` a relative path is one of the repository.
+    #[arg(long, value_name = "DIRECTORY", value_parser = directory)]
     pub before: Option<PathBuf>,
 
     /// Runs an opponent instead, until it is killed.
@@ -62,11 +63,26 @@ pub enum OpponentArguments {
 const PARTITIONS: u16 = 6;
 
 impl Arguments {
+    /// Whether a scenario is run: all that can be, if none is named.
+    #[must_use]
+    pub fn chooses(&self, scenario: u8) -> bool {
+        if self.scenarios.is_empty() {
+            self.before.is_none() || COMPARED.contains(&scenario)
+        } else {
+            self.scenarios.contains(&scenario)
+        }
+    }
+
     /// Whether all is as the programs' defaults say.
     #[must_use]
     pub fn is_by_default(&self) -> bool {
         self.tried.is_empty() && self.partitions == PARTITIONS && self.before.is_none()
     }
+}
+
+/// Absolute: programs are started in directories of their own.
+fn directory(text: &str) -> Result<PathBuf, String> {
+    PathBuf::from(text).canonicalize().map_err(|error| error.to_string())
 }
 
 fn setting(text: &str) -> Result<(String, String), String> {
@@ -90,6 +106,15 @@ mod tests {
         let trying = Arguments::parse_from(["milepost-bench", "--try", "PUBLISH_LINGER=0ms"]);
         assert_eq!(trying.tried, [("PUBLISH_LINGER".to_owned(), "0ms".to_owned())]);
         assert!(!trying.is_by_default());
-        assert!(!Arguments::parse_from(["milepost-bench", "--before=target"]).is_by_default());
+    }
+
+    #[test]
+    fn what_can_be_compared_with_another_build_is_compared_with_it() {
+        assert!(Arguments::try_parse_from(["milepost-bench", "--before=nowhere"]).is_err());
+        let comparing = Arguments::parse_from(["milepost-bench", "--before=."]);
+        assert!(!comparing.is_by_default());
+        let chosen: Vec<u8> =
+            SCENARIOS.map(|(number, _)| number).into_iter().filter(|n| comparing.chooses(*n)).collect();
+        assert_eq!(chosen, COMPARED);
     }
 }

@@ -9,16 +9,19 @@ use crate::scenario::Report;
 use crate::setup::{CONNECTIONS, Setup};
 use crate::uploads::Uploads;
 
+/// Scenarios that are about unique uploads with a final answer.
+pub const COMPARED: [u8; 3] = [1, 2, 6];
+
 /// Loads one scenario's connections on both.
 ///
 /// # Errors
-/// The scenario is not about unique uploads with a final answer, or one of the two fails.
+/// The scenario is none of [`COMPARED`], or one of the two installations fails.
 pub async fn run(number: u8, setup: &Setup, programs: &Path) -> anyhow::Result<Report> {
     let loads: &[(&Arc<Uploads>, usize)] = match number {
         1 => &[(&setup.singles, CONNECTIONS), (&setup.singles, 4 * CONNECTIONS)],
         2 => &[(&setup.batches, CONNECTIONS / 4), (&setup.batches, CONNECTIONS)],
         6 => &[(&setup.singles, 1)],
-        _ => anyhow::bail!("scenario {number} is not compared with an earlier build"),
+        _ => anyhow::bail!("scenario {number} is not compared with an earlier build; {COMPARED:?} are"),
     };
     let after = Installation::start(setup, (1, 1), &[]).await?;
     let before = Installation::start_before(setup, programs).await?;

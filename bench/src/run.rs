@@ -27,7 +27,7 @@ pub async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     warm_up(&setup).await.context("before anything is measured")?;
     let mut all_well = true;
     for (number, name) in SCENARIOS {
-        if !arguments.scenarios.is_empty() && !arguments.scenarios.contains(&number) {
+        if !arguments.chooses(number) {
             continue;
         }
         eprint!("scenario {number}: {name} ...");
