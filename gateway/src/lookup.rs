@@ -162,25 +162,28 @@ async fn answer_all(
     database: Arc<Database>,
     connections: Arc<Semaphore>,
 ) {
-    let mut questions = Vec::with_capacity(BATCH_MAX);
     loop {
         let Ok(connection) = Arc::clone(&connections).acquire_owned().await else { return };
-        let Some(first) = asked.recv().await else { return };
-        questions.push(first);
-        // Who is ready to ask as well asks first: the first question woke this task before their turn came.
-        tokio::task::yield_now().await;
-        while questions.len() < BATCH_MAX
-            && let Ok(question) = asked.try_recv()
-        {
-            questions.push(question);
-        }
-        let batch = std::mem::take(&mut questions);
+        let Some(batch) = gather(&mut asked).await else { return };
         let database = Arc::clone(&database);
         tokio::spawn(async move {
             database.answer(batch).await;
             drop(connection);
         });
     }
+}
+
+/// The first question, and all that are asked by then.
+async fn gather(asked: &mut mpsc::Receiver<Question>) -> Option<Vec<Question>> {
+    let mut batch = vec![asked.recv().await?];
+    // Who is ready to ask as well asks first: the first question woke this task before their turn came.
+    tokio::task::yield_now().await;
+    while batch.len() < BATCH_MAX
+        && let Ok(question) = asked.try_recv()
+    {
+        batch.push(question);
+    }
+    Some(batch)
 }
 
 impl Database {
@@ -285,6 +288,22 @@ mod tests {
         let begun = Instant::now();
         assert_eq!(lookup.windows(KeyHash([1; 32])).await, Found::Unavailable);
         assert_eq!(begun.elapsed(), deadline);
+    }
+
+    // One worker, so that it decides alone whose turn it is.
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn questions_of_those_who_are_ready_to_ask_make_one_batch() {
+        const ASKING: usize = 10;
+        let (questions, mut asked) = mpsc::channel::<Question>(ASKING);
+        let gathering = tokio::spawn(async move { gather(&mut asked).await });
+        let asking = tokio::spawn(async move {
+            for _ in 0..ASKING {
+                let questions = questions.clone();
+                tokio::spawn(async move { questions.send((KeyHash([1; 32]), oneshot::channel().0)).await });
+            }
+        });
+        asking.await.unwrap();
+        assert_eq!(gathering.await.unwrap().unwrap().len(), ASKING);
     }
 
     #[test]
