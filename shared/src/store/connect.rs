@@ -35,7 +35,7 @@ pub fn options(url: &str, program: &str, statement: Duration) -> anyhow::Result<
             // a table was empty would go on reading all of it as it grows, until the next analyze (decision 10).
             ("enable_seqscan", "off".to_owned()),
             // A statement is planned once, not each time: for arrays of a few keys the server would plan anew for ever, which
-            // takes longer than the look-up itself (120 instead of 55 µs, docs/performance.md).
+            // takes longer than the look-up itself (decision 10).
             ("plan_cache_mode", "force_generic_plan".to_owned()),
         ])
         // A statement's text is the same every time; its time shows in spans and metrics.
