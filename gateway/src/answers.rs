@@ -69,7 +69,7 @@ pub struct MiddleSettings {
     #[arg(long, env, default_value_t = 16, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub publish_linger_from: u32,
 
-    /// Most uploads on their way to the journal, of those that linger and of those that do not; past it 503 [1..=1000000].
+    /// Most uploads on their way to the journal, of each of the two kinds (those that linger and those that do not); past it 503 [1..=1000000].
     #[arg(long, env, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub publish_in_flight: u32,
 
@@ -131,7 +131,7 @@ pub(crate) struct Middle {
 }
 
 impl Answers {
-    /// Starts the producer, the results tail and the look-ups. Neither Kafka nor Postgres need be there;
+    /// Starts the producers, the results tail and the look-ups. Neither Kafka nor Postgres need be there;
     /// `readiness` tells about them. To be called in a tokio runtime.
     ///
     /// # Errors
@@ -258,7 +258,7 @@ impl Answers {
         }
     }
 
-    /// Ends: new uploads are refused, those on their way get their answers, the producer is flushed. What has
+    /// Ends: new uploads are refused, those on their way get their answers, the producers are flushed. What has
     /// not ended at the deadline is given up.
     pub async fn drain(&self, deadline: Duration) {
         let middle = &self.0;

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 /// How long uploads wait at start for the topics to be checked. Past it they are taken: the journal is away,
 /// but answers can be replayed.
 const CHECK_PATIENCE: Duration = Duration::from_secs(3);
-/// What is left for the producer and the tail after the last connection. With the drain timeout it makes up
+/// What is left for the producers and the tail after the last connection. With the drain timeout it makes up
 /// the time within which the program ends.
 const ANSWERS_DRAIN: Duration = Duration::from_secs(3);
 /// A blocking Kafka request may be under way; it holds nothing that matters any more.

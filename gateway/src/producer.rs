@@ -18,10 +18,13 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::answers::MiddleSettings;
-use crate::publish::KAFKA;
+
+/// The dependency's name on `/readyz`.
+pub const KAFKA: &str = "kafka";
 
 /// A producer whose records wait up to a linger for others.
 pub struct Producer {
+    id: &'static str,
     config: ClientConfig,
     readiness: Readiness,
     /// Told when it is beyond repair.
@@ -69,20 +72,27 @@ impl Client {
 }
 
 impl Producer {
-    /// Makes it; nothing is connected yet. `broken` is told when it has to be made anew.
+    /// Makes one by the name `id`; nothing is connected yet. `broken` is told when it has to be made anew.
     ///
     /// # Errors
     /// librdkafka refuses a property.
     pub fn new(
+        id: &'static str,
         settings: &MiddleSettings,
         kafka: &KafkaSettings,
         linger: Duration,
-        readiness: &Readiness,
-        broken: &Arc<Notify>,
+        (readiness, broken): (&Readiness, &Arc<Notify>),
     ) -> Result<Self, KafkaError> {
-        let config = config(settings, kafka, linger);
+        let mut config = config(settings, kafka, linger);
+        config.set("client.id", id);
         let client = ArcSwap::from_pointee(Client::new(&config, readiness, broken)?);
-        Ok(Self { config, readiness: readiness.clone(), broken: Arc::clone(broken), client })
+        Ok(Self { id, config, readiness: readiness.clone(), broken: Arc::clone(broken), client })
+    }
+
+    /// Its name, as brokers see it.
+    #[must_use]
+    pub fn id(&self) -> &'static str {
+        self.id
     }
 
     /// Queues a record. The future brings its acknowledgement, or nothing if the producer is made anew before.
@@ -121,6 +131,12 @@ impl Producer {
         self.client.load_full().producer.client().fetch_metadata(Some(topic), timeout).map(drop)
     }
 
+    /// Records queued or under way.
+    #[cfg(test)]
+    pub fn queued(&self) -> i32 {
+        self.client.load().producer.in_flight_count()
+    }
+
     /// Blocks until nothing is queued any more, at most so long.
     ///
     /// # Errors
@@ -136,28 +152,26 @@ fn config(settings: &MiddleSettings, kafka: &KafkaSettings, linger: Duration) ->
     let mut config = ClientConfig::new();
     config
         .set("bootstrap.servers", &kafka.kafka_brokers)
-        .set("client.id", "milepost-gateway")
         // A 2xx promises that the upload survives the loss of a broker.
         .set("acks", "all")
         // librdkafka's own retries neither duplicate nor reorder.
         .set("enable.idempotence", "true")
         // What arrives while a request is under way goes with the next one: records gather by themselves as the load
-        // grows, and a single one does not wait.
+        // grows (decision 8).
         .set("max.in.flight.requests.per.connection", "1")
         // All copies of a key into one partition, the one that Java clients would choose too.
         .set("partitioner", "murmur2_random")
-        // Every waiting client pays it.
         .set("linger.ms", millis(linger).to_string())
         .set("compression.type", "lz4")
         // Nobody waits for a record longer than this, so it need not be tried longer either.
         .set("message.timeout.ms", &timeout)
         .set("request.timeout.ms", &timeout)
         .set("message.max.bytes", RECORD_BYTES_MAX.to_string())
-        // The bound of uploads on their way, those given up by their request included. One more is refused at
-        // once.
+        // The bound of what this producer has on its way, uploads given up by their request included. One more is
+        // refused at once.
         .set("queue.buffering.max.messages", settings.publish_in_flight.to_string())
         .set("queue.buffering.max.kbytes", settings.publish_buffer_kib.to_string())
-        // A connection that a firewall forgot must not be found out by the next upload.
+        // A connection that a firewall forgot is found out by the kernel, if only after hours by Linux' default.
         .set("socket.keepalive.enable", "true")
         .set("socket.nagle.disable", "true")
         // Brokers come back sooner than the default of 10 s would notice.
@@ -189,7 +203,8 @@ mod tests {
         let settings = Program::parse_from(["test", "--kafka-brokers=127.0.0.1:1"]);
         let (readiness, broken) = (Readiness::default(), Arc::default());
         let producer =
-            Producer::new(&settings.middle, &settings.kafka, Duration::ZERO, &readiness, &broken).unwrap();
+            Producer::new("test", &settings.middle, &settings.kafka, Duration::ZERO, (&readiness, &broken))
+                .unwrap();
         assert_eq!(producer.beyond_repair(), None);
         let lost = producer.client.load().lost.clone();
         let watching = Watching { readiness, broken: Arc::clone(&broken), lost };

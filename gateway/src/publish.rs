@@ -23,10 +23,8 @@ use tokio_util::sync::CancellationToken;
 use crate::answers::MiddleSettings;
 use crate::mine::UNKNOWN_TIME;
 use crate::outcome::{Accepted, Unavailable};
-use crate::producer::Producer;
+use crate::producer::{KAFKA, Producer};
 
-/// The dependency's name on `/readyz`.
-pub const KAFKA: &str = "kafka";
 /// How often the brokers are asked whether they are there, and how long one answer may take (a stop may wait
 /// for it).
 const WATCH_EVERY: Duration = Duration::from_secs(2);
@@ -83,12 +81,13 @@ impl Publisher {
         metrics::counter!("milepost_gateway_journal_time_missing_total").absolute(0);
         readiness.register(KAFKA, true);
         let broken = Arc::default();
-        let producer = |linger| {
-            Producer::new(settings, kafka, linger, readiness, &broken).context("cannot make a Kafka producer")
+        let producer = |id, linger| {
+            Producer::new(id, settings, kafka, linger, (readiness, &broken))
+                .context("cannot make a Kafka producer")
         };
         Ok(Self {
-            prompt: producer(Duration::ZERO)?,
-            gathering: producer(settings.publish_linger)?,
+            prompt: producer("milepost-gateway-prompt", Duration::ZERO)?,
+            gathering: producer("milepost-gateway-gathering", settings.publish_linger)?,
             many: settings.publish_linger_from,
             on_their_way: AtomicU32::new(0),
             broken,
@@ -97,6 +96,10 @@ impl Publisher {
             deadline: settings.publish_timeout,
             seconds: metrics::histogram!("milepost_gateway_publish_seconds"),
         })
+    }
+
+    fn producers(&self) -> [&Producer; 2] {
+        [&self.prompt, &self.gathering]
     }
 
     /// Publishes one upload and waits for the acknowledgement, at most the publish timeout.
@@ -151,15 +154,16 @@ impl Publisher {
 
     /// Blocks, at most [`WATCH_TIMEOUT`] and what it takes to drop the producers.
     fn look(&self) {
+        let until = Instant::now() + WATCH_TIMEOUT;
         let mut anew = false;
-        for producer in [&self.prompt, &self.gathering] {
+        for producer in self.producers() {
             if let Some(reason) = producer.beyond_repair() {
                 anew = true;
                 self.readiness.down(KAFKA, "a producer failed and is made anew");
                 match producer.make_anew() {
                     Ok(()) => {
                         metrics::counter!("milepost_gateway_producer_rebuilds_total").increment(1);
-                        tracing::warn!(reason, "producer made anew");
+                        tracing::warn!(reason, producer = producer.id(), "producer made anew");
                     }
                     Err(error) => tracing::error!(%error, "cannot make a new producer"),
                 }
@@ -168,7 +172,10 @@ impl Publisher {
         if anew {
             return;
         }
-        match self.prompt.ask_brokers(&self.topic, WATCH_TIMEOUT) {
+        let ask = |producer: &Producer| {
+            producer.ask_brokers(&self.topic, until.saturating_duration_since(Instant::now()))
+        };
+        match self.producers().into_iter().try_for_each(ask) {
             Ok(()) => self.readiness.up(KAFKA),
             Err(error) => self.readiness.down(KAFKA, error.to_string()),
         }
@@ -179,7 +186,7 @@ impl Publisher {
     pub async fn flush(self: Arc<Self>, deadline: Duration) {
         let until = Instant::now() + deadline;
         let flushing = move || {
-            [&self.prompt, &self.gathering]
+            self.producers()
                 .into_iter()
                 .try_for_each(|producer| producer.flush(until.saturating_duration_since(Instant::now())))
         };
@@ -219,6 +226,8 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
 
     #[derive(clap::Parser)]
     struct Program {
@@ -260,27 +269,34 @@ mod tests {
 
     #[tokio::test(flavor = "multi_thread")]
     async fn a_producer_with_a_fatal_error_is_made_anew() {
-        let cluster = cluster();
-        let readiness = Readiness::default();
-        let publisher = publisher(&cluster, &readiness, &[]);
-        assert_eq!(publisher.publish(&accepted()).await.unwrap().position.offset, 0);
+        for linger_from in ["--publish-linger-from=16", "--publish-linger-from=0"] {
+            let cluster = cluster();
+            let readiness = Readiness::default();
+            let publisher = publisher(&cluster, &readiness, &[linger_from]);
+            assert_eq!(publisher.publish(&accepted()).await.unwrap().position.offset, 0);
 
-        cluster.request_errors(
-            RDKafkaApiKey::Produce,
-            &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER],
-        );
-        assert_eq!(publisher.publish(&accepted()).await, Err(Unavailable::Journal));
-        assert_eq!(publisher.publish(&accepted()).await, Err(Unavailable::Journal), "the error is for good");
-        let stop = CancellationToken::new();
-        let watching = tokio::spawn(Arc::clone(&publisher).watch(stop.clone()));
-        let until = Instant::now() + Duration::from_secs(20);
-        while publisher.prompt.beyond_repair().is_some() || !readiness.is_ready() {
-            assert!(Instant::now() < until, "no new producer in time");
-            tokio::time::sleep(Duration::from_millis(5)).await;
+            cluster.request_errors(
+                RDKafkaApiKey::Produce,
+                &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER],
+            );
+            assert_eq!(publisher.publish(&accepted()).await, Err(Unavailable::Journal));
+            assert_eq!(
+                publisher.publish(&accepted()).await,
+                Err(Unavailable::Journal),
+                "the error is for good"
+            );
+            let stop = CancellationToken::new();
+            let watching = tokio::spawn(Arc::clone(&publisher).watch(stop.clone()));
+            let until = Instant::now() + PATIENCE;
+            let broken = || publisher.producers().iter().any(|producer| producer.beyond_repair().is_some());
+            while broken() || !readiness.is_ready() {
+                assert!(Instant::now() < until, "no new producer in time");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            publisher.publish(&accepted()).await.unwrap();
+            stop.cancel();
+            watching.await.unwrap();
         }
-        publisher.publish(&accepted()).await.unwrap();
-        stop.cancel();
-        watching.await.unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -288,19 +304,34 @@ mod tests {
         let cluster = cluster();
         let publisher =
             publisher(&cluster, &Readiness::default(), &["--publish-linger-from=1", "--publish-linger=1s"]);
-        publisher.publish(&accepted()).await.unwrap();
         let (one, other) = (accepted(), accepted());
-        let begun = Instant::now();
-        let first = async {
-            publisher.publish(&one).await.unwrap();
-            begun.elapsed()
+        let seconds = async |accepted| {
+            let begun = Instant::now();
+            publisher.publish(accepted).await.unwrap();
+            begun.elapsed().as_secs_f64()
         };
-        let second = async {
-            publisher.publish(&other).await.unwrap();
-            begun.elapsed()
-        };
-        let (first, second) = tokio::join!(first, second);
-        assert!(second >= Duration::from_secs(1) && first < second, "{first:?}, {second:?}");
+        let alone = seconds(&one).await;
+        let (first, second) = tokio::join!(biased; seconds(&one), seconds(&other));
+        assert!(alone < 1.0 && first < 1.0 && second >= 1.0, "{alone}, {first}, {second}");
         assert_eq!(publisher.on_their_way.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_lingers_is_sent_by_a_flush() {
+        let cluster = cluster();
+        let settings = ["--publish-linger-from=0", "--publish-linger=1s"];
+        let publisher = publisher(&cluster, &Readiness::default(), &settings);
+        let begun = Instant::now();
+        let publishing = tokio::spawn({
+            let publisher = Arc::clone(&publisher);
+            async move { publisher.publish(&accepted()).await.unwrap() }
+        });
+        while publisher.gathering.queued() == 0 {
+            assert!(begun.elapsed() < PATIENCE, "nothing is queued");
+            tokio::task::yield_now().await;
+        }
+        Arc::clone(&publisher).flush(PATIENCE).await;
+        assert_eq!(publisher.gathering.queued(), 0);
+        publishing.await.unwrap();
     }
 }
