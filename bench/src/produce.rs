@@ -1,4 +1,4 @@
-//! The limit of Kafka: a bare producer, set as the gateway's is.
+//! The limit of Kafka: a bare producer, as safe as the gateway's.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +17,8 @@ use crate::tally::Tally;
 
 /// Longest wait for the last acknowledgement.
 const FLUSH: Duration = Duration::from_secs(60);
+/// Longest time without room for a record.
+const ROOM: Duration = Duration::from_secs(5);
 
 /// How much is produced.
 #[derive(Debug, Clone, Copy)]
@@ -62,7 +64,7 @@ impl ProducerContext for Deliveries {
     }
 }
 
-/// What decides about speed and safety is set as in the gateway.
+/// What decides about safety is set as in the gateway; more requests may be under way.
 fn config(brokers: &str, linger_ms: u32) -> ClientConfig {
     let mut config = ClientConfig::new();
     config
@@ -97,8 +99,10 @@ pub fn produce(brokers: &str, topic: &str, records: &Records, until: Until) -> a
     } {
         let (key, value) = records.next();
         let mut record = BaseRecord::to(topic).key(&key).payload(value);
+        let offered = Instant::now();
         while let Err((error, refused)) = producer.send(record) {
             ensure!(error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull), "refused: {error}");
+            ensure!(offered.elapsed() < ROOM, "nothing is acknowledged any more");
             producer.poll(Duration::from_millis(1));
             record = refused;
         }
