@@ -62,7 +62,7 @@ pub struct MiddleSettings {
     pub publish_timeout: Duration,
 
     /// How long a record waits for others to be sent together when PUBLISH_LINGER_FROM are on their way [0ms..=1s].
-    #[arg(long, env, default_value = "5ms", value_parser = duration(Duration::ZERO, 1000 * MS))]
+    #[arg(long, env, default_value = "2ms", value_parser = duration(Duration::ZERO, 1000 * MS))]
     pub publish_linger: Duration,
 
     /// With so many uploads on their way to the journal a further record lingers [0..=1000000].
