@@ -310,9 +310,10 @@ mod tests {
             publisher.publish(accepted).await.unwrap();
             begun.elapsed().as_secs_f64()
         };
-        let alone = seconds(&one).await;
+        // Each producer's first record may take a second: librdkafka looks for topics it did not know once a second.
+        tokio::join!(biased; seconds(&one), seconds(&other));
         let (first, second) = tokio::join!(biased; seconds(&one), seconds(&other));
-        assert!(alone < 1.0 && first < 1.0 && second >= 1.0, "{alone}, {first}, {second}");
+        assert!(first < 1.0 && second >= 1.0, "{first}, {second}");
         assert_eq!(publisher.on_their_way.load(Ordering::Relaxed), 0);
     }
 
