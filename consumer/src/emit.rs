@@ -32,10 +32,11 @@ use tokio_util::sync::CancellationToken;
 use crate::metric;
 use crate::producer::{Client, Producer};
 
-/// Most locations whose facts are not acknowledged; a record without any counts as one. It bounds memory, and what is emitted
-/// again. Batches are not counted: when uploads come one at a time, each is a batch, and many come in one
-/// [`fact_linger`](EmitSettings::fact_linger).
+/// Most locations whose facts are not acknowledged, for memory; a record without any counts as one.
 const PENDING_MAX: usize = 60_000;
+/// Most batches, since emitting them again takes a round trip for each. Uploads that come one at a time are a batch each, and
+/// must not fill it within one [`fact_linger`](EmitSettings::fact_linger), which is a second at most.
+const PENDING_BATCHES_MAX: usize = 1000;
 
 /// What one journal record leaves behind.
 #[derive(Debug)]
@@ -95,8 +96,6 @@ pub struct Emitter {
     facts: Client,
     /// Batches that are not wholly acknowledged, oldest first; but for the newest, the results are.
     pending: VecDeque<Pending>,
-    /// Of all that is pending.
-    size: usize,
     /// Grows until a batch is wholly acknowledged: results that get through do not mend a topic of facts that fails.
     backoff: Backoff,
     readiness: Readiness,
@@ -128,13 +127,18 @@ impl Emitter {
     ) -> Result<Self, KafkaError> {
         let [results, facts] = clients(&settings)?;
         let (pending, backoff) = (VecDeque::new(), Backoff::new(settings.backoff_max));
-        Ok(Self { settings, results, facts, pending, size: 0, backoff, readiness, crash, stop })
+        Ok(Self { settings, results, facts, pending, backoff, readiness, crash, stop })
     }
 
     /// Whether another batch may be emitted before facts are acknowledged.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.size < PENDING_MAX
+        self.pending.len() < PENDING_BATCHES_MAX && self.size() < PENDING_MAX
+    }
+
+    /// Of all that is pending.
+    fn size(&self) -> usize {
+        self.pending.iter().map(|pending| pending.size).sum()
     }
 
     /// Whether acknowledgements are awaited.
@@ -149,7 +153,6 @@ impl Emitter {
     /// [`Stopped`]
     pub async fn emit(&mut self, batch: Vec<Emission>) -> Result<(), Stopped> {
         let size = batch.iter().map(Emission::size).sum();
-        self.size += size;
         self.pending.push_back(Pending { batch, size, begun: Instant::now(), facts: VecDeque::new() });
         self.persevere(self.pending.len() - 1).await
     }
@@ -189,10 +192,7 @@ impl Emitter {
             self.persevere(0).await?;
             return Ok(BTreeMap::new());
         }
-        let Some(Pending { batch, size, begun, .. }) = self.pending.pop_front() else {
-            return Ok(BTreeMap::new());
-        };
-        self.size -= size;
+        let Some(Pending { batch, begun, .. }) = self.pending.pop_front() else { return Ok(BTreeMap::new()) };
         self.backoff = Backoff::new(self.settings.backoff_max);
         histogram!(metric::EMIT, "topic" => "locations").record(begun.elapsed());
         let facts = batch.iter().filter(|emission| matches!(emission.answer, Some((_, _, true)))).count();

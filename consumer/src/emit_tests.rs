@@ -167,9 +167,24 @@ async fn no_more_is_emitted_than_may_be_pending() {
         });
         emitter.emit(batch).await.unwrap();
     }
-    assert_eq!((emitter.size, emitter.has_room()), (PENDING_MAX, false));
+    assert_eq!((emitter.size(), emitter.has_room()), (PENDING_MAX, false));
     settle(&mut emitter).await;
-    assert!(emitter.has_room() && !emitter.is_busy() && emitter.size == 0);
+    assert!(emitter.has_room() && !emitter.is_busy() && emitter.size() == 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_more_batches_are_emitted_than_may_be_pending() {
+    let cluster = cluster();
+    let mut emitter = emitter(&cluster, SECOND);
+    let mut offset = 0;
+    while emitter.has_room() {
+        emit(&mut emitter, offset).await;
+        offset += 1;
+        assert!(emitter.pending.len() <= PENDING_BATCHES_MAX);
+    }
+    assert_eq!(emitter.pending.len(), PENDING_BATCHES_MAX);
+    settle(&mut emitter).await;
+    assert!(emitter.has_room() && !emitter.is_busy());
 }
 
 #[test]
