@@ -74,14 +74,9 @@ pub fn claimed(claim: &Claim, ttl: Duration) -> KeyState {
 ///
 /// Any row of the key counts, not only the newest: the key may have been claimed again since (design, section 6.3).
 #[must_use]
-pub fn recall(position: Position, rows: &[KeyState]) -> Option<(KeyState, bool)> {
-    let then = rows
-        .iter()
-        .filter(|state| {
-            state.source.partition == position.partition && state.source.offset <= position.offset
-        })
-        .max_by_key(|state| state.source.offset)?;
-    Some((then.clone(), then.source == position))
+pub fn recall(position: Position, time: JournalTime, rows: &[KeyState]) -> Option<(KeyState, bool)> {
+    let then = answer::met(position, time, rows)?;
+    Some((then.clone(), (then.source, then.accepted_at) == (position, time)))
 }
 
 /// The windows of the keys in a batch: what the table holds, and what the batch itself has claimed so far.
@@ -103,7 +98,7 @@ impl Windows {
     /// the decision and the state of the key after it.
     pub fn settle(&mut self, claim: &Claim, ttl: Duration) -> (Decision, KeyState) {
         let windows = self.0.entry(claim.key_hash).or_default();
-        let newest = windows.iter().max_by_key(|state| state.source.offset);
+        let newest = answer::newest(windows.iter());
         let decision = decide(claim, newest);
         // Two windows of the same instant would only be stopped by the table's primary key.
         #[cfg(feature = "planted-bugs")]
@@ -133,15 +128,20 @@ impl Windows {
     #[cfg(feature = "planted-bugs")]
     pub fn keep_newest(&mut self) {
         for windows in self.0.values_mut() {
-            windows.sort_by_key(|state| state.source.offset);
+            answer::oldest_first(windows);
             windows.drain(..windows.len() - 1);
         }
     }
 
     /// As [`recall`], for a key of the batch.
     #[must_use]
-    pub fn recall(&self, key_hash: &KeyHash, position: Position) -> Option<(KeyState, bool)> {
-        recall(position, self.0.get(key_hash)?)
+    pub fn recall(
+        &self,
+        key_hash: &KeyHash,
+        position: Position,
+        time: JournalTime,
+    ) -> Option<(KeyState, bool)> {
+        recall(position, time, self.0.get(key_hash)?)
     }
 }
 
@@ -193,13 +193,24 @@ mod tests {
     fn a_settled_record_is_recalled_with_the_window_of_its_own_time() {
         let claims = [claim(0, 1000, 1), claim(1, 1050, 1), claim(2, 2000, 2), claim(3, 2001, 1)];
         let rows: Vec<KeyState> = [0, 2].map(|at| claimed(&claims[at], TTL)).to_vec();
-        let recalled = |offset| recall(Position { partition: 0, offset }, &rows).unwrap();
+        let recalled = |at: usize| recall(claims[at].position, claims[at].time, &rows).unwrap();
         assert_eq!(recalled(0), (rows[0].clone(), true));
         assert_eq!(recalled(1), (rows[0].clone(), false));
         assert_eq!(recalled(2), (rows[1].clone(), true));
         assert_eq!(recalled(3), (rows[1].clone(), false));
-        assert_eq!(recall(Position { partition: 1, offset: 9 }, &rows), None);
-        assert_eq!(recall(Position { partition: 0, offset: 1 }, &rows[1..]), None);
+        assert_eq!(recall(Position { partition: 1, offset: 9 }, JournalTime(2001), &rows), None);
+        assert_eq!(recall(claims[1].position, claims[1].time, &rows[1..]), None);
+        // Persisted at the same place of an earlier journal.
+        assert_eq!(recall(claims[0].position, JournalTime(1001), &rows), Some((rows[0].clone(), false)));
+    }
+
+    #[test]
+    fn a_claim_of_a_journal_that_was_made_anew_is_newer_than_an_expired_one_at_a_greater_offset() {
+        let mut windows = Windows::default();
+        windows.insert(KeyHash([1; 32]), claimed(&claim(500, 1000, 1), TTL));
+        let decisions = [claim(3, 2000, 2), claim(4, 2001, 2), claim(5, 2002, 1)]
+            .map(|claim| windows.settle(&claim, TTL).0);
+        assert_eq!(decisions, [Decision::New, Decision::Copy, Decision::Conflict]);
     }
 
     proptest! {
@@ -232,7 +243,7 @@ mod tests {
             prop_assert_eq!(&pieces, &whole);
 
             for (claim, (decision, state)) in claims.iter().zip(&whole) {
-                let (recalled, persisted) = recall(claim.position, &table).unwrap();
+                let (recalled, persisted) = recall(claim.position, claim.time, &table).unwrap();
                 prop_assert_eq!(&recalled, state);
                 prop_assert_eq!(persisted, *decision == Decision::New);
             }

@@ -46,7 +46,7 @@ pub fn settle(batch: &Batch, mut windows: Windows, ttl: Duration) -> Vec<Settled
             Settled::Decided(decision, state)
         }
         Content::Upload(upload) => windows
-            .recall(&upload.key_hash, record.position)
+            .recall(&upload.key_hash, record.position, record.time)
             .map_or(Settled::Forgotten, |(state, persisted)| Settled::Recalled { state, persisted }),
     };
     batch.records.iter().map(settle_one).collect()

@@ -43,7 +43,7 @@ impl AnswerCache {
     pub fn insert(&self, key_hash: KeyHash, state: &KeyState) {
         let Some(states) = &self.states else { return };
         states.entry(key_hash).and_compute_with(|known| match known {
-            Some(known) if known.value().source.offset >= state.source.offset => Op::Nop,
+            Some(known) if known.value().accepted_at >= state.accepted_at => Op::Nop,
             _ => Op::Put(KeyState { body: self.shared(&state.body), ..state.clone() }),
         });
     }
@@ -97,6 +97,15 @@ mod tests {
         }
         assert_eq!(cache.get(key(1)), Some(state(9, 1)));
         assert_eq!(cache.get(key(2)), None);
+    }
+
+    #[test]
+    fn a_claim_of_a_journal_that_was_made_anew_is_newer_whatever_its_offset() {
+        let cache = AnswerCache::new(10);
+        let anew = KeyState { source: Position { partition: 0, offset: 2 }, ..state(9, 1) };
+        cache.insert(key(1), &state(5, 1));
+        cache.insert(key(1), &anew);
+        assert_eq!(cache.get(key(1)), Some(anew));
     }
 
     #[test]

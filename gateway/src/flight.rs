@@ -94,7 +94,8 @@ async fn result(
     results: &mut mpsc::Receiver<Arc<ResultRecord>>,
 ) -> Settled {
     let found = |state: KeyState, otherwise| {
-        let source = if state.source == position { Source::Own } else { otherwise };
+        let is_own = mine::is_claim_of(position, time, &state);
+        let source = if is_own { Source::Own } else { otherwise };
         Settled::Found { state, source }
     };
     let mut poll = interval_at(Instant::now() + middle.answer_poll, middle.answer_poll);

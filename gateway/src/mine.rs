@@ -1,7 +1,7 @@
 //! Which state of a key answers which record. Pure: the consumer's decision (design, section 6.2) seen from
 //! outside.
 
-use milepost_shared::answer::{KeyState, Position};
+use milepost_shared::answer::{self, KeyState, Position};
 use milepost_shared::clock::JournalTime;
 use milepost_shared::result::ResultRecord;
 
@@ -20,7 +20,14 @@ pub fn is_mine(record: Position, time: JournalTime, result: &ResultRecord) -> bo
 /// Whether the state of the record's key, wherever it was found, answers the record.
 #[must_use]
 pub fn is_answered_by(record: Position, time: JournalTime, state: &KeyState) -> bool {
-    state.source == record || state.contains(time)
+    is_claim_of(record, time, state) || state.contains(time)
+}
+
+/// Whether the record is the one that claimed the key. The place alone does not tell, since a journal that was made anew uses
+/// it a second time; without a time it has to.
+#[must_use]
+pub fn is_claim_of(record: Position, time: JournalTime, state: &KeyState) -> bool {
+    state.source == record && (state.accepted_at == time || time == UNKNOWN_TIME)
 }
 
 /// The state that answers the record, out of all windows of its key that the table still holds; `None` if the
@@ -30,11 +37,10 @@ pub fn is_answered_by(record: Position, time: JournalTime, state: &KeyState) -> 
 /// stepped back behind the claim does not matter.
 #[must_use]
 pub fn answer_of(record: Position, time: JournalTime, windows: &[KeyState]) -> Option<&KeyState> {
-    windows
-        .iter()
-        .filter(|state| state.source.partition == record.partition && state.source.offset <= record.offset)
-        .max_by_key(|state| state.source.offset)
-        .filter(|state| state.source == record || state.is_open_at(time))
+    // No claim is known to come before a time that is not known.
+    let claimed_by = if time == UNKNOWN_TIME { JournalTime(i64::MIN) } else { time };
+    answer::met(record, claimed_by, windows)
+        .filter(|state| is_claim_of(record, time, state) || state.is_open_at(time))
 }
 
 #[cfg(test)]
@@ -102,6 +108,25 @@ mod tests {
     fn a_later_window_does_not_answer_an_earlier_record() {
         let windows = [window(9, 120)];
         assert_eq!(answer_of(at(7), JournalTime(100), &windows), None);
+    }
+
+    #[test]
+    fn a_claim_at_the_same_place_of_an_earlier_journal_is_no_answer() {
+        let claim = window(7, 100);
+        assert!(
+            is_answered_by(at(7), JournalTime(100), &claim) && is_answered_by(at(7), UNKNOWN_TIME, &claim)
+        );
+        assert!(!is_answered_by(at(7), JournalTime(110), &claim));
+        assert_eq!(answer_of(at(7), JournalTime(110), std::slice::from_ref(&claim)), None);
+        assert!(!is_claim_of(at(7), JournalTime(105), &claim), "it is a copy");
+    }
+
+    #[test]
+    fn the_claims_of_a_journal_that_was_made_anew_answer_its_records_whatever_their_offsets() {
+        let windows = [window(5, 100), window(3, 120)];
+        assert_eq!(answer_of(at(7), JournalTime(121), &windows), Some(&windows[1]));
+        // A copy in a window that was claimed before, at an offset that the new journal has not reached yet.
+        assert_eq!(answer_of(at(2), JournalTime(105), &windows), Some(&windows[0]));
     }
 
     /// The consumer, as the design says it: decides records of one key in order, returns the claims and for

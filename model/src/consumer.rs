@@ -84,7 +84,8 @@ impl Consumer {
                 claim.time = now;
             }
             settled.emissions.push(if offset < self.settled_below {
-                recalled.recall(&KEY, at(offset)).map(|(state, persisted)| (Arc::new(state), persisted))
+                let recalled = recalled.recall(&KEY, at(offset), claim.time);
+                recalled.map(|(state, persisted)| (Arc::new(state), persisted))
             } else {
                 let (decision, state) = windows.settle(&claim, TTL);
                 let state = Arc::new(state);

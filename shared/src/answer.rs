@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::clock::JournalTime;
 use crate::fingerprint::Fingerprint;
 
-/// Where a record stands in the journal. Unique for ever, since partitions and offsets are never reused.
+/// Where a record stands in the journal. Unique in the life of a journal; one that is made anew begins at offset 0 again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Position {
     /// Partition of `location-uploads`.
@@ -49,6 +49,29 @@ impl KeyState {
     pub fn contains(&self, time: JournalTime) -> bool {
         self.accepted_at <= time && self.is_open_at(time)
     }
+}
+
+/// Puts the windows of one key into their one order: journal time, in which each claim of a key is later than the one before.
+/// Offsets do not tell it, since a journal that is made anew uses them a second time.
+pub fn oldest_first(windows: &mut [KeyState]) {
+    windows.sort_unstable_by_key(|state| state.accepted_at);
+}
+
+/// The last of the windows of one key, in the order of [`oldest_first`].
+pub fn newest<'a>(windows: impl IntoIterator<Item = &'a KeyState>) -> Option<&'a KeyState> {
+    windows.into_iter().max_by_key(|state| state.accepted_at)
+}
+
+/// The window that a record met, or opened: the newest of those claimed up to it, out of all windows of its key.
+///
+/// What is claimed up to a record stands before it. In a journal that was made anew an earlier claim may have any offset, and
+/// shows by its time. In one journal both agree: a claim behind the record is later than the end of the window it met.
+#[must_use]
+pub fn met(record: Position, time: JournalTime, windows: &[KeyState]) -> Option<&KeyState> {
+    newest(windows.iter().filter(|state| {
+        state.source.partition == record.partition
+            && (state.source.offset <= record.offset || state.accepted_at <= time)
+    }))
 }
 
 /// The body of the answer to an accepted upload of `count` locations, the only place where it is made.

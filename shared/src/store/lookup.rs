@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use sqlx::PgConnection;
 
 use super::batch::key_row;
-use crate::answer::KeyState;
+use crate::answer::{self, KeyState};
 use crate::key::KeyHash;
 
 /// The windows of each of these keys that the table still holds, oldest first; a key without any is absent.
@@ -37,7 +37,7 @@ pub async fn windows(
         }
     }
     for states in windows.values_mut() {
-        states.sort_unstable_by_key(|state| (state.accepted_at, state.source.offset));
+        answer::oldest_first(states);
     }
     Ok(windows)
 }
