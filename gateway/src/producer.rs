@@ -161,6 +161,9 @@ fn config(settings: &MiddleSettings, kafka: &KafkaSettings, linger: Duration) ->
         .set("max.in.flight.requests.per.connection", "1")
         // All copies of a key into one partition, the one that Java clients would choose too.
         .set("partitioner", "murmur2_random")
+        // An acknowledgement without an offset is told as -1001 for the first record of a request, and one more for each
+        // further one: with no more than this all of them are seen to be none.
+        .set("batch.num.messages", "1000")
         .set("linger.ms", millis(linger).to_string())
         .set("compression.type", "lz4")
         // Nobody waits for a record longer than this, so it need not be tried longer either.

@@ -129,6 +129,11 @@ impl Publisher {
             Err(_) | Ok(Err(_)) => return Err(Unavailable::Journal),
         };
         drop(on_its_way);
+        if delivery.offset < 0 {
+            // Acknowledged before, by an answer that got lost: the record is in the journal, and nobody can tell where.
+            tracing::debug!("record acknowledged without an offset");
+            return Err(Unavailable::Journal);
+        }
         self.seconds.record(begun.elapsed());
         let position = Position { partition: delivery.partition, offset: delivery.offset };
         Ok(Published { position, time: journal_time(delivery.timestamp) })
@@ -297,6 +302,18 @@ mod tests {
             stop.cancel();
             watching.await.unwrap();
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_acknowledgement_without_an_offset_is_no_receipt_for_a_place_that_does_not_exist() {
+        let cluster = cluster();
+        let publisher = publisher(&cluster, &Readiness::default(), &[]);
+        publisher.publish(&accepted()).await.unwrap();
+        let duplicate = RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER;
+        cluster.request_errors(RDKafkaApiKey::Produce, &[duplicate]);
+        assert_eq!(publisher.publish(&accepted()).await, Err(Unavailable::Journal));
+        assert_eq!(publisher.prompt.beyond_repair(), None);
+        publisher.publish(&accepted()).await.unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread")]
