@@ -17,7 +17,7 @@ use milepost_shared::crash::Crash;
 use milepost_shared::ops::{self, Readiness};
 use milepost_shared::settings::{self, EXIT_CONFIG};
 use milepost_shared::store::{connect, migrate};
-use milepost_shared::topics::{TopicAdmin, TopicNames};
+use milepost_shared::topics::{TopicAdmin, TopicNames, watch_partitions};
 use milepost_shared::{shutdown, telemetry};
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
@@ -77,19 +77,46 @@ async fn run(settings: ConsumerSettings) -> anyhow::Result<ExitCode> {
     let options =
         connect::options(&settings.database.database_url, "milepost-consumer", settings.persist_timeout)?;
     let code = match check(&settings, &options, &readiness, &stop).await {
-        Ok(true) => sessions(&settings, &parts(&settings, options, readiness), &stop)
-            .await
-            .map(|()| ExitCode::SUCCESS),
+        Ok(true) => consume(&settings, &parts(&settings, options, readiness), &stop).await,
         Ok(false) => Ok(ExitCode::SUCCESS),
-        Err(violation) => {
-            tracing::error!(error = format!("{violation:#}"), "bad configuration");
-            eprintln!("error: {violation:#}");
-            Ok(ExitCode::from(u8::try_from(EXIT_CONFIG)?))
-        }
+        Err(violation) => refused(&violation),
     };
     serving.cancel();
     pages.await.context("operator pages")??;
     code
+}
+
+/// What is configured, here or in the cluster, is not what it has to be.
+fn refused(violation: &anyhow::Error) -> anyhow::Result<ExitCode> {
+    tracing::error!(error = format!("{violation:#}"), "bad configuration");
+    eprintln!("error: {violation:#}");
+    Ok(ExitCode::from(u8::try_from(EXIT_CONFIG)?))
+}
+
+/// Runs sessions until `stop`, or until a topic has another number of partitions.
+async fn consume(
+    settings: &ConsumerSettings,
+    parts: &Parts,
+    stop: &CancellationToken,
+) -> anyhow::Result<ExitCode> {
+    let running = stop.child_token();
+    let watching = tokio::spawn({
+        let (kafka, readiness, running) = (settings.kafka.clone(), parts.readiness.clone(), running.clone());
+        async move {
+            let _end = running.clone().drop_guard();
+            let watched = watch_partitions(&kafka, &running).await;
+            if let Err(violation) = &watched {
+                readiness.down("journal", violation.to_string());
+            }
+            watched
+        }
+    });
+    let consumed = sessions(settings, parts, &running).await;
+    running.cancel();
+    match watching.await? {
+        Err(violation) => refused(&violation),
+        Ok(()) => consumed.map(|()| ExitCode::SUCCESS),
+    }
 }
 
 /// Checks schema and topics, waiting for servers that are not up yet. False if the program was stopped meanwhile.

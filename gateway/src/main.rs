@@ -100,8 +100,8 @@ async fn run(settings: GatewaySettings) -> anyhow::Result<ExitCode> {
 
 type Checks = tokio::task::JoinHandle<anyhow::Result<()>>;
 
-/// Starts checking topics and schema beside everything else. The token is cancelled when the topics are known
-/// to be good or bad; a violation also cancels `serving` and is what the task ends with.
+/// Starts checking topics and schema beside everything else, and goes on to watch the topics. The token is cancelled when the
+/// topics are known to be good or bad; a violation also cancels `serving` and is what the task ends with.
 fn check(
     settings: &GatewaySettings,
     readiness: &Readiness,
@@ -114,8 +114,10 @@ fn check(
     let done = checked.clone().drop_guard();
     let checks = tokio::spawn(async move {
         let topics = async {
-            let _done = done;
-            start::check_topics(&kafka, &readiness, &serving).await
+            let checked = start::check_topics(&kafka, &readiness, &serving).await;
+            drop(done);
+            checked?;
+            start::watch_topics(&kafka, &readiness, &serving).await
         };
         let schema = start::check_schema(&options, &readiness, &serving);
         let checked = tokio::try_join!(topics, schema);

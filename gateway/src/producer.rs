@@ -159,8 +159,6 @@ fn config(settings: &MiddleSettings, kafka: &KafkaSettings, linger: Duration) ->
         // What arrives while a request is under way goes with the next one: records gather by themselves as the load
         // grows (decision 8).
         .set("max.in.flight.requests.per.connection", "1")
-        // All copies of a key into one partition, the one that Java clients would choose too.
-        .set("partitioner", "murmur2_random")
         // An acknowledgement without an offset is told as -1001 for the first record of a request, and one more for each
         // further one: with no more than this all of them are seen to be none.
         .set("batch.num.messages", "1000")

@@ -11,6 +11,7 @@ use milepost_shared::clock::JournalTime;
 use milepost_shared::fact::HEADER_TRACEPARENT;
 use milepost_shared::journal;
 use milepost_shared::ops::Readiness;
+use milepost_shared::partition;
 use milepost_shared::settings::KafkaSettings;
 use milepost_shared::topics::TopicNames;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -53,6 +54,7 @@ pub struct Publisher {
     broken: Arc<Notify>,
     readiness: Readiness,
     topic: String,
+    partitions: i32,
     deadline: Duration,
     /// From handing over to the acknowledgement.
     seconds: Histogram,
@@ -93,6 +95,7 @@ impl Publisher {
             broken,
             readiness: readiness.clone(),
             topic: TopicNames::new(&kafka.topic_prefix).uploads,
+            partitions: kafka.partitions,
             deadline: settings.publish_timeout,
             seconds: metrics::histogram!("milepost_gateway_publish_seconds"),
         })
@@ -110,7 +113,9 @@ impl Publisher {
     pub async fn publish(&self, accepted: &Accepted) -> Result<Published, Unavailable> {
         let key = accepted.key_hash.to_string();
         let value = journal::encode(accepted.account, accepted.fingerprint, &accepted.upload);
-        let mut record = FutureRecord::to(&self.topic).key(&key).payload(&value);
+        // Not the client's choice, which goes by what the brokers tell.
+        let partition = partition::of_key(key.as_bytes(), self.partitions);
+        let mut record = FutureRecord::to(&self.topic).partition(partition).key(&key).payload(&value);
         if let Some(traceparent) = &accepted.traceparent {
             let header = Header { key: HEADER_TRACEPARENT, value: Some(traceparent) };
             record = record.headers(OwnedHeaders::new_with_capacity(1).insert(header));
@@ -244,8 +249,12 @@ mod tests {
 
     /// A real broker does not break a producer at will, so this one is librdkafka's own imitation.
     fn cluster() -> MockCluster<'static, DefaultProducerContext> {
+        cluster_of(6)
+    }
+
+    fn cluster_of(partitions: i32) -> MockCluster<'static, DefaultProducerContext> {
         let cluster = MockCluster::new(1).unwrap();
-        cluster.create_topic("location-uploads", 1, 1).unwrap();
+        cluster.create_topic("location-uploads", partitions, 1).unwrap();
         cluster
     }
 
@@ -260,10 +269,14 @@ mod tests {
     }
 
     fn accepted() -> Accepted {
+        accepted_with(KeyHash([0; 32]))
+    }
+
+    fn accepted_with(key_hash: KeyHash) -> Accepted {
         let upload = Upload { device: "d".to_owned(), locations: vec![Location::new(1, 48.0, 16.0)] };
         Accepted {
             account: Uuid::nil(),
-            key_hash: KeyHash([0; 32]),
+            key_hash,
             has_key: true,
             fingerprint: Fingerprint::of(&upload),
             upload,
@@ -314,6 +327,17 @@ mod tests {
         assert_eq!(publisher.publish(&accepted()).await, Err(Unavailable::Journal));
         assert_eq!(publisher.prompt.beyond_repair(), None);
         publisher.publish(&accepted()).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_key_is_published_to_its_partition_of_as_many_as_are_set_though_the_topic_has_more() {
+        let cluster = cluster_of(9);
+        let publisher = publisher(&cluster, &Readiness::default(), &["--partitions=6"]);
+        for byte in 0..24 {
+            let accepted = accepted_with(KeyHash([byte; 32]));
+            let partition = publisher.publish(&accepted).await.unwrap().position.partition;
+            assert_eq!(partition, partition::of_key(accepted.key_hash.to_string().as_bytes(), 6));
+        }
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -1,5 +1,5 @@
 //! What must hold before a gateway may go on: topics that keep the rules, and a schema this build was written
-//! for.
+//! for. The number of partitions must hold as long as it runs.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use milepost_shared::backoff::Backoff;
 use milepost_shared::ops::Readiness;
 use milepost_shared::settings::KafkaSettings;
 use milepost_shared::store::migrate;
-use milepost_shared::topics::{TopicAdmin, refuse_violations};
+use milepost_shared::topics::{TopicAdmin, refuse_violations, watch_partitions};
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
 use tokio::time::timeout;
@@ -50,6 +50,22 @@ pub async fn check_topics(
         backoff.pause(stop).await;
     }
     Ok(())
+}
+
+/// Looks until `stop` whether the topics keep their partitions.
+///
+/// # Errors
+/// One of them has another number; the gateway must not go on.
+pub async fn watch_topics(
+    settings: &KafkaSettings,
+    readiness: &Readiness,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let watched = watch_partitions(settings, stop).await;
+    if let Err(violation) = &watched {
+        readiness.down(TOPICS, violation.to_string());
+    }
+    watched
 }
 
 /// Compares the schema's version with this build's, trying until Postgres tells it or `stop`.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -14,7 +15,9 @@ use rdkafka::admin::{
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
+use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::millis;
 use crate::settings::KafkaSettings;
@@ -23,6 +26,9 @@ use crate::settings::KafkaSettings;
 pub const RECORD_BYTES_MAX: usize = 4 << 20;
 /// Longest wait for the cluster to answer an administrative request.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(20);
+/// How often a program that runs looks whether partitions were added, and how long one answer may take.
+const WATCH_EVERY: Duration = Duration::from_secs(2);
+const WATCH_TIMEOUT: Duration = Duration::from_secs(2);
 /// The retention of facts when topics are created.
 const LOCATIONS_RETENTION: Duration = Duration::from_secs(30 * 86_400);
 
@@ -165,12 +171,7 @@ pub fn violations(settings: &KafkaSettings, actual: &BTreeMap<String, ActualTopi
         let missing = ActualTopic::default();
         let actual = actual.get(&topic).unwrap_or(&missing);
         if actual.partitions != wanted {
-            found.push(Violation {
-                topic: topic.clone(),
-                setting: "partitions",
-                value: actual.partitions.to_string(),
-                bound: format!("{wanted} (the setting PARTITIONS)"),
-            });
+            found.push(other_count(&topic, actual.partitions, wanted));
             if actual.partitions == 0 {
                 continue;
             }
@@ -188,6 +189,11 @@ pub fn violations(settings: &KafkaSettings, actual: &BTreeMap<String, ActualTopi
         }
     }
     found
+}
+
+fn other_count(topic: &str, partitions: usize, wanted: usize) -> Violation {
+    let (value, bound) = (partitions.to_string(), format!("{wanted} (the setting PARTITIONS)"));
+    Violation { topic: topic.to_owned(), setting: "partitions", value, bound }
 }
 
 /// Refuses topics that violate a rule.
@@ -250,6 +256,8 @@ impl TopicAdmin {
         let client = ClientConfig::new()
             .set("bootstrap.servers", &settings.kafka_brokers)
             .set("client.id", "milepost-topics")
+            // A look at a topic that was deleted must not make it anew.
+            .set("allow.auto.create.topics", "false")
             .create()
             .context("cannot make a Kafka client")?;
         Ok(Self { client })
@@ -366,6 +374,18 @@ impl TopicAdmin {
         Ok(actual)
     }
 
+    /// How many partitions each topic has that is there. Blocks up to [`WATCH_TIMEOUT`] for each.
+    fn partitions(&self, settings: &KafkaSettings) -> Result<BTreeMap<String, usize>, KafkaError> {
+        let mut partitions = BTreeMap::new();
+        for (topic, _) in rules(settings) {
+            let told = self.client.inner().fetch_metadata(Some(&topic), WATCH_TIMEOUT)?;
+            let of_topic = told.topics().iter().find(|told| told.name() == topic);
+            let count = of_topic.map_or(0, |told| told.partitions().len());
+            partitions.extend((count > 0).then_some((topic, count)));
+        }
+        Ok(partitions)
+    }
+
     /// Refuses topics that violate a rule.
     ///
     /// # Errors
@@ -373,6 +393,39 @@ impl TopicAdmin {
     pub async fn check(&self, settings: &KafkaSettings) -> anyhow::Result<()> {
         refuse_violations(settings, &self.describe(settings).await?)
     }
+}
+
+/// Looks every two seconds, until `stop`, whether the topics still have as many partitions as are set. Brokers that do not
+/// answer, and topics that are not there, say nothing about it.
+///
+/// # Errors
+/// A topic has another number of partitions: the program must not go on, since with keys in other partitions the order within
+/// a key would be lost, on which everything rests.
+pub async fn watch_partitions(settings: &KafkaSettings, stop: &CancellationToken) -> anyhow::Result<()> {
+    let wanted = usize::try_from(settings.partitions).unwrap_or(0);
+    let mut admin = None;
+    while stop.run_until_cancelled(tokio::time::sleep(WATCH_EVERY)).await.is_some() {
+        let asked = match admin.take() {
+            Some(admin) => admin,
+            None => Arc::new(TopicAdmin::new(settings)?),
+        };
+        let asking = tokio::task::spawn_blocking({
+            let (asked, settings) = (Arc::clone(&asked), settings.clone());
+            move || asked.partitions(&settings)
+        });
+        match stop.run_until_cancelled(asking).await {
+            None => break,
+            Some(Ok(Ok(partitions))) => {
+                if let Some((topic, count)) = partitions.iter().find(|(_, count)| **count != wanted) {
+                    bail!("{}", other_count(topic, *count, wanted));
+                }
+                admin = Some(asked);
+            }
+            // The next look is a new client's: this one may have forgotten every broker.
+            Some(Ok(Err(_)) | Err(_)) => {}
+        }
+    }
+    Ok(())
 }
 
 fn timeouts() -> AdminOptions {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use rdkafka::admin::{AdminClient, AdminOptions, NewTopic, TopicReplication};
+use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -148,6 +148,21 @@ impl Kafka {
         record.payload = value;
         let delivered = producer.send(record, TIMEOUT).await.map_err(|(error, _)| error)?;
         Ok(delivered.offset)
+    }
+
+    /// Gives a topic more partitions, and waits until they are known.
+    ///
+    /// # Errors
+    /// The cluster refuses.
+    pub async fn add_partitions(&self, topic: &str, partitions: usize) -> anyhow::Result<()> {
+        let more = NewPartitions::new(topic, partitions);
+        let added = self.admin()?.create_partitions([&more], &patience()).await?;
+        ensure!(added.iter().all(Result::is_ok), "cannot add partitions to {topic}: {added:?}");
+        eventually(TIMEOUT, "the partitions are known to the broker", async || {
+            Ok(self.ends(topic).await.ok().filter(|ends| ends.len() == partitions))
+        })
+        .await?;
+        Ok(())
     }
 
     /// Creates a topic, and waits until it is known.

@@ -6,6 +6,7 @@ mod configuration;
 mod consumer;
 mod documents;
 mod emitted;
+mod journal;
 mod load;
 mod operated;
 mod operations;
