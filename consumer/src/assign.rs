@@ -13,7 +13,7 @@ pub struct Known {
     pub progress: i64,
     /// First offset that the group has not acknowledged; `None` if the group knows nothing.
     pub group: Option<i64>,
-    /// First offset that the table does not know to be emitted.
+    /// First offset that the table does not know to be emitted. Noted now and then, so it may be behind, but never ahead.
     pub emitted: i64,
     /// First offset that the journal still holds.
     pub journal_start: i64,
@@ -62,8 +62,8 @@ pub fn start(partition: i32, known: Known) -> Result<i64, Gap> {
     if progress > journal_end {
         return Err(Gap::Truncated { partition, end: journal_end, progress });
     }
-    // A group without offsets may have emitted anything or nothing: all that the journal holds is emitted again.
-    let from = progress.min(group.unwrap_or(journal_start.min(progress)));
+    // A group without offsets has emitted nothing as far as it tells: all that the journal holds is emitted again.
+    let from = progress.min(group.unwrap_or(0));
     // What the journal no longer holds is missed only if it was not persisted, or neither store knows that it was emitted.
     let needed = progress.min(from.max(emitted));
     if needed < journal_start {
@@ -153,7 +153,21 @@ mod tests {
     #[test]
     fn without_group_offsets_everything_the_journal_holds_is_emitted_again() {
         assert_eq!(start(0, known(50, None, (0, 100))), Ok(0));
-        assert_eq!(start(0, known(50, None, (30, 100))), Ok(30));
+        // What the journal no longer holds is known to be emitted by the table, or by nobody.
+        let known = |emitted| Known { emitted, ..known(50, None, (30, 100)) };
+        assert_eq!(start(0, known(30)), Ok(30));
+        assert_eq!(start(0, known(50)), Ok(30));
+    }
+
+    #[test]
+    fn without_group_offsets_nothing_is_taken_for_emitted_that_the_table_does_not_know_to_be() {
+        for group in [None, Some(0)] {
+            let known = |emitted| Known { emitted, ..known(50, group, (30, 100)) };
+            for emitted in [0, 29] {
+                let gap = Gap::Deleted { partition: 0, from: emitted, to: 30 };
+                assert_eq!(start(0, known(emitted)), Err(gap), "{group:?}");
+            }
+        }
     }
 
     #[test]
@@ -183,15 +197,16 @@ mod tests {
     proptest! {
         #[test]
         fn a_start_skips_nothing_that_is_not_both_persisted_and_emitted(
-            progress in 0..100i64, group in proptest::option::of(0..100i64), first in 0..100i64, length in 0..100i64,
+            progress in 0..100i64, group in proptest::option::of(0..100i64), emitted in 0..100i64,
+            first in 0..100i64, length in 0..100i64,
         ) {
-            let known = known(progress, group, (first, first + length));
+            let emitted = emitted.min(progress);
+            let known = Known { emitted, ..known(progress, group, (first, first + length)) };
             if let Ok(from) = start(0, known) {
                 prop_assert!(from <= progress);
                 prop_assert!(from >= first && from <= first + length);
-                if let Some(group) = group {
-                    prop_assert!(from <= group);
-                }
+                // All before it is emitted, as the group or the table knows.
+                prop_assert!(from <= group.unwrap_or(0).max(emitted));
             }
         }
     }
