@@ -19,6 +19,9 @@ pub struct Known {
     pub journal_start: i64,
     /// The offset after the journal's last.
     pub journal_end: i64,
+    /// First offset in the journal that is stamped later than everything persisted; `None` if there is none, or if the table
+    /// knows no journal time.
+    pub stamped_later: Option<i64>,
 }
 
 /// Records that are needed and that the journal does not hold.
@@ -51,6 +54,21 @@ pub enum Gap {
         /// The table's progress.
         progress: i64,
     },
+    /// The journal has grown past what was persisted, but with other records: it lost its end, or was made anew, and offsets
+    /// are used a second time.
+    #[error(
+        "journal partition {partition} is not the one that was persisted: everything below {progress} was stamped earlier \
+         than the record at {later}. Its topic was made anew, or the brokers lost records and wrote others in their place. \
+         Restore it, or go on from there with 'milepost-admin progress set --partition {partition} --offset {later} --force'"
+    )]
+    Replaced {
+        /// The journal partition.
+        partition: i32,
+        /// The table's progress.
+        progress: i64,
+        /// First offset stamped later than all that is persisted.
+        later: i64,
+    },
 }
 
 /// The offset to poll a partition from.
@@ -58,9 +76,13 @@ pub enum Gap {
 /// # Errors
 /// [`Gap`]: nothing may be skipped.
 pub fn start(partition: i32, known: Known) -> Result<i64, Gap> {
-    let Known { progress, group, emitted, journal_start, journal_end } = known;
+    let Known { progress, group, emitted, journal_start, journal_end, stamped_later } = known;
     if progress > journal_end {
         return Err(Gap::Truncated { partition, end: journal_end, progress });
+    }
+    // Everything persisted was stamped no later than the greatest time persisted.
+    if let Some(later) = stamped_later.filter(|later| *later < progress) {
+        return Err(Gap::Replaced { partition, progress, later });
     }
     // A group without offsets has emitted nothing as far as it tells: all that the journal holds is emitted again.
     let from = progress.min(group.unwrap_or(0));
@@ -140,7 +162,8 @@ mod tests {
     use super::*;
 
     fn known(progress: i64, group: Option<i64>, journal: (i64, i64)) -> Known {
-        Known { progress, group, emitted: 0, journal_start: journal.0, journal_end: journal.1 }
+        let (journal_start, journal_end) = journal;
+        Known { progress, group, emitted: 0, journal_start, journal_end, stamped_later: None }
     }
 
     #[test]
@@ -182,6 +205,23 @@ mod tests {
         );
         let text = Gap::Deleted { partition: 3, from: 20, to: 30 }.to_string();
         assert!(text.contains("partition 3 lacks the offsets 20 to 29"), "{text}");
+    }
+
+    #[test]
+    fn a_journal_with_later_records_below_the_progress_is_another_one() {
+        // It lost its end, at 95, and has grown past the progress since.
+        let known = |stamped_later| Known { stamped_later, ..known(101, Some(101), (0, 106)) };
+        assert_eq!(start(3, known(Some(95))), Err(Gap::Replaced { partition: 3, progress: 101, later: 95 }));
+        assert_eq!(start(3, known(Some(101))), Ok(101));
+        assert_eq!(start(3, known(Some(104))), Ok(101));
+        assert_eq!(start(3, known(None)), Ok(101));
+        // It was made anew, and the group's offsets went with it.
+        let anew = Known { group: None, emitted: 101, ..known(Some(0)) };
+        let gap = start(3, anew).unwrap_err();
+        assert_eq!(gap, Gap::Replaced { partition: 3, progress: 101, later: 0 });
+        let text = gap.to_string();
+        assert!(text.contains("partition 3 is not the one that was persisted"), "{text}");
+        assert!(text.contains("progress set --partition 3 --offset 0 --force"), "{text}");
     }
 
     #[test]

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use metrics::gauge;
 use milepost_shared::brokers;
+use milepost_shared::clock::JournalTime;
 use milepost_shared::ops::Readiness;
+use milepost_shared::planted::PlantedBug;
 use milepost_shared::store::progress::{self, Progress};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
@@ -147,6 +149,7 @@ impl Membership {
         let progress = self.runtime.block_on(self.progress(&numbers))?;
         let committed = consumer.committed_offsets(partitions.clone(), REQUEST_TIMEOUT)?;
         let topic = &self.settings.topics.uploads;
+        let stamped_later = self.stamped_later(consumer, &progress)?;
         for (partition, (progress, run)) in numbers.iter().copied().zip(progress) {
             let (journal_start, journal_end) =
                 consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?;
@@ -158,7 +161,9 @@ impl Membership {
             #[cfg(feature = "planted-bugs")]
             let (progress, group) = self.mislead(progress, group, (journal_start, journal_end))?;
             let (next_offset, emitted) = (progress.next_offset, progress.emitted_offset);
-            let known = Known { progress: next_offset, group, emitted, journal_start, journal_end };
+            let stamped_later = stamped_later.get(&partition).copied();
+            let known =
+                Known { progress: next_offset, group, emitted, journal_start, journal_end, stamped_later };
             let start = assign::start(partition, known)?;
             tracing::info!(partition, start, progress = next_offset, ?group, "partition assigned");
             partitions.set_partition_offset(topic, partition, Offset::Offset(start))?;
@@ -174,6 +179,39 @@ impl Membership {
         }
         consumer.incremental_assign(partitions)?;
         Ok(())
+    }
+
+    /// The first offset of each partition that is stamped later than everything persisted. Absent if there is none, or if
+    /// nothing tells how late that is: nothing is persisted, or an operator has placed the progress.
+    fn stamped_later(
+        &self,
+        consumer: &BaseConsumer<Self>,
+        progress: &[(Progress, usize)],
+    ) -> Result<BTreeMap<i32, i64>, KafkaError> {
+        // These place the progress where it was not.
+        let placed = [PlantedBug::ResumeAtGroupOffset, PlantedBug::OffsetResetLatest];
+        if placed.into_iter().any(|bug| self.settings.planted.is(bug)) {
+            return Ok(BTreeMap::new());
+        }
+        let topic = &self.settings.topics.uploads;
+        let mut times = TopicPartitionList::new();
+        for (Progress { partition, log_time, .. }, _) in progress {
+            if let Some(JournalTime(time)) = log_time {
+                times.add_partition_offset(topic, *partition, Offset::Offset(time + 1))?;
+            }
+        }
+        if times.count() == 0 {
+            return Ok(BTreeMap::new());
+        }
+        let found = consumer.offsets_for_times(times, REQUEST_TIMEOUT)?;
+        let mut later = BTreeMap::new();
+        for element in found.elements() {
+            element.error()?;
+            if let Offset::Offset(offset) = element.offset() {
+                later.insert(element.partition(), offset);
+            }
+        }
+        Ok(later)
     }
 
     /// Progress and garbage run of each partition. Waits for Postgres, but not so long that the group gives this consumer up.
@@ -223,8 +261,6 @@ impl Membership {
         group: Option<i64>,
         (journal_start, journal_end): (i64, i64),
     ) -> Result<(Progress, Option<i64>), PollError> {
-        use milepost_shared::planted::PlantedBug;
-
         let planted = self.settings.planted;
         if planted.is(PlantedBug::ResumeAtProgress) {
             return Ok((progress, Some(progress.next_offset)));

@@ -49,6 +49,10 @@ pub enum PollError {
     /// The client will never connect again ([`milepost_shared::brokers`]).
     #[error("the Kafka client knows no broker any more")]
     NoBrokers,
+    /// The journal ends before what was polled of it, or offsets are used a second time. The next session finds out at
+    /// assignment whether that concerns what is persisted, and if so stops there.
+    #[error("the journal was truncated: {0}")]
+    LostEnd(String),
     /// Postgres did not tell where to start.
     #[error("cannot read the progress of the partitions assigned: {0}")]
     Progress(String),
@@ -275,7 +279,7 @@ impl Poller {
     fn judge(&self, error: KafkaError) -> Result<(), PollError> {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                self.find_gap(error)
+                self.find_gap(&error)
             }
             Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::PollExceeded) => Err(error.into()),
             _ => {
@@ -285,20 +289,17 @@ impl Poller {
         }
     }
 
-    /// The journal no longer holds the offset that a partition stands at: says which.
-    fn find_gap(&self, error: KafkaError) -> Result<(), PollError> {
+    /// The journal no longer holds the offset that a partition stands at: says which, or that the journal was truncated.
+    fn find_gap(&self, error: &KafkaError) -> Result<(), PollError> {
         let context = self.consumer.context();
         for partition in context.assignment.partitions() {
             let topic = &context.settings.topics.uploads;
-            let (start, end) = self.consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?;
+            let (start, _) = self.consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?;
             let Some(expected) = context.assignment.expected(partition) else { continue };
             if expected < start {
                 return Err(Gap::Deleted { partition, from: expected, to: start }.into());
             }
-            if expected > end {
-                return Err(Gap::Truncated { partition, end, progress: expected }.into());
-            }
         }
-        Err(error.into())
+        Err(PollError::LostEnd(error.to_string()))
     }
 }

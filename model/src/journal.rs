@@ -93,6 +93,12 @@ impl Journal {
         usize::try_from(offset).map(|offset| self.0[offset]).expect("offsets begin at 0")
     }
 
+    /// The first offset that is stamped later than a moment.
+    #[must_use]
+    pub fn stamped_later(&self, moment: JournalTime) -> Option<i64> {
+        self.records().find(|(_, record)| record.time > moment).map(|(offset, _)| offset)
+    }
+
     /// What the record at an offset asks for.
     #[must_use]
     pub fn claim(&self, offset: i64) -> Claim {

@@ -67,6 +67,7 @@ impl World {
             emitted: progress.emitted_offset,
             journal_start: 0,
             journal_end: self.journal.end(),
+            stamped_later: progress.log_time.and_then(|time| self.journal.stamped_later(time)),
         };
         let start = start(PARTITION, known).ok()?;
         self.consumers[consumer] = Some(Consumer::new(start, progress.next_offset));

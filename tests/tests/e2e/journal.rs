@@ -1,4 +1,4 @@
-//! The journal as others leave it: with partitions added.
+//! The journal as others leave it: made anew, or with partitions added.
 
 use std::time::Duration;
 
@@ -9,6 +9,60 @@ use milepost_tests::{Plan, Post, Program, World, eventually};
 use crate::load::Load;
 
 const MINUTE: Duration = Duration::from_secs(60);
+
+fn one_partition() -> Plan {
+    Plan { partitions: 1, ..Plan::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_journal_made_anew_that_has_grown_past_the_progress_stops_the_consumer_until_it_is_told_where_to_go_on()
+-> anyhow::Result<()> {
+    let world = World::new(one_partition()).await?;
+    let mut gateway = world.gateway().await?;
+    let client = world.client(&gateway)?;
+    let mut consumer = world.consumer().await?;
+    let before = Load::new(&world, 3);
+    let answers = before.settle(std::slice::from_ref(&client), 1).await?;
+    world.settled().await?;
+    let (_, progress) = world.kafka.ends(&world.topics.uploads).await?[0];
+    consumer.stop().await?;
+    gateway.stop().await?;
+
+    let uploads = &world.topics.uploads;
+    world.kafka.delete_topics(&[uploads]).await?;
+    eventually(MINUTE, "the topic is gone", async || {
+        Ok(world.kafka.ends(uploads).await.is_err().then_some(()))
+    })
+    .await?;
+    world.administer(&["topics", "create"]).await?;
+    gateway.start().await?;
+    let after = Load::new(&world, usize::try_from(progress)? + 2);
+    for post in &after.posts {
+        assert_eq!(client.post(&post.clone().respond_async()).await?.status, 202);
+    }
+
+    consumer.spawn()?;
+    assert!(!consumer.wait_exit(MINUTE).await?.success());
+    let told = consumer.told()?;
+    let expected = format!("partition 0 is not the one that was persisted: everything below {progress}");
+    assert!(told.contains(&expected), "it is not told: {expected}");
+    let cure = "milepost-admin progress set --partition 0 --offset 0 --force";
+    assert!(told.contains(cure), "the cure is not told");
+    assert_eq!(world.tables.keys().await?.len(), 3, "nothing of the other journal is stored");
+
+    world.administer(&cure.split(' ').skip(1).collect::<Vec<_>>()).await?;
+    consumer.start().await?;
+    world.settled().await?;
+    before.replay(&client, &answers).await?;
+    let [keys, rows] = ["idempotency_keys", "locations"].map(|table| format!("SELECT count(*) FROM {table}"));
+    let all = [before.expected(), after.expected()].concat();
+    let locations: usize = all.iter().map(|upload| upload.locations.len()).sum();
+    assert_eq!(world.tables.number(&keys).await?, i64::try_from(all.len())?);
+    assert_eq!(world.tables.number(&rows).await?, i64::try_from(locations)?);
+    world.check_logs()?;
+    world.leave();
+    Ok(())
+}
 
 async fn refused(program: &mut Program, told: &str) -> anyhow::Result<()> {
     let status = program.wait_exit(MINUTE).await?;
