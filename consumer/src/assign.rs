@@ -24,7 +24,8 @@ pub struct Known {
     pub stamped_later: Option<i64>,
 }
 
-/// Records that are needed and that the journal does not hold.
+/// Records that are needed and that the journal does not hold. Offsets that are missing inside of it are no gap: a
+/// transaction leaves some, and they were never records of anybody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Gap {
     /// Records were deleted before they were persisted or emitted.
@@ -101,7 +102,7 @@ pub struct Assigned {
     pub generation: u64,
     /// The table's progress at assignment: records below are only emitted again.
     pub settled_below: i64,
-    /// The offset expected from the next poll.
+    /// The offset after the last record polled. The next record may stand behind it: offsets need not be contiguous.
     pub expected: i64,
 }
 
@@ -124,8 +125,8 @@ impl Assignment {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&partition);
     }
 
-    /// Notes that the record at `offset` was polled. Returns what was assigned before, with the offset expected; `None` if
-    /// the partition is not this consumer's.
+    /// Notes that the record at `offset` was polled. Returns what was assigned before, with the offset after the record before
+    /// it; `None` if the partition is not this consumer's.
     pub fn polled(&self, partition: i32, offset: i64) -> Option<Assigned> {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let assigned = inner.1.get_mut(&partition)?;

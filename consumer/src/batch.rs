@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use milepost_shared::clock::JournalTime;
 use milepost_shared::journal::JournalRecord;
 
+use crate::assign::Assigned;
 use crate::record::{Content, Garbage, Record};
 
 /// Bounds of a batch; the first one reached closes it.
@@ -23,7 +24,8 @@ pub struct Bounds {
 pub struct Span {
     /// Which assignment of the partition the records were polled under.
     pub generation: u64,
-    /// First offset that progress does not cover yet; equal to `next` if it covers all of them.
+    /// First offset that progress does not cover yet: where this consumer has left it, which a hole in the journal may keep
+    /// apart from the first new record. At least `next` if progress covers all of them.
     pub first_new: i64,
     /// The offset after the last record.
     pub next: i64,
@@ -43,9 +45,10 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// Adds the next record of its partition. `settled_below` is the partition's progress when it was assigned.
+    /// Adds the next record of its partition, as it is `assigned`, with the offset after the record before it.
     /// Records of an earlier assignment go: under this one they are polled again.
-    pub fn push(&mut self, record: Record, bytes: usize, generation: u64, settled_below: i64) {
+    pub fn push(&mut self, record: Record, bytes: usize, assigned: Assigned) {
+        let Assigned { generation, settled_below, expected } = assigned;
         let of = record.position.partition;
         if self.spans.get(&of).is_some_and(|span| span.generation != generation) {
             self.retain_partitions(|partition, _| partition != of);
@@ -55,12 +58,11 @@ impl Batch {
         let next = record.position.offset + 1;
         let span = self.spans.entry(record.position.partition).or_insert(Span {
             generation,
-            first_new: record.position.offset.max(settled_below),
+            first_new: expected.max(settled_below),
             next,
             time: record.time,
         });
         span.next = next;
-        span.first_new = span.first_new.min(next.max(settled_below));
         span.time = span.time.max(record.time);
         self.records.push(record);
     }
@@ -208,10 +210,16 @@ mod tests {
         }
     }
 
+    /// Adds a record that follows on the one before it.
+    fn push(batch: &mut Batch, record: Record, generation: u64, settled_below: i64) {
+        let expected = record.position.offset;
+        batch.push(record, 100, Assigned { generation, settled_below, expected });
+    }
+
     fn batch(records: impl IntoIterator<Item = Record>, settled_below: i64) -> Batch {
         let mut batch = Batch::default();
         for record in records {
-            batch.push(record, 100, 1, settled_below);
+            push(&mut batch, record, 1, settled_below);
         }
         batch
     }
@@ -227,6 +235,21 @@ mod tests {
         let new: Vec<bool> = mixed.records.iter().map(|record| mixed.is_new(record)).collect();
         assert_eq!(new, [false, false, true, true]);
         assert_eq!(mixed.spans[&0].time, JournalTime(80));
+    }
+
+    #[test]
+    fn a_span_begins_where_the_consumer_left_the_progress_though_the_journal_has_a_hole_there() {
+        let after_a_hole = |settled_below, expected| {
+            let mut batch = Batch::default();
+            batch.push(record(0, 7, true), 100, Assigned { generation: 1, settled_below, expected });
+            push(&mut batch, record(0, 8, true), 1, settled_below);
+            (batch.spans[&0].first_new, batch.spans[&0].next, batch.records.iter().all(|r| batch.is_new(r)))
+        };
+        assert_eq!(after_a_hole(0, 5), (5, 9, true));
+        assert_eq!(after_a_hole(5, 5), (5, 9, true));
+        // An operator has placed the progress inside of the hole.
+        assert_eq!(after_a_hole(6, 5), (6, 9, true));
+        assert_eq!(after_a_hole(9, 5), (9, 9, false));
     }
 
     #[test]
@@ -247,7 +270,7 @@ mod tests {
     #[test]
     fn a_partition_that_was_lost_and_won_again_begins_anew() {
         let mut batch = batch([record(0, 5, true), record(0, 6, true), record(1, 1, true)], 0);
-        batch.push(record(0, 5, true), 100, 2, 5);
+        push(&mut batch, record(0, 5, true), 2, 5);
         let Span { generation, first_new, next, .. } = batch.spans[&0];
         assert_eq!((generation, first_new, next, batch.records.len()), (2, 5, 6, 2));
         assert_eq!(batch.spans[&1].generation, 1);

@@ -4,7 +4,7 @@
 //! and everything from it has been emitted. So expiry never overtakes a consumer that lags behind.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use metrics::counter;
@@ -12,8 +12,9 @@ use milepost_shared::clock::{Clock, JournalTime};
 use milepost_shared::planted::{Planted, PlantedBug};
 use milepost_shared::store::partitions::{self, KeyPartition, Partitioned};
 use milepost_shared::store::progress::{self, Progress};
-use rdkafka::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaError;
+use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use tokio::time::MissedTickBehavior;
@@ -26,6 +27,8 @@ use crate::persist::{LOCATIONS_KEPT, LOCATIONS_WIDTH};
 
 /// Longest wait for a watermark.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
+/// Longest wait for one record.
+const POLL: Duration = Duration::from_millis(100);
 /// Table partitions that exist ahead of the current one.
 const AHEAD: u32 = 2;
 
@@ -188,8 +191,8 @@ async fn expired(
         return Ok(candidates);
     }
     // After the clock, before the progress: see `journal_clock`.
-    let watermarks = settings.clone();
-    let ends = tokio::task::spawn_blocking(move || journal_ends(&watermarks)).await??;
+    let (watermarks, before) = (settings.clone(), progress::load(connection, &settings.topic).await?);
+    let ends = tokio::task::spawn_blocking(move || journal_ends(&watermarks, &before)).await??;
     let progress = progress::load(connection, &settings.topic).await?;
     let mut clocks: Vec<JournalClock> = (0..)
         .zip(ends)
@@ -205,18 +208,63 @@ async fn expired(
     Ok(candidates)
 }
 
-fn journal_ends(settings: &ExpireSettings) -> anyhow::Result<Vec<i64>> {
+/// Where each journal partition ends: behind its last record. The log's own end may lie further on, since a transaction
+/// leaves a mark there that is no record; so where the progress has not come to it, the journal is asked for a record.
+fn journal_ends(settings: &ExpireSettings, progress: &[Progress]) -> anyhow::Result<Vec<i64>> {
     let client: BaseConsumer = ClientConfig::new()
         .set("bootstrap.servers", &settings.brokers)
         .set("client.id", "milepost-consumer-expire")
+        // Demanded by librdkafka, used by nobody: partitions are assigned by hand, nothing is committed.
+        .set("group.id", "milepost-consumer-expire")
+        .set("enable.auto.commit", "false")
+        // As the consumer reads: else what an open transaction has written would lie behind the end.
+        .set("isolation.level", "read_uncommitted")
+        .set("auto.offset.reset", "error")
+        .set("enable.partition.eof", "true")
+        // One record is enough.
+        .set("fetch.message.max.bytes", "65536")
+        .set("queued.min.messages", "1")
         .create()
         .context("cannot make a Kafka client")?;
-    (0..settings.partitions)
+    let mut ends = (0..settings.partitions)
         .map(|partition| {
             let watermarks = client.fetch_watermarks(&settings.topic, partition, REQUEST_TIMEOUT);
-            Ok(watermarks.context("cannot read the journal's end")?.1)
+            Ok((partition, watermarks.context("cannot read the journal's end")?.1))
         })
-        .collect()
+        .collect::<anyhow::Result<BTreeMap<i32, i64>>>()?;
+    let next =
+        |partition| progress.iter().find(|row| row.partition == partition).map_or(0, |row| row.next_offset);
+    let undrained = ends.iter().map(|(partition, end)| (*partition, next(*partition), *end));
+    let undrained =
+        undrained.filter(|(_, next, end)| next < end).map(|(partition, next, _)| (partition, next));
+    let empty = without_records(&client, &settings.topic, undrained.collect())?;
+    ends.extend(empty);
+    Ok(ends.into_values().collect())
+}
+
+/// Of partitions and offsets, those that hold no record from there on. What is not answered in time is not among them.
+fn without_records(
+    client: &BaseConsumer,
+    topic: &str,
+    mut asked: BTreeMap<i32, i64>,
+) -> anyhow::Result<BTreeMap<i32, i64>> {
+    let mut places = TopicPartitionList::new();
+    for (partition, offset) in &asked {
+        places.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
+    }
+    client.assign(&places).context("cannot read the journal's end")?;
+    let (mut empty, deadline) = (BTreeMap::new(), Instant::now() + REQUEST_TIMEOUT);
+    while !asked.is_empty() && Instant::now() < deadline {
+        match client.poll(POLL) {
+            Some(Ok(message)) => drop(asked.remove(&message.partition())),
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                empty.extend(asked.remove(&partition).map(|offset| (partition, offset)));
+            }
+            Some(Err(error)) => return Err(error).context("cannot read the journal's end"),
+            None => {}
+        }
+    }
+    Ok(empty)
 }
 
 #[cfg(test)]

@@ -312,6 +312,9 @@ pub(crate) fn config(settings: &PollSettings) -> ClientConfig {
         .set("enable.auto.offset.store", "false")
         // Never skip: an offset that the journal does not hold is an error.
         .set("auto.offset.reset", "error")
+        // An open transaction, which is nobody's of Milepost, must not stall its partition; what it has written are records
+        // as any other's.
+        .set("isolation.level", "read_uncommitted")
         .set("partition.assignment.strategy", "cooperative-sticky")
         .set("session.timeout.ms", settings.session_timeout.as_millis().to_string())
         .set("heartbeat.interval.ms", (settings.session_timeout.as_millis() / 10).to_string())

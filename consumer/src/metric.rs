@@ -28,6 +28,8 @@ pub const ASSIGNED: &str = "milepost_consumer_assigned_partitions";
 pub const EXPIRED: &str = "milepost_consumer_key_partitions_dropped_total";
 /// Journal partitions stopped at a record of a newer schema.
 pub const STOPPED: &str = "milepost_consumer_stopped_partitions";
+/// Holes in the journal that were passed: offsets between two records that hold none.
+pub const HOLES: &str = "milepost_consumer_journal_holes_total";
 
 /// Describes every series and makes it exist with 0.
 pub fn describe() {
@@ -41,7 +43,8 @@ pub fn describe() {
     describe_counter!(PERSIST_RETRIES, "Attempts to persist that failed and are tried again");
     describe_counter!(PRODUCER_REBUILDS, "Times the emitting producer was made anew");
     describe_counter!(EXPIRED, "Table partitions of keys dropped");
-    for name in [LOCATIONS, FENCED, DEAD_LETTERS, PERSIST_RETRIES, PRODUCER_REBUILDS, EXPIRED] {
+    describe_counter!(HOLES, "Holes in the journal that were passed");
+    for name in [LOCATIONS, FENCED, DEAD_LETTERS, PERSIST_RETRIES, PRODUCER_REBUILDS, EXPIRED, HOLES] {
         counter!(name).absolute(0);
     }
     describe_counter!(EMITTED, "Records emitted by topic");

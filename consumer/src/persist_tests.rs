@@ -11,6 +11,7 @@ use sqlx::Row as _;
 use time::OffsetDateTime;
 
 use super::*;
+use crate::assign::Assigned;
 use crate::record::{Garbage, Record};
 
 const TTL: Duration = Duration::from_secs(3600);
@@ -125,7 +126,8 @@ fn record(partition: i32, offset: i64, content: Content) -> Record {
 fn batch(settled_below: i64, records: impl IntoIterator<Item = Record>) -> Batch {
     let mut batch = Batch::default();
     for record in records {
-        batch.push(record, 100, 1, settled_below);
+        let expected = record.position.offset;
+        batch.push(record, 100, Assigned { generation: 1, settled_below, expected });
     }
     batch
 }
@@ -323,6 +325,22 @@ async fn garbage_and_unknown_accounts_go_to_dead_letters_with_their_reason_and_a
     let result = restarted.persist(batch(6, (6..9).map(garbage))).await;
     assert!(matches!(result, Err(PersistError::GarbageRun(_))), "{result:?}");
     assert_eq!(fixture.next_offset(0).await, 6);
+}
+
+#[tokio::test]
+async fn a_batch_behind_a_hole_in_the_journal_meets_the_progress_where_it_was_left() {
+    let mut fixture = Fixture::new().await;
+    let mut persister = fixture.persister(1000);
+    persister.persist(batch(0, [upload(0, 0, 1, 1, 1), garbage(1)])).await.unwrap();
+    // Offset 2 is the mark of a transaction.
+    let mut behind = Batch::default();
+    behind.push(garbage(3), 100, Assigned { generation: 1, settled_below: 0, expected: 2 });
+    persister.persist(behind).await.unwrap();
+    assert_eq!(fixture.next_offset(0).await, 4);
+    let run = progress::garbage_run(&mut fixture.connection, TOPIC, 0, 4, 9).await.unwrap();
+    assert_eq!(run, 2, "the mark does not end a run of garbage");
+    let run = progress::garbage_run(&mut fixture.connection, TOPIC, 0, 5, 9).await.unwrap();
+    assert_eq!(run, 0, "the record just before the progress does");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use metrics::gauge;
+use metrics::{counter, gauge};
 use milepost_shared::answer::Position;
 use milepost_shared::crash::{Crash, CrashPoint};
 use milepost_shared::ops::Readiness;
@@ -22,7 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::assign::{Assignment, Gap};
+use crate::assign::{Assigned, Assignment, Gap};
 use crate::batch::{Batch, Bounds};
 use crate::emit::EmittedOffsets;
 use crate::membership::{Membership, REQUEST_TIMEOUT, config};
@@ -192,13 +192,13 @@ impl Poller {
             return Ok(());
         }
         if offset != assigned.expected {
-            return Err(Gap::Deleted { partition, from: assigned.expected, to: offset }.into());
+            pass_hole(partition, offset, assigned)?;
         }
         self.crash.point(CrashPoint::Polled);
         match record::decode(message) {
             Ok(record) => {
                 let bytes = message.payload_len() + message.key_len();
-                self.batch.push(record, bytes, assigned.generation, assigned.settled_below);
+                self.batch.push(record, bytes, assigned);
             }
             Err(newer) => self.stop_partition(newer, assigned.generation)?,
         }
@@ -302,4 +302,27 @@ impl Poller {
         }
         Err(PollError::LostEnd(error.to_string()))
     }
+}
+
+/// Offsets between two records that are nobody's: a transaction's end has one, and an aborted transaction was none of
+/// Milepost's. What was deleted is no hole: the brokers tell that a position lies before the journal's beginning.
+fn pass_hole(partition: i32, offset: i64, assigned: Assigned) -> Result<(), PollError> {
+    let Assigned { expected, settled_below, .. } = assigned;
+    if offset < expected {
+        return Err(PollError::LostEnd(format!(
+            "partition {partition} goes back from {expected} to {offset}"
+        )));
+    }
+    // Below the progress it was met before.
+    if offset > settled_below {
+        counter!(metric::HOLES).increment(1);
+        let (first, last) = (expected, offset - 1);
+        tracing::warn!(
+            partition,
+            first,
+            last,
+            "the journal has a hole: these offsets hold no records, and are passed"
+        );
+    }
+    Ok(())
 }

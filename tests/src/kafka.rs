@@ -8,8 +8,9 @@ use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicRe
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::KafkaResult;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
-use rdkafka::producer::{FutureProducer, FutureRecord};
+use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
 use crate::eventually;
@@ -61,6 +62,8 @@ impl Kafka {
         let mut config = self.config();
         config.set("group.id", group).set("enable.auto.commit", "false").set("auto.offset.reset", "earliest");
         config.set("fetch.wait.max.ms", "50").set("enable.partition.eof", "false");
+        // As Milepost reads: a transaction is nobody's of it, and what it has written are records.
+        config.set("isolation.level", "read_uncommitted");
         Ok(config.create()?)
     }
 
@@ -150,6 +153,31 @@ impl Kafka {
         Ok(delivered.offset)
     }
 
+    /// Begins a transaction, as a producer would that is none of Milepost's, and appends a record in it.
+    ///
+    /// # Errors
+    /// The cluster refuses, or does not acknowledge the record.
+    pub async fn begin(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: &[u8],
+        value: &[u8],
+    ) -> anyhow::Result<Transaction> {
+        let mut config = self.config();
+        let producer: FutureProducer =
+            config.set("transactional.id", format!("{topic}-stranger")).create()?;
+        let producer = tokio::task::spawn_blocking(move || {
+            producer.init_transactions(TIMEOUT)?;
+            producer.begin_transaction()?;
+            anyhow::Ok(producer)
+        })
+        .await??;
+        let record = FutureRecord::to(topic).partition(partition).key(key).payload(value);
+        producer.send(record, TIMEOUT).await.map_err(|(error, _)| error)?;
+        Ok(Transaction { kafka: self.clone(), producer, topic: topic.to_owned() })
+    }
+
     /// Gives a topic more partitions, and waits until they are known.
     ///
     /// # Errors
@@ -208,6 +236,45 @@ impl Kafka {
     pub async fn delete_topics(&self, topics: &[&str]) -> anyhow::Result<()> {
         self.admin()?.delete_topics(topics, &patience()).await?;
         Ok(())
+    }
+}
+
+/// A transaction with a record. Its end leaves a mark behind in the journal that is no record.
+pub struct Transaction {
+    kafka: Kafka,
+    producer: FutureProducer,
+    topic: String,
+}
+
+impl Transaction {
+    /// Commits it.
+    ///
+    /// # Errors
+    /// The cluster refuses.
+    pub async fn commit(self) -> anyhow::Result<()> {
+        self.end(|producer| producer.commit_transaction(TIMEOUT)).await
+    }
+
+    /// Takes it back. To those who read what is not committed its record is there all the same.
+    ///
+    /// # Errors
+    /// The cluster refuses.
+    pub async fn abort(self) -> anyhow::Result<()> {
+        self.end(|producer| producer.abort_transaction(TIMEOUT)).await
+    }
+
+    /// The coordinator answers before the mark is there.
+    async fn end(
+        self,
+        end: impl FnOnce(&FutureProducer) -> KafkaResult<()> + Send + 'static,
+    ) -> anyhow::Result<()> {
+        let Self { kafka, producer, topic } = self;
+        let before = kafka.ends(&topic).await?;
+        tokio::task::spawn_blocking(move || end(&producer)).await??;
+        eventually(TIMEOUT, "the transaction has left its mark", async || {
+            Ok((kafka.ends(&topic).await? != before).then_some(()))
+        })
+        .await
     }
 }
 

@@ -22,7 +22,7 @@ mod world;
 pub use client::{Answer, Client, Post};
 pub use database::Database;
 pub use eventually::eventually;
-pub use kafka::{Kafka, Record};
+pub use kafka::{Kafka, Record, Transaction};
 pub use planted::Planted;
 pub use program::{Program, Signal};
 pub use raw::Raw;

@@ -1,17 +1,98 @@
-//! The journal as others leave it: made anew, or with partitions added.
+//! The journal as others leave it: with transactions of strangers in it, made anew, or with partitions added.
 
 use std::time::Duration;
 
+use milepost_shared::fingerprint::Fingerprint;
+use milepost_shared::journal::JournalRecord;
+use milepost_shared::key::KeyHash;
 use milepost_shared::partition;
 use milepost_shared::settings::EXIT_CONFIG;
-use milepost_tests::{Plan, Post, Program, World, eventually};
+use milepost_shared::upload::Upload;
+use milepost_tests::{Plan, Post, Program, Transaction, World, eventually};
 
 use crate::load::Load;
 
 const MINUTE: Duration = Duration::from_secs(60);
+const HOLES: &str = "milepost_consumer_journal_holes_total";
 
 fn one_partition() -> Plan {
     Plan { partitions: 1, ..Plan::default() }
+}
+
+/// A transaction of a stranger, with a record as a gateway would write it.
+async fn begin(world: &World) -> anyhow::Result<(Transaction, Upload)> {
+    let (account, upload) = (world.account.id, world.planted.upload(1));
+    let key_hash = KeyHash::new(account, &world.planted.key());
+    let fingerprint = Fingerprint::of(&upload);
+    let record = JournalRecord { key_hash, account, fingerprint, upload };
+    let key = key_hash.to_string();
+    let transaction = world.kafka.begin(&world.topics.uploads, 0, key.as_bytes(), &record.encode()).await?;
+    Ok((transaction, record.upload))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_hole_that_a_transaction_leaves_is_passed_counted_and_told_and_an_open_one_stalls_nothing()
+-> anyhow::Result<()> {
+    let world = World::new(one_partition()).await?;
+    let gateway = world.gateway().await?;
+    let clients = [world.client(&gateway)?];
+    let mut consumer = world.consumer().await?;
+    let before = Load::new(&world, 2);
+    before.settle(&clients, 1).await?;
+
+    let (transaction, committed) = begin(&world).await?;
+    transaction.commit().await?;
+    let behind = Load::new(&world, 2);
+    behind.settle(&clients, 1).await?;
+    assert!((consumer.metric(HOLES).await? - 1.0).abs() < 0.5);
+    assert_eq!(consumer.told()?.matches("the journal has a hole").count(), 1);
+
+    // A consumer that starts in front of one.
+    let (transaction, aborted) = begin(&world).await?;
+    transaction.abort().await?;
+    consumer.restart().await?;
+    let after = Load::new(&world, 2);
+    after.settle(&clients, 1).await?;
+    assert!((consumer.metric(HOLES).await? - 1.0).abs() < 0.5);
+
+    let (transaction, open) = begin(&world).await?;
+    let meanwhile = Load::new(&world, 2);
+    meanwhile.settle(&clients, 1).await?;
+    transaction.commit().await?;
+    let last = Load::new(&world, 1);
+    last.settle(&clients, 1).await?;
+
+    // With the whole journal to be emitted again, holes included, each fact is told once by the one-integer rule.
+    world.settled().await?;
+    consumer.stop().await?;
+    world.kafka.delete_group(&milepost_shared::topics::TopicNames::group(&world.prefix)).await?;
+    consumer.start().await?;
+    let loads = [before, behind, after, meanwhile, last];
+    let mut expected: Vec<&Upload> = loads.iter().flat_map(Load::expected).collect();
+    expected.extend([&committed, &aborted, &open]);
+    world.finish(&expected).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_expire_though_the_journal_ends_with_a_hole() -> anyhow::Result<()> {
+    let world = World::new(Plan { ttl: Duration::from_secs(2), ..one_partition() }).await?;
+    let consumer = world.consumer().await?;
+    let (transaction, upload) = begin(&world).await?;
+    transaction.commit().await?;
+    eventually(
+        MINUTE,
+        "the key is there",
+        async || Ok((world.tables.keys().await?.len() == 1).then_some(())),
+    )
+    .await?;
+    eventually(MINUTE, "the key is gone", async || Ok(world.tables.keys().await?.is_empty().then_some(())))
+        .await?;
+    assert!(consumer.metric("milepost_consumer_key_partitions_dropped_total").await? >= 1.0);
+
+    let gateway = world.gateway().await?;
+    let last = Load::new(&world, 1);
+    last.settle(&[world.client(&gateway)?], 1).await?;
+    world.finish(&[vec![&upload], last.expected()].concat()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
