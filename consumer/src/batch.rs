@@ -1,6 +1,6 @@
 //! A batch: what one transaction settles. Records of several partitions, in journal order within each.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use milepost_shared::clock::JournalTime;
 use milepost_shared::journal::JournalRecord;
@@ -40,6 +40,10 @@ pub struct Batch {
     pub records: Vec<Record>,
     /// By partition.
     pub spans: BTreeMap<i32, Span>,
+    /// Set if it was cut before a run of garbage beyond the bound.
+    pub garbage_run: Option<GarbageRun>,
+    /// Bytes of each record.
+    sizes: Vec<usize>,
     locations: usize,
     bytes: usize,
 }
@@ -55,6 +59,7 @@ impl Batch {
         }
         self.locations += record.content.locations();
         self.bytes += bytes;
+        self.sizes.push(bytes);
         let next = record.position.offset + 1;
         let span = self.spans.entry(record.position.partition).or_insert(Span {
             generation,
@@ -83,9 +88,62 @@ impl Batch {
 
     /// Drops the records of partitions for which `keep` is false, such as those lost in a rebalance.
     pub fn retain_partitions(&mut self, keep: impl Fn(i32, &Span) -> bool) {
+        let before = self.spans.len();
         self.spans.retain(|partition, span| keep(*partition, span));
-        let spans = &self.spans;
-        self.records.retain(|record| spans.contains_key(&record.position.partition));
+        if self.spans.len() == before {
+            return;
+        }
+        let kept: BTreeSet<i32> = self.spans.keys().copied().collect();
+        self.retain_records(|record| kept.contains(&record.position.partition));
+        self.garbage_run.take_if(|run| !kept.contains(&run.partition));
+    }
+
+    fn retain_records(&mut self, keep: impl Fn(&Record) -> bool) {
+        let mut sizes = std::mem::take(&mut self.sizes).into_iter();
+        let kept = &mut self.sizes;
+        self.records.retain(|record| {
+            let (keep, size) = (keep(record), sizes.next());
+            kept.extend(size.filter(|_| keep));
+            keep
+        });
+        self.sum();
+    }
+
+    fn sum(&mut self) {
+        self.locations = self.records.iter().map(|record| record.content.locations()).sum();
+        self.bytes = self.sizes.iter().sum();
+    }
+
+    /// Cuts it in two by records: keeps the first half, and returns the rest, which goes on where the first half ends.
+    /// `None` if there is one record only.
+    pub fn halve(&mut self) -> Option<Self> {
+        let half = self.records.len() / 2;
+        if half == 0 {
+            return None;
+        }
+        let mut rest = Self {
+            records: self.records.split_off(half),
+            sizes: self.sizes.split_off(half),
+            garbage_run: self.garbage_run.take(),
+            ..Self::default()
+        };
+        let (kept, left) = (ends(&self.records), ends(&rest.records));
+        for (partition, span) in &mut self.spans {
+            let (kept, left) = (kept.get(partition), left.get(partition));
+            if let Some((_, time)) = left {
+                let first_new = span.first_new.max(kept.map_or(span.first_new, |(next, _)| *next));
+                rest.spans.insert(*partition, Span { first_new, time: *time, ..*span });
+            }
+            if let Some((next, time)) = kept {
+                span.next = if left.is_some() { *next } else { span.next };
+                span.first_new = span.first_new.min(span.next);
+                span.time = *time;
+            }
+        }
+        self.spans.retain(|partition, _| kept.contains_key(partition));
+        self.sum();
+        rest.sum();
+        Some(rest)
     }
 
     /// Turns the uploads for which `is_refused` is true into garbage.
@@ -101,12 +159,14 @@ impl Batch {
                 });
             }
         }
+        self.sum();
     }
 
     /// Drops the records of a partition from `offset` on.
     pub fn cut(&mut self, partition: i32, offset: i64) {
-        self.records
-            .retain(|record| record.position.partition != partition || record.position.offset < offset);
+        self.retain_records(|record| {
+            record.position.partition != partition || record.position.offset < offset
+        });
         let left = self.records.iter().filter(|record| record.position.partition == partition);
         match left.map(|record| record.time).max() {
             Some(time) => {
@@ -129,9 +189,20 @@ impl Batch {
     }
 }
 
+/// The offset after the last record of each partition, and the greatest journal time.
+fn ends(records: &[Record]) -> BTreeMap<i32, (i64, JournalTime)> {
+    let mut ends: BTreeMap<i32, (i64, JournalTime)> = BTreeMap::new();
+    for record in records {
+        let (next, time) = ends.entry(record.position.partition).or_insert((0, record.time));
+        *next = record.position.offset + 1;
+        *time = (*time).max(record.time);
+    }
+    ends
+}
+
 /// Counts garbage in a row, per partition, so that a bad deploy stops the consumer instead of draining the topic into
 /// `dead_letters`.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 pub struct GarbageRuns(BTreeMap<i32, usize>);
 
 /// A run of garbage longer than the bound.
@@ -156,7 +227,8 @@ impl GarbageRuns {
         self.0.insert(partition, length);
     }
 
-    /// Goes over the new records of a batch and cuts it before the first record beyond the bound, which it returns.
+    /// Goes over the new records of a batch and cuts it before the first record beyond the bound, which it returns and the
+    /// batch remembers.
     pub fn bound(&mut self, batch: &mut Batch, max: usize) -> Option<GarbageRun> {
         let mut excess = None;
         for record in batch.records.iter().filter(|record| batch.is_new(record)) {
@@ -173,6 +245,7 @@ impl GarbageRuns {
         }
         if let Some(run) = excess {
             batch.cut(run.partition, run.offset);
+            batch.garbage_run = excess;
         }
         excess
     }
@@ -282,6 +355,74 @@ mod tests {
         batch.retain_partitions(|partition, _| partition == 1);
         assert_eq!(batch.records.len(), 1);
         assert_eq!(batch.spans.keys().copied().collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn what_leaves_a_batch_makes_room_for_as_much() {
+        let bounds = Bounds { records: 100, locations: 3, bytes: 300 };
+        let mut batch = batch([record(0, 1, true), record(1, 1, true), record(0, 2, true)], 0);
+        assert!(batch.is_full(bounds));
+        batch.retain_partitions(|partition, _| partition == 1);
+        assert_eq!((batch.locations, batch.bytes), (1, 100));
+        assert!(!batch.is_full(bounds));
+        batch.push(record(1, 2, true), 100, 1, 0);
+        batch.push(record(1, 3, true), 100, 1, 0);
+        assert!(batch.is_full(bounds));
+        batch.cut(1, 3);
+        assert_eq!((batch.locations, batch.bytes), (2, 200));
+        // Won again: what was polled before goes.
+        batch.push(record(1, 2, true), 100, 2, 0);
+        assert_eq!((batch.records.len(), batch.locations, batch.bytes), (1, 1, 100));
+        batch.refuse("stranger", |_| true);
+        assert_eq!((batch.locations, batch.bytes), (0, 100));
+    }
+
+    #[test]
+    fn the_halves_of_a_batch_follow_each_other_in_every_partition() {
+        let records = [
+            record(0, 5, true),
+            record(1, 1, true),
+            record(0, 6, true),
+            record(0, 7, true),
+            record(2, 3, true),
+            record(0, 8, true),
+        ];
+        let mut first = batch(records, 7);
+        let whole = first.spans.clone();
+        let rest = first.halve().unwrap();
+        let offsets = |batch: &Batch| {
+            batch.records.iter().map(|record| (record.position.partition, record.position.offset)).collect()
+        };
+        let (kept, left): (Vec<_>, Vec<_>) = (offsets(&first), offsets(&rest));
+        assert_eq!((kept, left), (vec![(0, 5), (1, 1), (0, 6)], vec![(0, 7), (2, 3), (0, 8)]));
+        assert_eq!((first.locations, first.bytes, rest.locations, rest.bytes), (3, 300, 3, 300));
+        // Of partition 0 all below 7 is settled.
+        let span = |batch: &Batch, partition| {
+            let Span { first_new, next, time, generation } = batch.spans[&partition];
+            assert_eq!(generation, 1);
+            (first_new, next, time.0)
+        };
+        assert_eq!((span(&first, 0), span(&rest, 0)), ((7, 7, 60), (7, 9, 80)));
+        assert_eq!((first.spans[&1], rest.spans[&2]), (whole[&1], whole[&2]));
+        assert_eq!((first.spans.len(), rest.spans.len()), (2, 2));
+
+        let mut new = batch((0..3).map(|offset| record(0, offset, true)), 0);
+        let rest = new.halve().unwrap();
+        assert_eq!((span(&new, 0), span(&rest, 0)), ((0, 1, 0), (1, 3, 20)));
+        assert!(new.halve().is_none(), "one record is not cut");
+        assert_eq!(new.records.len(), 1);
+    }
+
+    #[test]
+    fn the_rest_of_a_batch_remembers_the_run_of_garbage_behind_it_as_long_as_the_partition_is_there() {
+        let all = [record(0, 0, true), record(1, 0, true), record(0, 1, false), record(0, 2, false)];
+        let mut first = batch(all, 0);
+        let run = GarbageRuns::default().bound(&mut first, 1).unwrap();
+        assert_eq!(first.garbage_run, Some(run));
+        let mut rest = first.halve().unwrap();
+        assert_eq!((first.garbage_run, rest.garbage_run), (None, Some(run)));
+        rest.retain_partitions(|partition, _| partition == 1);
+        assert_eq!(rest.garbage_run, None);
     }
 
     #[test]

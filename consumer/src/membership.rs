@@ -296,6 +296,8 @@ impl Membership {
         if !self.runtime.block_on(finish) {
             tracing::warn!("partitions were given away with a batch in flight");
         }
+        // librdkafka would keep the pause for when they are won back, and resume only what is assigned then.
+        consumer.resume(partitions)?;
         consumer.incremental_unassign(partitions)
     }
 }

@@ -12,6 +12,10 @@ pub const FENCED: &str = "milepost_consumer_fenced_total";
 pub const DEAD_LETTERS: &str = "milepost_consumer_dead_letters_total";
 /// Attempts to persist that failed and are tried again.
 pub const PERSIST_RETRIES: &str = "milepost_consumer_persist_retries_total";
+/// Batches that took too long and were cut in two.
+pub const CUT: &str = "milepost_consumer_batches_cut_total";
+/// Times the journal was not read on, since a full batch waited to be persisted.
+pub const PAUSES: &str = "milepost_consumer_pauses_total";
 /// Records per batch.
 pub const BATCH: &str = "milepost_consumer_batch_records";
 /// Duration of a batch's transaction, seconds.
@@ -41,10 +45,14 @@ pub fn describe() {
     describe_counter!(FENCED, "Batches that the fence refused");
     describe_counter!(DEAD_LETTERS, "Records moved to dead_letters");
     describe_counter!(PERSIST_RETRIES, "Attempts to persist that failed and are tried again");
+    describe_counter!(CUT, "Batches that took too long and were cut in two");
+    describe_counter!(PAUSES, "Times the journal was not read on, since a full batch waited to be persisted");
     describe_counter!(PRODUCER_REBUILDS, "Times the emitting producer was made anew");
     describe_counter!(EXPIRED, "Table partitions of keys dropped");
     describe_counter!(HOLES, "Holes in the journal that were passed");
-    for name in [LOCATIONS, FENCED, DEAD_LETTERS, PERSIST_RETRIES, PRODUCER_REBUILDS, EXPIRED, HOLES] {
+    for name in
+        [LOCATIONS, FENCED, DEAD_LETTERS, PERSIST_RETRIES, CUT, PAUSES, PRODUCER_REBUILDS, EXPIRED, HOLES]
+    {
         counter!(name).absolute(0);
     }
     describe_counter!(EMITTED, "Records emitted by topic");

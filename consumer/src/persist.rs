@@ -32,6 +32,9 @@ pub const LOCATIONS_KEPT: Duration = Duration::from_secs(1000 * 365 * 86_400);
 /// Stretches of journal time remembered as covered by a table partition.
 const COVERED_MAX: usize = 64;
 
+/// What Postgres says when a statement, a wait for a lock, or a transaction has taken too long.
+const TIMEOUTS: [&str; 4] = ["57014", "55P03", "25P03", "25P04"];
+
 /// What the persister is set to.
 #[derive(Debug, Clone)]
 pub struct PersistSettings {
@@ -72,6 +75,8 @@ pub struct Persisted {
     pub emissions: Vec<Emission>,
     /// Set if the batch ended before a run of garbage beyond the bound.
     pub garbage_run: Option<GarbageRun>,
+    /// What is still to be persisted, the next one last: a batch that timed out was cut.
+    pub rest: Vec<Batch>,
 }
 
 /// Persists batches over one connection, which it makes again whenever it is in doubt.
@@ -91,6 +96,19 @@ enum Failure {
     Database(sqlx::Error),
     Fenced(Vec<i32>),
     TimedOut,
+}
+
+impl Failure {
+    /// Whether less work might have been done in time.
+    fn is_of_time(&self) -> bool {
+        match self {
+            Self::TimedOut => true,
+            Self::Database(sqlx::Error::Database(error)) => {
+                error.code().is_some_and(|code| TIMEOUTS.contains(&&*code))
+            }
+            Self::Database(_) | Self::Fenced(_) => false,
+        }
+    }
 }
 
 impl From<sqlx::Error> for Failure {
@@ -118,30 +136,41 @@ impl Persister {
         self.runs.resume(partition, length);
     }
 
-    /// Persists a batch, trying for as long as the database is away, read-only or slow.
+    /// Persists a batch, trying for as long as the database is away, read-only or slow. If it times out, only its beginning
+    /// is persisted, and the rest is returned.
     ///
     /// # Errors
     /// [`PersistError`]; nothing of the batch is persisted then.
     pub async fn persist(&mut self, mut batch: Batch) -> Result<Persisted, PersistError> {
-        histogram!(metric::BATCH).record(count(batch.records.len()));
-        self.retry(&mut batch, async |this, batch| this.refuse_strangers(batch).await).await?;
-        let garbage_run = self.runs.bound(&mut batch, self.settings.dead_letter_run_max);
+        let mut rest = Vec::new();
+        self.retry(&mut batch, &mut rest, async |this, batch| this.refuse_strangers(batch).await).await?;
+        let (runs, max) = (self.runs.clone(), self.settings.dead_letter_run_max);
+        self.runs.bound(&mut batch, max);
         if batch.is_empty() {
-            return match garbage_run {
+            return match batch.garbage_run {
                 Some(run) => Err(run.into()),
-                None => Ok(Persisted::default()),
+                None => Ok(Persisted { rest, ..Persisted::default() }),
             };
         }
-        let settled = self.retry(&mut batch, async |this, batch| this.transact(batch).await).await?;
+        let settled =
+            self.retry(&mut batch, &mut rest, async |this, batch| this.transact(batch).await).await?;
+        if !rest.is_empty() {
+            // What was left is counted when its turn comes.
+            self.runs = runs;
+            self.runs.bound(&mut batch, max);
+        }
+        histogram!(metric::BATCH).record(count(batch.records.len()));
         settle::count(&batch, &settled);
-        Ok(Persisted { emissions: settle::emissions(batch, settled), garbage_run })
+        let garbage_run = batch.garbage_run;
+        Ok(Persisted { emissions: settle::emissions(batch, settled), garbage_run, rest })
     }
 
-    /// Repeats a step until it succeeds. No database error makes a dead letter: what was decoded can be stored, so an error
-    /// is the database's condition, and passes.
+    /// Repeats a step until it succeeds, with half of the batch after each time that it took too long. No database error makes
+    /// a dead letter: what was decoded can be stored, so an error is the database's condition, and passes.
     async fn retry<T>(
         &mut self,
         batch: &mut Batch,
+        rest: &mut Vec<Batch>,
         step: impl AsyncFn(&mut Self, &mut Batch) -> Result<T, Failure>,
     ) -> Result<T, PersistError> {
         let mut backoff = Backoff::new(self.settings.backoff_max);
@@ -151,6 +180,12 @@ impl Persister {
                 Ok(result) => result,
                 Err(_) => Err(Failure::TimedOut),
             };
+            if attempt.as_ref().is_err_and(Failure::is_of_time)
+                && let Some(left) = batch.halve()
+            {
+                counter!(metric::CUT).increment(1);
+                rest.push(left);
+            }
             let reason = match attempt {
                 Ok(done) => {
                     self.readiness.up("postgres");

@@ -327,6 +327,98 @@ async fn garbage_and_unknown_accounts_go_to_dead_letters_with_their_reason_and_a
     assert_eq!(fixture.next_offset(0).await, 6);
 }
 
+/// Persists a batch and whatever is cut off it. Returns the facts in order, and the sizes of the transactions.
+async fn persist_in_pieces(persister: &mut Persister, whole: Batch) -> (Vec<Position>, Vec<usize>) {
+    let (mut told, mut sizes, mut pieces) = (Vec::new(), Vec::new(), vec![whole]);
+    while let Some(piece) = pieces.pop() {
+        let persisted = persister.persist(piece).await.unwrap();
+        sizes.push(persisted.emissions.len());
+        told.extend(persisted.emissions.iter().map(|emission| emission.position));
+        pieces.extend(persisted.rest);
+    }
+    (told, sizes)
+}
+
+#[tokio::test]
+async fn a_batch_too_large_for_the_time_it_may_take_is_cut_until_its_pieces_are_small_enough() {
+    let mut fixture = Fixture::new().await;
+    let slow = "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS \
+        $$ BEGIN PERFORM pg_sleep(0.05); RETURN NEW; END $$; \
+        CREATE TRIGGER slow BEFORE INSERT ON devices FOR EACH ROW EXECUTE FUNCTION slow()";
+    sqlx::raw_sql(slow).execute(&mut fixture.connection).await.unwrap();
+    let mut persister = fixture.persister(1000);
+    persister.options = persister.options.clone().options([("statement_timeout", "500ms")]);
+    let records = || {
+        let two = |i: u8| [upload(0, i64::from(i), i, i, 1), upload(1, i64::from(i), 100 + i, 100 + i, 1)];
+        (0..16_u8).flat_map(two)
+    };
+    let whole = batch(0, records());
+    let deadline = Duration::from_secs(60);
+    let (told, sizes) = tokio::time::timeout(deadline, persist_in_pieces(&mut persister, whole))
+        .await
+        .expect("it is tried for ever");
+    assert_eq!(told, records().map(|record| record.position).collect::<Vec<_>>());
+    assert!(sizes.len() > 2 && sizes.iter().all(|size| *size <= 16), "{sizes:?}");
+    assert_eq!((fixture.next_offset(0).await, fixture.next_offset(1).await), (16, 16));
+    assert_eq!((fixture.count("locations").await, fixture.count("idempotency_keys").await), (32, 32));
+}
+
+#[tokio::test]
+async fn one_record_whose_device_is_locked_does_not_keep_those_before_it_and_is_tried_until_it_is_free() {
+    let mut fixture = Fixture::new().await;
+    fixture.persister(1000).persist(batch(0, [upload(0, 0, 0, 7, 1)])).await.unwrap();
+    let mut other = fixture.database.connect(Role::Owner).await;
+    sqlx::raw_sql("BEGIN; SELECT FROM devices WHERE device = 'device-7' FOR UPDATE")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let mut persister = fixture.persister(1000);
+    persister.options = persister.options.clone().options([("lock_timeout", "200ms")]);
+    let records = (1..9_u8).map(|i| upload(0, i64::from(i), i, i, 1));
+    let whole = batch(0, records);
+    let persisting = tokio::spawn(async move { persist_in_pieces(&mut persister, whole).await });
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
+    while fixture.next_offset(0).await < 7 {
+        assert!(tokio::time::Instant::now() < deadline, "those before it are kept");
+        tokio::task::yield_now().await;
+    }
+    fixture.until_a_lock_is_waited_for().await;
+    assert_eq!(fixture.next_offset(0).await, 7);
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    let (told, _) = persisting.await.unwrap();
+    assert_eq!(told.iter().map(|position| position.offset).collect::<Vec<_>>(), (1..9).collect::<Vec<_>>());
+    assert_eq!(fixture.count("idempotency_keys").await, 9);
+}
+
+#[tokio::test]
+async fn garbage_in_a_batch_that_is_cut_is_counted_once_and_its_run_still_stops() {
+    let mut fixture = Fixture::new().await;
+    fixture.persister(1000).persist(batch(0, [upload(0, 0, 0, 7, 1)])).await.unwrap();
+    let mut other = fixture.database.connect(Role::Owner).await;
+    sqlx::raw_sql("BEGIN; SELECT FROM devices WHERE device = 'device-7' FOR UPDATE")
+        .execute(&mut other)
+        .await
+        .unwrap();
+    let mut persister = fixture.persister(1000);
+    persister.options = persister.options.clone().options([("lock_timeout", "200ms")]);
+    // Two, which is allowed, and after a good one four, which is one more than that.
+    let records = [garbage(1), garbage(2), upload(0, 3, 3, 3, 1), upload(0, 4, 4, 7, 1)];
+    let whole = batch(0, records.into_iter().chain((5..9).map(garbage)));
+    let mut first = persister.persist(whole).await.unwrap();
+    sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
+    assert_eq!(first.garbage_run, None);
+    let (mut stopped, mut pieces) = (None, std::mem::take(&mut first.rest));
+    assert!(!pieces.is_empty(), "it was not cut");
+    while let Some(piece) = pieces.pop() {
+        let persisted = persister.persist(piece).await.unwrap();
+        stopped = stopped.or(persisted.garbage_run);
+        pieces.extend(persisted.rest);
+    }
+    let stopped = stopped.expect("the run is forgotten");
+    assert_eq!((stopped.partition, stopped.offset), (0, 8));
+    assert_eq!((fixture.next_offset(0).await, fixture.count("dead_letters").await), (8, 5));
+}
+
 #[tokio::test]
 async fn a_batch_behind_a_hole_in_the_journal_meets_the_progress_where_it_was_left() {
     let mut fixture = Fixture::new().await;

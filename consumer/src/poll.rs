@@ -16,7 +16,7 @@ use milepost_shared::topics::TopicNames;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
-use rdkafka::{Message as _, TopicPartitionList};
+use rdkafka::{Message as _, Offset, TopicPartitionList};
 use sqlx::postgres::PgConnectOptions;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit, mpsc};
@@ -177,6 +177,7 @@ impl Poller {
             };
             match polled {
                 None => {}
+                Some(Ok(message)) if self.paused => self.hold_back(&message)?,
                 Some(Ok(message)) => self.gather(&message)?,
                 Some(Err(error)) => self.judge(error)?,
             }
@@ -251,9 +252,21 @@ impl Poller {
     fn pause(&mut self) -> Result<(), KafkaError> {
         if !self.paused {
             tracing::debug!("paused: the persister is busy");
+            counter!(metric::PAUSES).increment(1);
             self.consumer.pause(&self.consumer.assignment()?)?;
             self.paused = true;
         }
+        Ok(())
+    }
+
+    /// The first record of a partition that was won in a pause: the partition is paused as well, and goes on with it.
+    fn hold_back(&self, message: &BorrowedMessage<'_>) -> Result<(), KafkaError> {
+        let (topic, partition, offset) = (message.topic(), message.partition(), message.offset());
+        let mut one = TopicPartitionList::new();
+        one.add_partition(topic, partition);
+        self.consumer.pause(&one)?;
+        self.consumer.seek(topic, partition, Offset::Offset(offset), REQUEST_TIMEOUT)?;
+        tracing::debug!(partition, offset, "held back: the persister is busy");
         Ok(())
     }
 

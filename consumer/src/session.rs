@@ -195,24 +195,31 @@ async fn persist(
     let _end = session.clone().drop_guard();
     loop {
         shared.wanted.add_permits(1);
-        let Some(mut batch) = next_batch(&mut persister, &mut polled, &session).await else { return Ok(()) };
-        let held = shared.persisting.lock().await;
-        batch.retain_partitions(|partition, span| shared.assignment.is_current(partition, span.generation));
-        if batch.is_empty() {
-            continue;
-        }
-        let result = persister.persist(batch).await;
-        drop(held);
-        let done = match result {
-            Err(PersistError::Stopped) => return Ok(()),
-            other => other?,
-        };
-        // The emitter takes the next batch when it has emitted the last, or is gone for good.
-        if persisted.send(done.emissions).await.is_err() {
-            return Ok(());
-        }
-        if let Some(run) = done.garbage_run {
-            return Err(PersistError::GarbageRun(run).into());
+        let Some(batch) = next_batch(&mut persister, &mut polled, &session).await else { return Ok(()) };
+        // One, unless it takes too long.
+        let mut pieces = vec![batch];
+        while let Some(mut batch) = pieces.pop() {
+            let held = shared.persisting.lock().await;
+            batch.retain_partitions(|partition, span| {
+                shared.assignment.is_current(partition, span.generation)
+            });
+            if batch.is_empty() {
+                continue;
+            }
+            let result = persister.persist(batch).await;
+            drop(held);
+            let done = match result {
+                Err(PersistError::Stopped) => return Ok(()),
+                other => other?,
+            };
+            // The emitter takes the next batch when it has emitted the last, or is gone for good.
+            if persisted.send(done.emissions).await.is_err() {
+                return Ok(());
+            }
+            if let Some(run) = done.garbage_run {
+                return Err(PersistError::GarbageRun(run).into());
+            }
+            pieces.extend(done.rest);
         }
     }
 }

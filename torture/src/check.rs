@@ -147,6 +147,8 @@ pub struct Demands {
     pub faults: Vec<Fault>,
     /// How often each replay path must have been taken.
     pub replays: u64,
+    /// How often consumers must have paused.
+    pub pauses: u64,
     /// Whether the tables must have been built again from the journal.
     pub rebuilt: bool,
     /// How long after its window an answer may still be given: two clocks, and a gateway that sees journal time late.
@@ -174,6 +176,7 @@ impl Demands {
             succeeded: Kind::ALL.into_iter().map(share).collect(),
             faults: plan.faults.clone(),
             replays: 1,
+            pauses: plan.pauses,
             rebuilt: true,
             grace: Duration::from_secs(3),
             attempt: Duration::from_secs(15),

@@ -198,6 +198,8 @@ pub struct Evidence {
     pub recovered: Option<(Duration, Duration)>,
     /// How often each replay path was taken: cache, table, results, joined.
     pub replay_paths: BTreeMap<&'static str, u64>,
+    /// How often a consumer paused, its batch being full.
+    pub pauses: u64,
     /// Programs that ended though nobody asked for it.
     pub unexpected: Vec<String>,
 }

@@ -23,12 +23,15 @@ const LINES_MAX: usize = 3;
 /// How much of such a line, characters.
 const LINE_MAX: usize = 300;
 
+/// What a consumer says when it pauses.
+const PAUSED: &str = "paused: the persister is busy";
+
 /// Empties the tables as if nothing had ever come, for a consumer to build them again from the journal. Accounts and API keys
 /// stay. The group's offsets have to go too.
 pub const EMPTY: &str = "TRUNCATE idempotency_keys, locations, devices, dead_letters, partition_progress";
 
 /// Reads what journal, facts and tables hold. What the run itself knows is left to its caller: `log_faults`, `rebuilt`,
-/// `recovered`, `replay_paths` and `unexpected`.
+/// `recovered`, `replay_paths`, `pauses` and `unexpected`.
 ///
 /// # Errors
 /// A server cannot be read, or the journal does not begin at its beginning.
@@ -210,6 +213,22 @@ pub fn log_faults(
         faults.extend(faults_of(log, &needles).with_context(|| format!("cannot read {}", log.display()))?);
     }
     Ok(faults)
+}
+
+/// How often consumers stopped reading since a full batch waited, by their logs: a metric would not outlive a kill.
+///
+/// # Errors
+/// A log cannot be read.
+pub fn pauses(logs: &[impl AsRef<Path>]) -> anyhow::Result<u64> {
+    let mut pauses = 0;
+    for log in logs {
+        let log = log.as_ref();
+        let reader = std::fs::File::open(log).with_context(|| format!("cannot read {}", log.display()))?;
+        for line in BufReader::new(reader).split(b'\n') {
+            pauses += u64::from(String::from_utf8_lossy(&line?).contains(PAUSED));
+        }
+    }
+    Ok(pauses)
 }
 
 fn faults_of(log: &Path, needles: &[(String, &str)]) -> anyhow::Result<Vec<String>> {

@@ -101,6 +101,8 @@ fn plan(name: &str, faults: &[Fault]) -> Plan {
         pace: 60,
         rhythm: None,
         consumers: 2,
+        batch_records: 4000,
+        pauses: 0,
         episodes: if faults.is_empty() { 0 } else { faults.len().max(4) },
         faults: faults.to_vec(),
         at_once: 1,

@@ -28,6 +28,10 @@ pub struct Plan {
     pub rhythm: Option<(Duration, Duration)>,
     /// Consumers at work.
     pub consumers: usize,
+    /// `BATCH_RECORDS_MAX`: few, so that a batch is full soon and consumers pause.
+    pub batch_records: u32,
+    /// How often consumers must have paused.
+    pub pauses: u64,
     /// The faults to choose from; each comes as often as it is here at least, in an order that the seed gives.
     pub faults: Vec<Fault>,
     /// How many episodes there are, the same fault again included; at least as many as `faults`.
@@ -101,6 +105,8 @@ impl Plan {
             pace: 100,
             rhythm: None,
             consumers: 2,
+            batch_records: 10,
+            pauses: 1,
             faults: vec![
                 Fault::Kill(Target::Gateway),
                 Fault::Kill(Target::Consumer),
@@ -136,6 +142,8 @@ impl Plan {
             pace: 150,
             rhythm: None,
             consumers: 2,
+            batch_records: 10,
+            pauses: 10,
             episodes: faults.len() + 25,
             faults,
             at_once: 3,
@@ -155,6 +163,7 @@ impl Plan {
             errands: 920_000,
             clients: 500,
             pace: 1500,
+            batch_records: 200,
             episodes: 520,
             faults,
             at_once: 4,

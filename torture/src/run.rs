@@ -96,6 +96,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Ran> {
         ttl: plan.ttl,
         partitions: plan.partitions,
         consumers: plan.consumers,
+        batch_records: plan.batch_records,
         planted_bug: options.planted_bug.clone(),
         marks: &marks,
     };
@@ -127,6 +128,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Ran> {
     system.stop_gateways().await?;
     let mut evidence = gather::evidence(&sources, observed).await?;
     (evidence.recovered, evidence.replay_paths) = (recovered.filter(|_| settled.is_ok()), replay_paths);
+    evidence.pauses = gather::pauses(&system.logs()?)?;
     let rebuilt =
         rebuild(&system, &sources, &evidence, REBUILT + Duration::from_millis(history.errands)).await;
     evidence.rebuilt = Some(rebuilt.unwrap_or_else(|error| vec![format!("{error:#}")]));

@@ -46,6 +46,8 @@ pub struct Setup<'a> {
     pub partitions: u16,
     /// Consumers at work, the one that a rebalance brings not counted.
     pub consumers: usize,
+    /// `BATCH_RECORDS_MAX`
+    pub batch_records: u32,
     /// The bug that is switched on in all gateways and consumers.
     pub planted_bug: Option<String>,
     /// What no log may hold.
@@ -125,7 +127,7 @@ impl System {
         for number in 1..=setup.consumers + 1 {
             let mut consumer = world.new_consumer()?;
             through(&mut consumer, &world, "milepost_consumer", (&consumer_kafka, &consumer_postgres))?;
-            set_consumer(&mut consumer);
+            set_consumer(&mut consumer, setup.batch_records);
             consumers.push(slot(format!("consumer {number}"), consumer, setup));
         }
         let third = consumers.pop().context("one more than asked for")?;
@@ -478,7 +480,8 @@ fn set_gateway(gateway: &mut Program) {
     gateway.set("PUBLISH_TIMEOUT", "3s");
 }
 
-fn set_consumer(consumer: &mut Program) {
+fn set_consumer(consumer: &mut Program, batch_records: u32) {
+    consumer.set("BATCH_RECORDS_MAX", &batch_records.to_string());
     consumer.set("PERSIST_TIMEOUT", "3s");
     consumer.set("DRAIN_TIMEOUT", "10s");
 }

@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use futures::future::try_join_all;
 use milepost_shared::answer::Position;
 use milepost_shared::crash::CrashPoint;
@@ -11,7 +12,9 @@ use milepost_shared::fingerprint::Fingerprint;
 use milepost_shared::journal::{self, JournalRecord};
 use milepost_shared::key::KeyHash;
 use milepost_shared::topics::TopicNames;
+use milepost_shared::upload::Upload;
 use milepost_tests::{Plan, Post, Program, Record, Server, Services, Signal, World, eventually, exact};
+use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
 use crate::load::Load;
@@ -476,6 +479,121 @@ async fn a_gap_in_the_journal_stops_the_consumer_with_an_error_naming_partition_
     consumer.start().await?;
     world.settled().await?;
     world.finish(&[stored.expected(), vec![&lost.uploads[3]]].concat()).await
+}
+
+/// Appends so many uploads to a partition, as gateways would.
+async fn append(world: &World, partition: i32, count: usize) -> anyhow::Result<Vec<Upload>> {
+    let records: Vec<JournalRecord> = (0..count).map(|_| record(world, world.account.id)).collect();
+    for record in &records {
+        let (key, value) = (record.key_hash.to_string(), record.encode());
+        world.kafka.append(&world.topics.uploads, partition, Some(key.as_bytes()), Some(&value)).await?;
+    }
+    Ok(records.into_iter().map(|record| record.upload).collect())
+}
+
+/// A consumer whose batches are full with ten records, and whose transactions are patient.
+fn of_ten(world: &World) -> anyhow::Result<Program> {
+    let mut consumer = world.new_consumer()?;
+    consumer.set("BATCH_RECORDS_MAX", "10");
+    consumer.set("PERSIST_TIMEOUT", "2m");
+    Ok(consumer)
+}
+
+/// Waits until a consumer has so many partitions.
+async fn has_assigned(consumer: &Program, partitions: u32) -> anyhow::Result<()> {
+    eventually(MINUTE, "the partitions are assigned", async || {
+        let assigned = consumer.metric("milepost_consumer_assigned_partitions").await.unwrap_or(-1.0);
+        Ok(((assigned - f64::from(partitions)).abs() < 0.5).then_some(()))
+    })
+    .await
+}
+
+/// The partition that was last assigned to a consumer, by its log.
+fn last_assigned(consumer: &Program) -> anyhow::Result<i32> {
+    let told = consumer.told()?;
+    let line = told.lines().rfind(|line| line.contains("partition assigned")).context("none was")?;
+    let number = line.split_once(" partition=").context("it names no partition")?.1;
+    Ok(number.split_whitespace().next().context("it names no partition")?.parse()?)
+}
+
+/// Locks the devices, and has a consumer stand with one record of a partition in its transaction and a full batch behind it.
+async fn pause(
+    world: &World,
+    consumer: &Program,
+    partition: i32,
+) -> anyhow::Result<(PgConnection, Vec<Upload>)> {
+    let mut lock = world.tables.pool.acquire().await?.detach();
+    sqlx::raw_sql("BEGIN; LOCK TABLE devices IN ACCESS EXCLUSIVE MODE").execute(&mut lock).await?;
+    let mut uploads = append(world, partition, 1).await?;
+    waits_for_a_lock(world).await?;
+    uploads.extend(append(world, partition, 12).await?);
+    eventually(MINUTE, "the consumer pauses", async || {
+        Ok((consumer.metric("milepost_consumer_pauses_total").await? > 0.0).then_some(()))
+    })
+    .await?;
+    Ok((lock, uploads))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_was_lost_in_a_pause_and_won_back_is_read_on() -> anyhow::Result<()> {
+    let world = World::new(Plan { partitions: 2, ..Plan::default() }).await?;
+    let mut first = of_ten(&world)?;
+    first.start().await?;
+    has_assigned(&first, 2).await?;
+    // Which of the two goes to another member.
+    let mut second = of_ten(&world)?;
+    second.start().await?;
+    has_assigned(&second, 1).await?;
+    let lent = last_assigned(&second)?;
+    second.stop().await?;
+    has_assigned(&first, 2).await?;
+
+    let (mut lock, mut uploads) = pause(&world, &first, 1 - lent).await?;
+    second.start().await?;
+    has_assigned(&second, 1).await?;
+    assert_eq!(last_assigned(&second)?, lent, "the one whose record is in the transaction went");
+    assert_eq!(world.tables.number("SELECT count(*) FROM locations").await?, 0, "the pause was over early");
+    // The pause ends while the partition is the other's.
+    sqlx::raw_sql("ROLLBACK").execute(&mut lock).await?;
+    world.settled().await?;
+    second.stop().await?;
+    has_assigned(&first, 2).await?;
+
+    uploads.extend(append(&world, lent, 3).await?);
+    world.settled().await?;
+    assert!(!first.told()?.contains("session ended"), "another session has healed it");
+    world.finish(&uploads.iter().collect::<Vec<_>>()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_won_in_a_pause_wait_as_well_and_no_transaction_exceeds_its_bounds() -> anyhow::Result<()>
+{
+    let world = World::new(Plan { partitions: 3, ..Plan::default() }).await?;
+    let mut second = of_ten(&world)?;
+    second.start().await?;
+    has_assigned(&second, 3).await?;
+    let mut first = of_ten(&world)?;
+    first.start().await?;
+    has_assigned(&first, 1).await?;
+    let own = last_assigned(&first)?;
+
+    let (mut lock, mut uploads) = pause(&world, &first, own).await?;
+    second.kill().await?;
+    for partition in (0..3).filter(|partition| *partition != own) {
+        uploads.extend(append(&world, partition, 40).await?);
+    }
+    has_assigned(&first, 3).await?;
+    eventually(MINUTE, "both are held back", async || {
+        Ok((first.told()?.matches("held back").count() == 2).then_some(()))
+    })
+    .await?;
+    sqlx::raw_sql("ROLLBACK").execute(&mut lock).await?;
+    world.settled().await?;
+    assert!(!first.told()?.contains("session ended"));
+    let largest =
+        "SELECT max(records) FROM (SELECT count(*) AS records FROM idempotency_keys GROUP BY xmin::text)";
+    assert_eq!(world.tables.number(largest).await?, 10);
+    world.finish(&uploads.iter().collect::<Vec<_>>()).await
 }
 
 /// The consumer's transactions that hold something and do nothing.

@@ -42,6 +42,7 @@ impl Run {
         evidence.observed.reads = ["facts", "torn", "offsets", "samples"].map(|watcher| (watcher, 9)).into();
         evidence.replay_paths = ["cache", "table", "results", "joined"].map(|path| (path, 9)).into();
         evidence.observed.samples = (0..100).map(sample).collect();
+        evidence.pauses = 2;
         evidence.rebuilt = Some(Vec::new());
         evidence.recovered = Some((Duration::from_secs(1), Duration::from_secs(2)));
         let faults = [Fault::Kill(Target::Consumer), Fault::Garbage];
@@ -50,6 +51,7 @@ impl Run {
             succeeded: Kind::ALL.map(|(kind, _)| (kind, 1)).into(),
             faults: faults.to_vec(),
             replays: 1,
+            pauses: 2,
             rebuilt: true,
             grace: Duration::from_secs(3),
             attempt: Duration::from_secs(15),

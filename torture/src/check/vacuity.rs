@@ -1,5 +1,5 @@
 //! Vacuity: a run proves something only if every kind of errand succeeded, every fault was seen to bite, every replay path
-//! was taken, and the watchers could watch.
+//! was taken, consumers paused, and the watchers could watch.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -51,6 +51,11 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
         if case.evidence.observed.reads.get(watcher).copied().unwrap_or(0) == 0 {
             verdict.accuse(|| format!("the watcher of {watcher} never saw anything"));
         }
+    }
+    let (pauses, wanted) = (case.evidence.pauses, case.demands.pauses);
+    verdict.note(format!("pauses of consumers: {pauses}, wanted {wanted}"));
+    if pauses < wanted {
+        verdict.accuse(|| format!("consumers paused {pauses} times, wanted {wanted}"));
     }
     if case.demands.rebuilt && case.evidence.rebuilt.is_none() {
         verdict.accuse(|| "the tables were not built again from the journal".to_owned());
@@ -158,5 +163,10 @@ mod tests {
             unknown_by(|run| run.evidence.observed.reads.retain(|other, _| *other != watcher));
         }
         unknown_by(|run| run.evidence.rebuilt = None);
+    }
+
+    #[test]
+    fn consumers_must_have_paused_as_often_as_the_plan_wants() {
+        unknown_by(|run| run.evidence.pauses = 1);
     }
 }
