@@ -47,6 +47,10 @@ impl Client {
             .set("acks", "all")
             // Order, and no doubles from the producer's own retries.
             .set("enable.idempotence", "true")
+            // One request after the other, as in the gateway. With two of a partition under way, a broker that has forgotten the
+            // producer's id and refuses the first, for too few replicas, may take the second; the first, sent again, then looks
+            // like one that was taken before, and counts as delivered.
+            .set("max.in.flight.requests.per.connection", "1")
             // No record is ever given up on, alone or by time.
             .set("enable.gapless.guarantee", "true")
             .set("message.timeout.ms", "0")
@@ -92,7 +96,32 @@ impl Client {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::FutureRecord;
+
     use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_request_waits_until_the_one_before_it_is_acknowledged() {
+        let (cluster, round_trip) = (MockCluster::new(1).unwrap(), Duration::from_millis(400));
+        cluster.create_topic("locations", 1, 1).unwrap();
+        let brokers = cluster.bootstrap_servers();
+        let client = Client::new("test", &brokers, Duration::ZERO, Planted::default()).unwrap();
+        // Two of them do not fit into one request.
+        let value = vec![b'x'; 700_000];
+        let send =
+            || client.producer.send_result(FutureRecord::to("locations").key("k").payload(&value)).unwrap();
+        send().await.unwrap().unwrap();
+        cluster.broker_round_trip_time(1, round_trip).unwrap();
+        let begun = Instant::now();
+        let deliveries: Vec<_> = (0..4).map(|_| send()).collect();
+        for (offset, delivery) in (1..).zip(deliveries) {
+            assert_eq!(delivery.await.unwrap().unwrap().offset, offset);
+        }
+        assert!(begun.elapsed() >= 4 * round_trip, "all within {:?}", begun.elapsed());
+    }
 
     #[tokio::test]
     async fn nothing_is_awaited_of_a_producer_that_knows_no_broker_any_more() {
