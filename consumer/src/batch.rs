@@ -135,8 +135,10 @@ impl Batch {
                 rest.spans.insert(*partition, Span { first_new, time: *time, ..*span });
             }
             if let Some((next, time)) = kept {
-                span.next = if left.is_some() { *next } else { span.next };
-                span.first_new = span.first_new.min(span.next);
+                if left.is_some() {
+                    span.next = *next;
+                    span.first_new = span.first_new.min(*next);
+                }
                 span.time = *time;
             }
         }

@@ -8,6 +8,7 @@
 //! brokers pay for each request and partition (decision 9). How far emission has come is told when both are acknowledged.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -24,6 +25,7 @@ use milepost_shared::ops::Readiness;
 use milepost_shared::planted::{Planted, PlantedBug};
 use milepost_shared::result::ResultRecord;
 use milepost_shared::topics::TopicNames;
+use milepost_shared::trouble::PATIENCE;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{DeliveryFuture, FutureRecord};
@@ -162,9 +164,10 @@ impl Emitter {
     /// # Errors
     /// As the producer tells; to be handed to [`settle`](Self::settle).
     pub async fn facts_acknowledged(&mut self) -> Result<(), KafkaError> {
-        let Some(Pending { facts, .. }) = self.pending.front_mut() else { return Ok(()) };
+        let Some(Pending { facts, begun, .. }) = self.pending.front_mut() else { return Ok(()) };
+        let late = (*begun + PATIENCE, &self.readiness, self.settings.topics.locations.as_str());
         let give_up = self.settings.planted.is(PlantedBug::GiveUpOnAFact);
-        let all = async {
+        let all = pin!(async {
             // The last first: when it has come, most others have, and each that is awaited wakes this task.
             while let Some(delivery) = facts.back_mut() {
                 let delivered = acknowledged(delivery).await;
@@ -174,8 +177,8 @@ impl Emitter {
                 }
             }
             Ok(())
-        };
-        self.facts.unless_lost(all).await
+        });
+        tell_if_late(late, self.facts.unless_lost(all)).await
     }
 
     /// Takes what [`facts_acknowledged`](Self::facts_acknowledged) has told: how far each partition of the oldest batch has
@@ -194,6 +197,8 @@ impl Emitter {
         }
         let Some(Pending { batch, begun, .. }) = self.pending.pop_front() else { return Ok(BTreeMap::new()) };
         self.backoff = Backoff::new(self.settings.backoff_max);
+        // Not before: results that get through do not mend a topic of facts that fails.
+        self.readiness.up("emission");
         histogram!(metric::EMIT, "topic" => "locations").record(begun.elapsed());
         let facts = batch.iter().filter(|emission| matches!(emission.answer, Some((_, _, true)))).count();
         counter!(metric::EMITTED, "topic" => "locations").increment(facts as u64);
@@ -217,26 +222,28 @@ impl Emitter {
             self.recover(&error).await?;
             first = 0;
         }
-        self.readiness.up("emission");
         Ok(())
     }
 
     /// Without brokers it would wait for ever, since no record is given up on.
     async fn attempt(&mut self, first: usize) -> Result<(), KafkaError> {
-        let Self { settings, results, facts, pending, crash, .. } = self;
-        let delivering = async {
+        let Self { settings, results, facts, pending, crash, readiness, .. } = self;
+        let late = (Instant::now() + PATIENCE, &*readiness, settings.topics.results.as_str());
+        let delivering = pin!(async {
             for pending in pending.range_mut(first..) {
                 deliver(settings, (&results.producer, &facts.producer), pending, crash).await?;
             }
             Ok(())
-        };
-        results.unless_lost(facts.unless_lost(delivering)).await
+        });
+        tell_if_late(late, results.unless_lost(facts.unless_lost(delivering))).await
     }
 
     /// Makes the producers anew, after a pause. The old ones are dropped with whatever they still hold.
     async fn recover(&mut self, error: &KafkaError) -> Result<(), Stopped> {
-        let fatal = [&self.results, &self.facts].into_iter().find_map(Client::fatal_error);
-        let error = fatal.unwrap_or_else(|| error.to_string());
+        let topics = &self.settings.topics;
+        let of_topics = [(&self.results, &topics.results), (&self.facts, &topics.locations)];
+        let fatal = |(client, topic): (&Client, &String)| Some(format!("{topic}: {}", client.fatal_error()?));
+        let error = of_topics.into_iter().find_map(fatal).unwrap_or_else(|| error.to_string());
         self.readiness.down("emission", error.clone());
         tracing::warn!(error, "emission failed; new producers emit all again that is not acknowledged");
         if !self.backoff.pause(&self.stop).await {
@@ -249,6 +256,20 @@ impl Emitter {
         }
         Ok(())
     }
+}
+
+/// Waits for acknowledgements, and tells operators when they are late: a producer that gives up on no record says nothing of
+/// errors that it tries again for ever, such as too few replicas.
+async fn tell_if_late<T>(
+    (late, readiness, topic): (Instant, &Readiness, &str),
+    acknowledged: impl Future<Output = T>,
+) -> T {
+    let mut acknowledged = pin!(acknowledged);
+    if let Ok(done) = tokio::time::timeout_at(late.into(), acknowledged.as_mut()).await {
+        return done;
+    }
+    readiness.down("emission", format!("{topic}: no acknowledgement for {} s", PATIENCE.as_secs()));
+    acknowledged.await
 }
 
 /// The producers of results and of facts.

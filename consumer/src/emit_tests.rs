@@ -8,13 +8,14 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Headers as _;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
+use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use uuid::Uuid;
 
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 type Cluster = MockCluster<'static, DefaultProducerContext>;
 
@@ -185,6 +186,35 @@ async fn no_more_batches_are_emitted_than_may_be_pending() {
     assert_eq!(emitter.pending.len(), PENDING_BATCHES_MAX);
     settle(&mut emitter).await;
     assert!(emitter.has_room() && !emitter.is_busy());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn acknowledgements_that_do_not_come_make_emission_down_by_the_topics_name_until_they_do() {
+    let cluster = cluster();
+    let mut emitter = emitter(&cluster, Duration::ZERO);
+    let readiness = emitter.readiness.clone();
+    let down = async |topic: &str| {
+        let told =
+            || readiness.snapshot().get("emission").filter(|one| !one.up).map(|one| one.detail.clone());
+        let begun = Instant::now();
+        while !told().is_some_and(|detail| detail.starts_with(topic)) {
+            assert!(begun.elapsed() < PATIENCE, "{:?}", readiness.snapshot());
+            tokio::task::yield_now().await;
+        }
+        cluster.clear_request_errors(RDKafkaApiKey::Produce);
+    };
+    // Too few replicas: tried again for ever, and nothing is said.
+    let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS; 10_000];
+    cluster.request_errors(RDKafkaApiKey::Produce, &refusals);
+    tokio::join!(emit(&mut emitter, 0), down("location-results"));
+    settle(&mut emitter).await;
+    assert!(readiness.snapshot()["emission"].up);
+
+    emit(&mut emitter, 1).await;
+    cluster.request_errors(RDKafkaApiKey::Produce, &refusals);
+    emitter.facts.lost.cancel();
+    tokio::join!(settle(&mut emitter), down("location"));
+    assert!(readiness.snapshot()["emission"].up);
 }
 
 #[test]

@@ -18,6 +18,7 @@ use milepost_shared::ops::{self, Readiness};
 use milepost_shared::settings::{self, EXIT_CONFIG};
 use milepost_shared::store::{connect, migrate};
 use milepost_shared::topics::{TopicAdmin, TopicNames, watch_partitions};
+use milepost_shared::trouble::Troubles;
 use milepost_shared::{shutdown, telemetry};
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
@@ -229,6 +230,7 @@ fn parts(settings: &ConsumerSettings, options: PgConnectOptions, readiness: Read
         drain_timeout: settings.drain_timeout,
         options,
         readiness,
+        troubles: Troubles::default(),
         crash: Crash::new(settings.test.crash_at.clone()),
         planted,
     }

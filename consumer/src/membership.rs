@@ -3,8 +3,9 @@
 //! The callbacks run on the polling thread, inside `poll`, and so may block for Postgres.
 
 use std::collections::BTreeMap;
+use std::fmt::Display;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics::gauge;
 use milepost_shared::brokers;
@@ -12,6 +13,7 @@ use milepost_shared::clock::JournalTime;
 use milepost_shared::ops::Readiness;
 use milepost_shared::planted::PlantedBug;
 use milepost_shared::store::progress::{self, Progress};
+use milepost_shared::trouble::Troubles;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr as RebalanceCode;
@@ -35,6 +37,12 @@ const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
 /// Longest wait for the batch in flight before a partition is given away.
 const REVOKE_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// What can stand in trouble.
+pub(crate) const READING: &str = "reading";
+const LEADING: &str = "leading";
+const COMMITTING: &str = "committing";
+const JOINING: &str = "joining";
+
 /// Follows rebalances. Its callbacks run on the polling thread, inside `poll`.
 pub struct Membership {
     runtime: Handle,
@@ -44,7 +52,8 @@ pub struct Membership {
     /// Held while a batch is in its transaction.
     persisting: Arc<Mutex<()>>,
     pub(crate) readiness: Readiness,
-    stop: CancellationToken,
+    pub(crate) troubles: Troubles,
+    pub(crate) stop: CancellationToken,
     polled: mpsc::Sender<Polled>,
     emitted: EmittedOffsets,
     /// What the group has acknowledged of this member's commits.
@@ -54,7 +63,13 @@ pub struct Membership {
 
 impl ClientContext for Membership {
     fn stats(&self, statistics: Statistics) {
-        if statistics.brokers.values().any(|broker| broker.state == "UP") {
+        match self.leaderless(&statistics) {
+            Some(partition) => self.note(LEADING, format!("partition {partition} has no leader")),
+            None => self.troubles.over(LEADING),
+        }
+        if let Some(error) = self.troubles.standing(Instant::now()) {
+            self.readiness.down("kafka", error);
+        } else if statistics.brokers.values().any(|broker| broker.state == "UP") {
             self.readiness.up("kafka");
         }
         if brokers::are_forgotten(&statistics) {
@@ -90,8 +105,10 @@ impl ConsumerContext for Membership {
     fn commit_callback(&self, result: Result<(), KafkaError>, offsets: &TopicPartitionList) {
         if let Err(error) = result {
             tracing::info!(%error, "group offset not committed; trying again");
+            self.note(COMMITTING, format!("group offset not committed: {error}"));
             return;
         }
+        self.troubles.over(COMMITTING);
         let mut committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
         for element in offsets.elements() {
             if let (Ok(()), Offset::Offset(offset)) = (element.error(), element.offset()) {
@@ -117,6 +134,7 @@ impl Membership {
             assignment: shared.assignment.clone(),
             persisting: Arc::clone(&shared.persisting),
             readiness: shared.readiness.clone(),
+            troubles: shared.troubles.clone(),
             stop,
             polled: shared.polled.clone(),
             emitted: shared.emitted.clone(),
@@ -130,8 +148,24 @@ impl Membership {
         self.committed.lock().unwrap_or_else(PoisonError::into_inner).get(&partition).copied()
     }
 
+    /// Notes an error of the journal's topic.
+    pub(crate) fn note(&self, what: &'static str, error: impl Display) {
+        let topic = &self.settings.topics.uploads;
+        self.troubles.note(what, format!("{topic}: {error}"), Instant::now());
+    }
+
+    /// A partition of this consumer that no broker leads: nothing is read of it, and librdkafka says nothing.
+    fn leaderless(&self, statistics: &Statistics) -> Option<i32> {
+        let topic = statistics.topics.get(&self.settings.topics.uploads)?;
+        let is_led = |partition: &i32| topic.partitions.get(partition).is_none_or(|one| one.leader >= 0);
+        self.assignment.partitions().into_iter().find(|partition| !is_led(partition))
+    }
+
     /// Notes why the session cannot go on; the first reason counts.
     pub(crate) fn fail(&self, error: PollError) {
+        if let PollError::Kafka(error) = &error {
+            self.note(JOINING, error);
+        }
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
     }
 
@@ -178,6 +212,12 @@ impl Membership {
             }
         }
         consumer.incremental_assign(partitions)?;
+        self.troubles.over(JOINING);
+        self.troubles.over(COMMITTING);
+        if !numbers.is_empty() {
+            // What still fails is told again.
+            self.troubles.over(READING);
+        }
         Ok(())
     }
 
@@ -291,6 +331,8 @@ impl Membership {
             self.assignment.remove(element.partition());
             self.committed.lock().unwrap_or_else(PoisonError::into_inner).remove(&element.partition());
         }
+        // What was not committed of them is not this member's any more.
+        self.troubles.over(COMMITTING);
         // The next owner reads the progress: let the batch in flight finish first. If it does not, the fence decides.
         let finish = async { tokio::time::timeout(REVOKE_TIMEOUT, self.persisting.lock()).await.is_ok() };
         if !self.runtime.block_on(finish) {
@@ -367,6 +409,7 @@ mod tests {
             polled: mpsc::channel(1).0,
             emitted: EmittedOffsets::default(),
             readiness: Readiness::default(),
+            troubles: Troubles::default(),
             crash: Crash::default(),
         };
         let stop = CancellationToken::new();

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
 use milepost_shared::answer::Position;
@@ -13,6 +13,7 @@ use milepost_shared::crash::{Crash, CrashPoint};
 use milepost_shared::ops::Readiness;
 use milepost_shared::planted::Planted;
 use milepost_shared::topics::TopicNames;
+use milepost_shared::trouble::{self, Doubt, Next, Troubles};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
@@ -25,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use crate::assign::{Assigned, Assignment, Gap};
 use crate::batch::{Batch, Bounds};
 use crate::emit::EmittedOffsets;
-use crate::membership::{Membership, REQUEST_TIMEOUT, config};
+use crate::membership::{Membership, READING, REQUEST_TIMEOUT, config};
 use crate::metric;
 use crate::record::{self, NewerSchema};
 
@@ -36,6 +37,8 @@ const POLL_WAITING: Duration = Duration::from_millis(1);
 const POLL_IDLE: Duration = Duration::from_millis(100);
 /// Poll while paused: only for rebalances and events.
 const POLL_PAUSED: Duration = Duration::from_millis(20);
+/// Longest wait for the brokers to tell of the topic after an error. Nothing is polled meanwhile.
+const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Why polling ended by itself. All of them are for an operator, or for a new session, to mend.
 #[derive(Debug, thiserror::Error)]
@@ -94,8 +97,10 @@ pub struct Poller {
     crash: Crash,
     batch: Batch,
     paused: bool,
-    /// Partitions stopped at a record of a newer schema, by the assignment in which they met it.
-    stopped: BTreeMap<i32, u64>,
+    /// Partitions stopped at a record of a newer schema: the assignment in which they met it, and the reason.
+    stopped: BTreeMap<i32, (u64, String)>,
+    /// An error of reading, of which it is not known whether it stands.
+    doubt: Option<Doubt>,
 }
 
 /// What a poller shares with the rest of its session.
@@ -112,6 +117,8 @@ pub struct Shared {
     pub emitted: EmittedOffsets,
     /// Reports `kafka`, `postgres` and `journal`.
     pub readiness: Readiness,
+    /// Errors that make `kafka` down when they stand.
+    pub troubles: Troubles,
     /// Crash points.
     pub crash: Crash,
 }
@@ -139,6 +146,7 @@ impl Poller {
             batch: Batch::default(),
             paused: false,
             stopped: BTreeMap::new(),
+            doubt: None,
         })
     }
 
@@ -154,6 +162,7 @@ impl Poller {
     /// [`PollError`]
     pub fn run(mut self, stop: &CancellationToken) -> Result<(), PollError> {
         let bounds = self.consumer.context().settings.bounds;
+        self.tell_stopped();
         while !stop.is_cancelled() {
             if let Some(failure) = self.consumer.context().take_failure() {
                 return Err(failure);
@@ -181,6 +190,8 @@ impl Poller {
                 Some(Ok(message)) => self.gather(&message)?,
                 Some(Err(error)) => self.judge(error)?,
             }
+            self.forget_stopped();
+            self.look_again()?;
         }
         Ok(())
     }
@@ -189,7 +200,7 @@ impl Poller {
         let (partition, offset) = (message.partition(), message.offset());
         let context = self.consumer.context();
         let Some(assigned) = context.assignment.polled(partition, offset) else { return Ok(()) };
-        if self.stopped.get(&partition) == Some(&assigned.generation) {
+        if self.stopped.get(&partition).is_some_and(|(generation, _)| *generation == assigned.generation) {
             return Ok(());
         }
         if offset != assigned.expected {
@@ -210,13 +221,35 @@ impl Poller {
     fn stop_partition(&mut self, newer: NewerSchema, generation: u64) -> Result<(), PollError> {
         let Position { partition, .. } = newer.position;
         tracing::error!(partition, offset = newer.position.offset, "{newer}");
-        self.consumer.context().readiness.down("journal", newer.to_string());
-        self.stopped.insert(partition, generation);
-        gauge!(metric::STOPPED).set(u32::try_from(self.stopped.len()).unwrap_or(0));
+        self.stopped.insert(partition, (generation, newer.to_string()));
+        self.tell_stopped();
         let mut one = TopicPartitionList::new();
         one.add_partition(&self.consumer.context().settings.topics.uploads, partition);
         self.consumer.pause(&one)?;
         Ok(())
+    }
+
+    /// A stopped partition that is another consumer's now, or was assigned again, is not this one's to tell of.
+    fn forget_stopped(&mut self) {
+        let assignment = &self.consumer.context().assignment;
+        let before = self.stopped.len();
+        self.stopped.retain(|partition, (generation, _)| assignment.is_current(*partition, *generation));
+        if self.stopped.len() != before {
+            self.tell_stopped();
+        }
+    }
+
+    fn tell_stopped(&self) {
+        let context = self.consumer.context();
+        gauge!(metric::STOPPED).set(u32::try_from(self.stopped.len()).unwrap_or(0));
+        match self.stopped.values().next() {
+            Some((_, reason)) => context.readiness.down("journal", reason.clone()),
+            None => context.readiness.up("journal"),
+        }
+        // A program that stops has said so, and stays so.
+        if context.stop.is_cancelled() {
+            context.readiness.down("journal", "stopping");
+        }
     }
 
     /// Gives the batch to the persister if it wants one, and tells whether. No batch waits for records that are not there.
@@ -274,32 +307,67 @@ impl Poller {
         if !std::mem::take(&mut self.paused) {
             return;
         }
-        let resumed = self.consumer.assignment().and_then(|assignment| {
-            let mut running = TopicPartitionList::new();
-            for element in assignment.elements() {
-                if !self.stopped.contains_key(&element.partition()) {
-                    running.add_partition(element.topic(), element.partition());
-                }
-            }
-            self.consumer.resume(&running)
-        });
-        if let Err(error) = resumed {
+        if let Err(error) = self.running().and_then(|running| self.consumer.resume(&running)) {
             self.consumer.context().fail(error.into());
         }
     }
 
-    /// Most errors are news of a connection that librdkafka mends itself.
-    fn judge(&self, error: KafkaError) -> Result<(), PollError> {
+    /// What is assigned and not stopped.
+    fn running(&self) -> Result<TopicPartitionList, KafkaError> {
+        let mut running = TopicPartitionList::new();
+        for element in self.consumer.assignment()?.elements() {
+            if !self.stopped.contains_key(&element.partition()) {
+                running.add_partition(element.topic(), element.partition());
+            }
+        }
+        Ok(running)
+    }
+
+    /// Most errors are news of a connection that librdkafka mends itself. What stands is told to operators.
+    fn judge(&mut self, error: KafkaError) -> Result<(), PollError> {
         match error.rdkafka_error_code() {
             Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
                 self.find_gap(&error)
             }
             Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::PollExceeded) => Err(error.into()),
-            _ => {
+            code => {
                 tracing::debug!(%error, "poll");
+                self.consumer
+                    .context()
+                    .note(READING, code.map_or(error.to_string(), |code| code.to_string()));
+                // Only the group can make that good, by giving out partitions.
+                self.doubt = (code != Some(RDKafkaErrorCode::GroupAuthorizationFailed))
+                    .then(|| Doubt::new(Instant::now()));
                 Ok(())
             }
         }
+    }
+
+    /// Asks about an error, since librdkafka tells many only once: a partition that is paused and resumed tells it again. If it
+    /// does not, and the brokers know the topic, it is gone.
+    fn look_again(&mut self) -> Result<(), KafkaError> {
+        let Some(doubt) = self.doubt.as_mut().filter(|_| !self.paused) else { return Ok(()) };
+        let next = doubt.look(Instant::now());
+        if next == Next::Ask {
+            let running = self.running()?;
+            self.consumer.pause(&running)?;
+            self.consumer.resume(&running)?;
+        } else if next == Next::Gone {
+            let context = self.consumer.context();
+            let topic = &context.settings.topics.uploads;
+            let fault = match self.consumer.fetch_metadata(Some(topic), ASK_TIMEOUT) {
+                Ok(metadata) => trouble::of_topic(&metadata, topic),
+                Err(error) => Some(format!("{topic}: {error}")),
+            };
+            match fault {
+                Some(fault) => context.troubles.note(READING, fault, Instant::now()),
+                None => {
+                    context.troubles.over(READING);
+                    self.doubt = None;
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The journal no longer holds the offset that a partition stands at: says which, or that the journal was truncated.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use milepost_shared::crash::{Crash, CrashPoint};
 use milepost_shared::ops::Readiness;
 use milepost_shared::planted::{Planted, PlantedBug};
+use milepost_shared::trouble::Troubles;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
@@ -45,6 +46,8 @@ pub struct Parts {
     pub options: PgConnectOptions,
     /// Where dependencies are reported.
     pub readiness: Readiness,
+    /// Errors of Kafka that stand, over several sessions too.
+    pub troubles: Troubles,
     /// Crash points.
     pub crash: Crash,
     /// For tests.
@@ -99,6 +102,7 @@ pub async fn run(parts: &Parts, partitions: usize, stop: &CancellationToken) -> 
         polled,
         emitted: EmittedOffsets::default(),
         readiness: parts.readiness.clone(),
+        troubles: parts.troubles.clone(),
         crash: parts.crash.clone(),
     };
     let poller = Poller::new(&parts.poll, &parts.options, &shared, session.clone())?;

@@ -70,6 +70,7 @@ fn parts(brokers: &str, database: &TestDatabase) -> Parts {
         drain_timeout: 10 * SECOND,
         options: database.options(Role::Consumer),
         readiness: Readiness::default(),
+        troubles: Troubles::default(),
         crash: Crash::default(),
         planted,
     }
@@ -79,6 +80,49 @@ fn record() -> JournalRecord {
     let upload = Upload { device: "d".to_owned(), locations: vec![Location::new(1, 48.0, 16.0)] };
     let (key_hash, fingerprint) = (KeyHash::new(ACCOUNT, "k"), Fingerprint::of(&upload));
     JournalRecord { key_hash, account: ACCOUNT, fingerprint, upload }
+}
+
+/// Waits until `kafka` is down, and returns why, or up.
+async fn kafka(readiness: &Readiness, up: bool) -> String {
+    let deadline = Instant::now() + 60 * SECOND;
+    loop {
+        if let Some(kafka) = readiness.snapshot().get("kafka").filter(|kafka| kafka.up == up) {
+            return kafka.detail.clone();
+        }
+        assert!(Instant::now() < deadline, "{:?}", readiness.snapshot());
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_of_reading_makes_kafka_down_with_topic_and_error_as_long_as_it_stands() {
+    let cluster = MockCluster::new(1).unwrap();
+    for topic in ["location-uploads", "location-results", "locations"] {
+        cluster.create_topic(topic, 1, 1).unwrap();
+    }
+    // The imitation tells errors of partitions, as a real cluster does, only in versions that have no error of the request.
+    cluster.apiversion(RDKafkaApiKey::Fetch, Some(0), Some(6)).unwrap();
+    let database = database().await;
+    let (parts, stop) = (parts(&cluster.bootstrap_servers(), &database), CancellationToken::new());
+    let readiness = parts.readiness.clone();
+    let session = tokio::spawn({
+        let stop = stop.clone();
+        async move { run(&parts, 1, &stop).await }
+    });
+    kafka(&readiness, true).await;
+    // The first is told once, the second at each attempt.
+    for (error, text) in [
+        (RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, "Topic authorization failed"),
+        (RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_MSG, "Invalid message"),
+    ] {
+        cluster.request_errors(RDKafkaApiKey::Fetch, &[error; 10_000]);
+        let told = kafka(&readiness, false).await;
+        assert!(told.contains("location-uploads") && told.contains(text), "{told}");
+        cluster.clear_request_errors(RDKafkaApiKey::Fetch);
+        kafka(&readiness, true).await;
+    }
+    stop.cancel();
+    session.await.unwrap().unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

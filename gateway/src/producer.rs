@@ -9,6 +9,7 @@ use milepost_shared::clock::millis;
 use milepost_shared::ops::Readiness;
 use milepost_shared::settings::KafkaSettings;
 use milepost_shared::topics::RECORD_BYTES_MAX;
+use milepost_shared::trouble;
 use rdkafka::Statistics;
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, FromClientConfigAndContext as _};
@@ -123,12 +124,15 @@ impl Producer {
         Ok(())
     }
 
-    /// Whether the brokers answer, and know the topic. Blocks up to `timeout`.
+    /// Whether the brokers answer, know the topic and lead all its partitions. Blocks up to `timeout`.
     ///
     /// # Errors
-    /// They do not.
-    pub fn ask_brokers(&self, topic: &str, timeout: Duration) -> Result<(), KafkaError> {
-        self.client.load_full().producer.client().fetch_metadata(Some(topic), timeout).map(drop)
+    /// They do not; what an operator should read.
+    pub fn ask_brokers(&self, topic: &str, timeout: Duration) -> Result<(), String> {
+        let client = self.client.load_full();
+        let metadata = client.producer.client().fetch_metadata(Some(topic), timeout);
+        let metadata = metadata.map_err(|error| error.to_string())?;
+        trouble::of_topic(&metadata, topic).map_or(Ok(()), Err)
     }
 
     /// Records queued or under way.

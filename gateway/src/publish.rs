@@ -14,6 +14,7 @@ use milepost_shared::ops::Readiness;
 use milepost_shared::partition;
 use milepost_shared::settings::KafkaSettings;
 use milepost_shared::topics::TopicNames;
+use milepost_shared::trouble::Troubles;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders, Timestamp};
 use rdkafka::producer::FutureRecord;
@@ -30,6 +31,9 @@ use crate::producer::{KAFKA, Producer};
 /// for it).
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 const WATCH_TIMEOUT: Duration = Duration::from_secs(2);
+/// A gateway that is not ready is sent no uploads: after so long without one it counts as mended, and the next one tells.
+const UNTRIED_MAX: Duration = Duration::from_secs(30);
+const PUBLISHING: &str = "publishing";
 
 /// Where the journal put a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +57,8 @@ pub struct Publisher {
     /// A producer is beyond repair.
     broken: Arc<Notify>,
     readiness: Readiness,
+    /// What the brokers have against records: they may answer, and know the topic, and take nothing.
+    troubles: Troubles,
     topic: String,
     partitions: i32,
     deadline: Duration,
@@ -94,6 +100,7 @@ impl Publisher {
             on_their_way: AtomicU32::new(0),
             broken,
             readiness: readiness.clone(),
+            troubles: Troubles::default(),
             topic: TopicNames::new(&kafka.topic_prefix).uploads,
             partitions: kafka.partitions,
             deadline: settings.publish_timeout,
@@ -124,16 +131,20 @@ impl Publisher {
         let others = self.on_their_way.fetch_add(1, Ordering::Relaxed);
         let on_its_way = OnItsWay(&self.on_their_way);
         let producer = if others < self.many { &self.prompt } else { &self.gathering };
-        let delivery = producer.send(record).map_err(|error| failed(&error))?;
+        let delivery = producer.send(record).map_err(|error| self.failed(&error))?;
         drop((key, value));
         // librdkafka tells of a time-out some seconds late.
         let delivery = match tokio::time::timeout(self.deadline, delivery).await {
             Ok(Ok(Ok(delivery))) => delivery,
-            Ok(Ok(Err((error, _)))) => return Err(failed(&error)),
-            // Out of time, or the producer was made anew and its queue thrown away.
-            Err(_) | Ok(Err(_)) => return Err(Unavailable::Journal),
+            Ok(Ok(Err((error, _)))) => return Err(self.failed(&error)),
+            Err(_) => {
+                return Err(self.failed(&KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut)));
+            }
+            // The producer was made anew and its queue thrown away.
+            Ok(Err(_)) => return Err(Unavailable::Journal),
         };
         drop(on_its_way);
+        self.troubles.over(PUBLISHING);
         if delivery.offset < 0 {
             // Acknowledged before, by an answer that got lost: the record is in the journal, and nobody can tell where.
             tracing::debug!("record acknowledged without an offset");
@@ -185,10 +196,26 @@ impl Publisher {
         let ask = |producer: &Producer| {
             producer.ask_brokers(&self.topic, until.saturating_duration_since(Instant::now()))
         };
-        match self.producers().into_iter().try_for_each(ask) {
-            Ok(()) => self.readiness.up(KAFKA),
-            Err(error) => self.readiness.down(KAFKA, error.to_string()),
+        let asked = self.producers().into_iter().try_for_each(ask);
+        let now = std::time::Instant::now();
+        if let Some(then) = now.checked_sub(UNTRIED_MAX) {
+            self.troubles.over_since(PUBLISHING, then);
         }
+        match asked.err().or_else(|| self.troubles.standing(now)) {
+            None => self.readiness.up(KAFKA),
+            Some(error) => self.readiness.down(KAFKA, error),
+        }
+    }
+
+    fn failed(&self, error: &KafkaError) -> Unavailable {
+        let code = error.rdkafka_error_code();
+        if code == Some(RDKafkaErrorCode::QueueFull) {
+            return Unavailable::Overload;
+        }
+        tracing::debug!(%error, "record not acknowledged");
+        let error = code.map_or(error.to_string(), |code| code.to_string());
+        self.troubles.note(PUBLISHING, format!("{}: {error}", self.topic), std::time::Instant::now());
+        Unavailable::Journal
     }
 
     /// Waits until nothing is queued any more; what is still queued at the deadline is lost, and nobody was
@@ -204,14 +231,6 @@ impl Publisher {
             tracing::warn!("not all records were acknowledged before the end");
         }
     }
-}
-
-fn failed(error: &KafkaError) -> Unavailable {
-    if error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull) {
-        return Unavailable::Overload;
-    }
-    tracing::debug!(%error, "record not acknowledged");
-    Unavailable::Journal
 }
 
 /// The rules of the topics make the brokers stamp the record; without a stamp only the record's own result
@@ -315,6 +334,66 @@ mod tests {
             stop.cancel();
             watching.await.unwrap();
         }
+    }
+
+    /// Waits until `kafka` is down, and returns why, or up.
+    async fn kafka(readiness: &Readiness, up: bool) -> String {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let kafka = readiness.snapshot()[KAFKA].clone();
+            if kafka.up == up {
+                return kafka.detail;
+            }
+            assert!(Instant::now() < until, "{kafka:?}");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_topic_that_the_brokers_refuse_makes_kafka_down_by_its_name_until_they_do_not() {
+        let (cluster, readiness, stop) = (cluster(), Readiness::default(), CancellationToken::new());
+        let publisher = publisher(&cluster, &readiness, &[]);
+        let watching = tokio::spawn(Arc::clone(&publisher).watch(stop.clone()));
+        kafka(&readiness, true).await;
+        for error in [
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
+        ] {
+            cluster.topic_error("location-uploads", error).unwrap();
+            let told = kafka(&readiness, false).await;
+            let error = RDKafkaErrorCode::from(error).to_string();
+            assert!(told.contains("location-uploads") && told.contains(&error), "{told}");
+            cluster.topic_error("location-uploads", RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
+            kafka(&readiness, true).await;
+        }
+        stop.cancel();
+        watching.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn records_that_are_refused_again_and_again_make_kafka_down_until_one_is_taken() {
+        let (cluster, readiness, stop) = (cluster(), Readiness::default(), CancellationToken::new());
+        let publisher = publisher(&cluster, &readiness, &[]);
+        let watching = tokio::spawn(Arc::clone(&publisher).watch(stop.clone()));
+        publisher.publish(&accepted()).await.unwrap();
+        let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS; 10_000];
+        cluster.request_errors(RDKafkaApiKey::Produce, &refusals);
+        // So that they last.
+        cluster.broker_round_trip_time(1, Duration::from_millis(10)).unwrap();
+        let until = Instant::now() + PATIENCE;
+        while readiness.is_ready() {
+            assert!(Instant::now() < until, "ready, though nothing is taken");
+            assert_eq!(publisher.publish(&accepted()).await, Err(Unavailable::Journal));
+        }
+        let told = kafka(&readiness, false).await;
+        assert!(told.contains("location-uploads") && told.contains("acks"), "{told}");
+        cluster.clear_request_errors(RDKafkaApiKey::Produce);
+        while publisher.publish(&accepted()).await.is_err() {
+            assert!(Instant::now() < until + PATIENCE, "nothing is taken");
+        }
+        kafka(&readiness, true).await;
+        stop.cancel();
+        watching.await.unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread")]

@@ -14,6 +14,7 @@ use milepost_shared::ops::Readiness;
 use milepost_shared::result::ResultRecord;
 use milepost_shared::settings::KafkaSettings;
 use milepost_shared::topics::TopicNames;
+use milepost_shared::trouble::{self, Doubt, Next, Troubles};
 use rdkafka::client::ClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
@@ -24,12 +25,15 @@ use tokio_util::sync::CancellationToken;
 
 use crate::answers::MiddleSettings;
 
-/// The dependency's name on `/readyz`: up once the tail has caught up at start.
+/// The dependency's name on `/readyz`: up once the tail has caught up at start, and down while results cannot be read.
 pub const RESULTS: &str = "results";
 /// Longest silence before the stop token is looked at.
 const POLL: Duration = Duration::from_millis(100);
 /// Longest wait for the brokers to tell offsets; a stop may wait for it.
 const OFFSETS_TIMEOUT: Duration = Duration::from_secs(2);
+/// What can stand in trouble.
+const BEGINNING: &str = "beginning";
+const READING: &str = "reading";
 /// Between two attempts to start.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -96,15 +100,18 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
             .spawn(move || {
                 let mut warming = Warming {
                     readiness: self.readiness.clone(),
+                    troubles: Troubles::default(),
                     behind: (0..partitions).collect(),
                     until: Instant::now() + warm_up_max,
                     done: false,
+                    told: None,
                 };
                 while !self.stop.is_cancelled() {
                     match self.assign(&consumer, &topic, partitions, warm_up) {
-                        Ok(()) => self.read(&consumer, &mut warming, &counters),
+                        Ok(()) => self.read((&consumer, &topic), &mut warming, &counters),
                         Err(error) => {
                             tracing::debug!(%error, "cannot begin to read results");
+                            warming.troubles.note(BEGINNING, format!("{topic}: {error}"), Instant::now());
                             // Statistics come with the events.
                             drop(consumer.poll(RETRY));
                             warming.look();
@@ -145,13 +152,31 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
     }
 
     /// Reads until stopped, or until no broker is known any more. Else librdkafka reconnects by itself.
-    fn read(&self, consumer: &Consumer, warming: &mut Warming, counters: &[Counter; 2]) {
+    fn read(&self, (consumer, topic): (&Consumer, &str), warming: &mut Warming, counters: &[Counter; 2]) {
+        warming.troubles.over(BEGINNING);
+        let mut doubt: Option<Doubt> = None;
         while !self.stop.is_cancelled() && !consumer.context().lost.is_cancelled() {
             match consumer.poll(POLL) {
                 Some(Ok(message)) => self.take(&message, counters),
                 Some(Err(KafkaError::PartitionEOF(partition))) => warming.caught_up(partition),
-                Some(Err(error)) => tracing::debug!(%error, "cannot read results"),
+                Some(Err(error)) => {
+                    tracing::debug!(%error, "cannot read results");
+                    let error = error.rdkafka_error_code().map_or(error.to_string(), |code| code.to_string());
+                    warming.troubles.note(READING, format!("{topic}: {error}"), Instant::now());
+                    doubt = Some(Doubt::new(Instant::now()));
+                }
                 None => {}
+            }
+            match doubt.as_mut().map_or(Next::Wait, |doubt| doubt.look(Instant::now())) {
+                Next::Wait => {}
+                Next::Ask => read_again(consumer),
+                Next::Gone => match fault(consumer, topic) {
+                    Some(fault) => warming.troubles.note(READING, fault, Instant::now()),
+                    None => {
+                        warming.troubles.over(READING);
+                        doubt = None;
+                    }
+                },
             }
             warming.look();
         }
@@ -170,13 +195,34 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
     }
 }
 
+/// librdkafka tells many an error once: of partitions that are paused and resumed it tells again. Nothing read is lost.
+fn read_again(consumer: &Consumer) {
+    let again = consumer.assignment().and_then(|all| consumer.pause(&all).and(consumer.resume(&all)));
+    if let Err(error) = again {
+        tracing::debug!(%error, "cannot read results again");
+    }
+}
+
+/// What is wrong with the topic, by the brokers' own word.
+fn fault(consumer: &Consumer, topic: &str) -> Option<String> {
+    match consumer.fetch_metadata(Some(topic), OFFSETS_TIMEOUT) {
+        Ok(metadata) => trouble::of_topic(&metadata, topic),
+        Err(error) => Some(format!("{topic}: {error}")),
+    }
+}
+
 /// The first catching-up. A gateway that starts into a storm of retries must know what was answered in the
 /// last minutes before it is sent any, but a topic that cannot be read does not keep it away for ever.
+///
+/// Afterwards it tells of errors that stand. The gateway is ready all the same: the table answers.
 struct Warming {
     readiness: Readiness,
+    troubles: Troubles,
     behind: BTreeSet<i32>,
     until: Instant,
     done: bool,
+    /// The error that is told.
+    told: Option<String>,
 }
 
 impl Warming {
@@ -185,10 +231,20 @@ impl Warming {
     }
 
     fn look(&mut self) {
-        if !self.done && (self.behind.is_empty() || self.until <= Instant::now()) {
+        let now = Instant::now();
+        if !self.done && (self.behind.is_empty() || self.until <= now) {
             self.done = true;
+            self.readiness.register(RESULTS, false);
             self.readiness.up(RESULTS);
             tracing::info!(partitions_behind = self.behind.len(), "results tail is warm");
+        }
+        let standing = self.troubles.standing(now).filter(|_| self.done);
+        if standing != self.told {
+            match &standing {
+                Some(error) => self.readiness.down(RESULTS, error.clone()),
+                None => self.readiness.up(RESULTS),
+            }
+            self.told = standing;
         }
     }
 }
@@ -230,7 +286,8 @@ mod tests {
     fn warming(until: Instant) -> Warming {
         let readiness = Readiness::default();
         readiness.register(RESULTS, true);
-        Warming { readiness, behind: BTreeSet::from([0, 1]), until, done: false }
+        let (troubles, behind) = (Troubles::default(), BTreeSet::from([0, 1]));
+        Warming { readiness, troubles, behind, until, done: false, told: None }
     }
 
     #[test]
@@ -242,6 +299,20 @@ mod tests {
         warming.caught_up(0);
         warming.look();
         assert!(warming.readiness.is_ready());
+    }
+
+    #[test]
+    fn an_error_that_stands_is_told_and_keeps_no_gateway_away() {
+        let mut warming = warming(Instant::now());
+        let long_ago = Instant::now().checked_sub(trouble::PATIENCE).unwrap();
+        warming.troubles.note(READING, "location-results: refused", long_ago);
+        warming.look();
+        let told = warming.readiness.snapshot()[RESULTS].clone();
+        assert_eq!((told.up, told.detail.as_str()), (false, "location-results: refused"));
+        assert!(warming.readiness.is_ready());
+        warming.troubles.over(READING);
+        warming.look();
+        assert!(warming.readiness.snapshot()[RESULTS].up);
     }
 
     #[test]

@@ -28,4 +28,5 @@ pub mod shutdown;
 pub mod store;
 pub mod telemetry;
 pub mod topics;
+pub mod trouble;
 pub mod upload;

@@ -67,7 +67,9 @@ impl Readiness {
         self.snapshot().values().all(|dependency| dependency.up || !dependency.required)
     }
 
-    fn snapshot(&self) -> BTreeMap<&'static str, Dependency> {
+    /// All dependencies as they are now.
+    #[must_use]
+    pub fn snapshot(&self) -> BTreeMap<&'static str, Dependency> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 

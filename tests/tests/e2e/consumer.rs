@@ -596,6 +596,70 @@ async fn partitions_won_in_a_pause_wait_as_well_and_no_transaction_exceeds_its_b
     world.finish(&uploads.iter().collect::<Vec<_>>()).await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stopped_partition_that_moves_to_another_consumer_is_told_of_there_and_no_longer_here()
+-> anyhow::Result<()> {
+    let world = World::new(Plan { partitions: 2, ..Plan::default() }).await?;
+    let (first, mut second) = (world.consumer().await?, world.new_consumer()?);
+    has_assigned(&first, 2).await?;
+    second.start().await?;
+    has_assigned(&second, 1).await?;
+    let lent = last_assigned(&second)?;
+    second.stop().await?;
+    has_assigned(&first, 2).await?;
+
+    let newer = format!(r#"{{"schema":{},"strange":[]}}"#, journal::SCHEMA + 1);
+    world.kafka.append(&world.topics.uploads, lent, Some(b"key"), Some(newer.as_bytes())).await?;
+    let stopped = async |consumer: &Program, partitions: u32| {
+        eventually(MINUTE, "stopped partitions and readiness agree with who has them", async || {
+            let told = consumer.metric("milepost_consumer_stopped_partitions").await.unwrap_or(-1.0);
+            let is_up = consumer.has_up("journal").await;
+            Ok(((told - f64::from(partitions)).abs() < 0.5 && is_up == (partitions == 0)).then_some(()))
+        })
+        .await
+    };
+    stopped(&first, 1).await?;
+    second.spawn()?;
+    has_assigned(&second, 1).await?;
+    stopped(&second, 1).await?;
+    stopped(&first, 0).await?;
+    assert!(first.ready().await);
+    // And back again.
+    second.stop().await?;
+    stopped(&first, 1).await?;
+    world.leave();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_is_gone_is_told_by_its_name_where_an_operator_looks() -> anyhow::Result<()> {
+    let world = World::new(one_partition()).await?;
+    let (gateway, consumer) = (world.gateway().await?, world.consumer().await?);
+    let load = Load::new(&world, 2);
+    load.settle(&[world.client(&gateway)?], 1).await?;
+    world.settled().await?;
+    let tells = async |program: &Program, dependency: &str, topic: &str| {
+        eventually(2 * MINUTE, "it is told", async || {
+            let page = program.page("/readyz").await.unwrap_or_default();
+            let page: serde_json::Value = serde_json::from_str(&page).unwrap_or_default();
+            let one = &page["dependencies"][dependency];
+            let detail = one["detail"].as_str().unwrap_or_default();
+            let told = detail.contains(topic) && detail.contains("Unknown topic");
+            Ok((one["up"] == false && told).then_some(()))
+        })
+        .await
+    };
+    let TopicNames { uploads, results, .. } = &world.topics;
+    world.kafka.delete_topics(&[results]).await?;
+    tells(&gateway, "results", results).await?;
+    assert!(gateway.ready().await, "the table answers");
+    world.kafka.delete_topics(&[uploads]).await?;
+    tells(&gateway, "kafka", uploads).await?;
+    tells(&consumer, "kafka", uploads).await?;
+    world.leave();
+    Ok(())
+}
+
 /// The consumer's transactions that hold something and do nothing.
 async fn abandoned(world: &World) -> anyhow::Result<i64> {
     let idle = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
