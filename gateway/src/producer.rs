@@ -22,6 +22,8 @@ use crate::answers::MiddleSettings;
 
 /// The dependency's name on `/readyz`.
 pub const KAFKA: &str = "kafka";
+/// Most records of one request, of one partition.
+pub const REQUEST_RECORDS_MAX: i64 = 1000;
 
 /// A producer whose records wait up to a linger for others.
 pub struct Producer {
@@ -163,9 +165,8 @@ fn config(settings: &MiddleSettings, kafka: &KafkaSettings, linger: Duration) ->
         // What arrives while a request is under way goes with the next one: records gather by themselves as the load
         // grows (decision 8).
         .set("max.in.flight.requests.per.connection", "1")
-        // An acknowledgement without an offset is told as -1001 for the first record of a request, and one more for each
-        // further one: with no more than this all of them are seen to be none.
-        .set("batch.num.messages", "1000")
+        // See `publish::is_place`.
+        .set("batch.num.messages", REQUEST_RECORDS_MAX.to_string())
         .set("linger.ms", millis(linger).to_string())
         .set("compression.type", "lz4")
         // Nobody waits for a record longer than this, so it need not be tried longer either.

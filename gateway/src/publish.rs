@@ -1,7 +1,7 @@
 //! Into the journal: an upload is published when the brokers have acknowledged its record.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 use crate::answers::MiddleSettings;
 use crate::mine::UNKNOWN_TIME;
 use crate::outcome::{Accepted, Unavailable};
-use crate::producer::{KAFKA, Producer};
+use crate::producer::{KAFKA, Producer, REQUEST_RECORDS_MAX};
 
 /// How often the brokers are asked whether they are there, and how long one answer may take (a stop may wait
 /// for it).
@@ -54,6 +54,8 @@ pub struct Publisher {
     /// How many on their way are many.
     many: u32,
     on_their_way: AtomicU32,
+    /// The journal has stamped a record.
+    stamps: AtomicBool,
     /// A producer is beyond repair.
     broken: Arc<Notify>,
     readiness: Readiness,
@@ -98,6 +100,7 @@ impl Publisher {
             gathering: producer("milepost-gateway-gathering", settings.publish_linger)?,
             many: settings.publish_linger_from,
             on_their_way: AtomicU32::new(0),
+            stamps: AtomicBool::new(false),
             broken,
             readiness: readiness.clone(),
             troubles: Troubles::default(),
@@ -145,14 +148,22 @@ impl Publisher {
         };
         drop(on_its_way);
         self.troubles.over(PUBLISHING);
-        if delivery.offset < 0 {
-            // Acknowledged before, by an answer that got lost: the record is in the journal, and nobody can tell where.
+        let time = journal_time(delivery.timestamp);
+        let is_stamped = time.is_some();
+        if is_stamped && !self.stamps.load(Ordering::Relaxed) {
+            self.stamps.store(true, Ordering::Relaxed);
+        }
+        if !is_place(delivery.offset, is_stamped, self.stamps.load(Ordering::Relaxed)) {
             tracing::debug!("record acknowledged without an offset");
             return Err(Unavailable::Journal);
         }
         self.seconds.record(begun.elapsed());
         let position = Position { partition: delivery.partition, offset: delivery.offset };
-        Ok(Published { position, time: journal_time(delivery.timestamp) })
+        let time = time.unwrap_or_else(|| {
+            metrics::counter!("milepost_gateway_journal_time_missing_total").increment(1);
+            UNKNOWN_TIME
+        });
+        Ok(Published { position, time })
     }
 
     /// Asks for the brokers every two seconds, for readiness, and makes a new producer for one that is beyond
@@ -235,12 +246,17 @@ impl Publisher {
 
 /// The rules of the topics make the brokers stamp the record; without a stamp only the record's own result
 /// can count.
-fn journal_time(timestamp: Timestamp) -> JournalTime {
-    if let Timestamp::LogAppendTime(time) = timestamp {
-        return JournalTime(time);
-    }
-    metrics::counter!("milepost_gateway_journal_time_missing_total").increment(1);
-    UNKNOWN_TIME
+fn journal_time(timestamp: Timestamp) -> Option<JournalTime> {
+    if let Timestamp::LogAppendTime(time) = timestamp { Some(JournalTime(time)) } else { None }
+}
+
+/// Whether the offset of an acknowledgement is the record's. It is not if the acknowledgement says no more than that the record
+/// is in the journal already, or if a later one implied it: then librdkafka counts the offset up from -1 over the records of
+/// the request, or leaves it at -1001. So the second record of a duplicate seems to stand at 0. It shows by the stamp,
+/// which such an acknowledgement never has and every other one has, as long as the topic is as it has to be.
+fn is_place(offset: i64, is_stamped: bool, others_are_stamped: bool) -> bool {
+    let is_counted_up = !is_stamped && others_are_stamped && offset < REQUEST_RECORDS_MAX;
+    offset >= 0 && !is_counted_up
 }
 
 #[cfg(test)]
@@ -406,6 +422,17 @@ mod tests {
         assert_eq!(publisher.publish(&accepted()).await, Err(Unavailable::Journal));
         assert_eq!(publisher.prompt.beyond_repair(), None);
         publisher.publish(&accepted()).await.unwrap();
+    }
+
+    #[test]
+    fn an_offset_that_was_only_counted_up_over_a_request_is_no_place() {
+        for offset in [-1001, -1, 0, 998] {
+            assert!(!is_place(offset, false, true), "{offset}");
+        }
+        assert!(is_place(0, true, true) && is_place(998, true, true));
+        // A topic that has lost its stamps, or never had any, is told of by a metric.
+        assert!(is_place(1000, false, true) && is_place(0, false, false));
+        assert!(!is_place(-1, false, false));
     }
 
     #[tokio::test(flavor = "multi_thread")]
