@@ -11,6 +11,7 @@ use anyhow::{Context as _, ensure};
 use milepost_shared::answer::Position;
 use milepost_shared::journal::JournalRecord;
 use milepost_shared::key::KeyHash;
+use milepost_shared::settings::KafkaSettings;
 use milepost_shared::topics::TopicNames;
 use milepost_shared::upload::Upload;
 use tempfile::TempDir;
@@ -153,6 +154,18 @@ impl World {
         ]
         .map(|(name, value)| (name.to_owned(), value));
         Ok(environment.into())
+    }
+
+    /// The settings of its topics, for a test that creates or checks them itself.
+    #[must_use]
+    pub fn kafka_settings(&self) -> KafkaSettings {
+        KafkaSettings {
+            kafka_brokers: self.services.kafka.clone(),
+            topic_prefix: self.prefix.clone(),
+            partitions: i32::from(self.plan.partitions),
+            idempotency_ttl: self.plan.ttl,
+            consumer_outage_max: self.plan.consumer_outage_max,
+        }
     }
 
     /// Runs `milepost-admin` as the database's owner.

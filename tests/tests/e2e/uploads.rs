@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use milepost_tests::{Plan, Post, Raw, World, eventually};
+use milepost_shared::topics::creation;
+use milepost_tests::{Plan, Post, Raw, Services, World, eventually};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
@@ -106,4 +107,31 @@ async fn a_client_that_hangs_up_right_after_sending_has_its_upload_stored_once_a
         assert!(answer.replayed());
     }
     world.finish(&uploads.iter().collect::<Vec<_>>()).await
+}
+
+/// What a client's build cannot decompress is an error to it for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn topics_that_the_brokers_compress_in_any_way_are_read_by_consumer_gateway_and_subscribers()
+-> anyhow::Result<()> {
+    for compression in ["gzip", "snappy", "lz4", "zstd"] {
+        let world = World::without_topics(Services::shared()?, Plan::default()).await?;
+        for (topic, mut config) in creation(&world.kafka_settings()) {
+            config.push(("compression.type", compression.to_owned()));
+            world.kafka.create(&topic, i32::from(world.plan.partitions), &config).await?;
+        }
+        world.administer(&["topics", "check"]).await?;
+        let _consumer = world.consumer().await?;
+        let gateway = world.gateway().await?;
+        let upload = world.planted.upload(20);
+        let post = Post::batch(&upload).key(&world.planted.key());
+        let answer = world.client(&gateway)?.post(&post).await?;
+        assert_eq!((answer.status, answer.replayed()), (200, false), "{compression}");
+
+        // Nor is a later gateway kept from warming its cache by it.
+        let later = world.gateway().await?;
+        let read = later.metric_of("milepost_gateway_tail_records_total", r#"result="read""#).await?;
+        assert!(read >= 1.0, "{compression}: no answer was read from location-results");
+        world.finish(&[&upload]).await?;
+    }
+    Ok(())
 }

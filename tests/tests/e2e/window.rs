@@ -255,13 +255,7 @@ async fn retention_that_contradicts_the_ttl_stops_both_programs_at_start_and_the
     let mut topics = Vec::new();
     for (index, (of, setting, value, bound)) in CONTRADICTIONS.iter().enumerate() {
         let prefix = format!("{}{index}.", world.prefix);
-        let settings = KafkaSettings {
-            kafka_brokers: world.services.kafka.clone(),
-            topic_prefix: prefix.clone(),
-            partitions: 1,
-            idempotency_ttl: world.plan.ttl,
-            consumer_outage_max: world.plan.consumer_outage_max,
-        };
+        let settings = KafkaSettings { topic_prefix: prefix.clone(), ..world.kafka_settings() };
         let mut violation = String::new();
         for (number, (topic, mut config)) in creation(&settings).into_iter().enumerate() {
             let mut partitions = 1;
