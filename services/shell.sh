@@ -5,6 +5,11 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 # A directory per content of the pom: another version is never unpacked over the files of servers that run.
 dist=$root/.dev/dist/$(sha256sum <"$root/services/pom.xml" | cut -c1-12)
 
+# What runs here is reached directly, whatever proxy the environment names for the rest of the world.
+others=${no_proxy:-${NO_PROXY:-}}
+export no_proxy=127.0.0.1,localhost${others:+,$others}
+export NO_PROXY=$no_proxy
+
 say() { printf '%s\n' "$*" >&2; }
 die() { say "$(basename "$0"): $*"; exit 1; }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::OpenOptions;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
@@ -58,6 +58,12 @@ impl Program {
     /// Changes a setting for the next start.
     pub fn set(&mut self, name: &str, value: &str) {
         self.environment.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// How it would be started: the binary and its settings.
+    #[must_use]
+    pub fn command_line(&self) -> (&Path, &BTreeMap<String, String>) {
+        (&self.binary, &self.environment)
     }
 
     /// Takes a setting back, for the next start. Whether it was set.

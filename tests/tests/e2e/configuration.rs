@@ -281,6 +281,22 @@ fn variables(script: &'static str) -> impl Iterator<Item = (String, String)> {
 }
 
 #[test]
+fn the_file_with_the_passwords_of_docker_compose_gets_into_no_commit_and_no_image() {
+    for ignored in [include_str!("../../../.gitignore"), include_str!("../../../.dockerignore")] {
+        assert!(ignored.lines().any(|line| line == "**/.env"), "{ignored}");
+        assert!(ignored.lines().any(|line| line == "**/.env.*"), "{ignored}");
+    }
+}
+
+#[test]
+fn the_health_checks_of_docker_compose_go_through_no_proxy() {
+    let compose = include_str!("../../../docker-compose.yml");
+    let probes: Vec<&str> = compose.lines().filter(|line| line.contains("CMD, curl")).collect();
+    assert!(!probes.is_empty());
+    assert!(probes.iter().all(|line| line.contains(r#"--noproxy, "*""#)), "{probes:?}");
+}
+
+#[test]
 fn the_document_names_what_the_scripts_and_docker_compose_take_from_the_environment() {
     for (heading, scripts) in SCRIPTS {
         let section = CONFIGURATION.split_once(heading).expect("the section is there").1;

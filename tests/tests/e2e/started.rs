@@ -1,5 +1,7 @@
 //! Being started: bad settings are refused, and the operators' listener tells what is there.
 
+use std::path::Path;
+use std::process::Stdio;
 use std::time::Duration;
 
 use milepost_shared::settings::EXIT_CONFIG;
@@ -153,4 +155,24 @@ async fn a_program_started_before_its_servers_waits_for_them_and_a_schema_that_i
         .execute(&world.tables.pool)
         .await?;
     world.finish(&[&upload]).await
+}
+
+/// A proxy does not reach this machine's loopback.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_scripts_find_a_program_ready_though_the_environment_names_an_http_proxy() -> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let consumer = world.new_consumer()?;
+    let (binary, environment) = consumer.command_line();
+    let dir = tempfile::tempdir()?;
+    let script = async |verb: &str| {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../services/program");
+        let mut command = tokio::process::Command::new(script);
+        command.arg(verb).arg(dir.path()).arg(binary).arg(consumer.ops.port().to_string());
+        command.envs(environment).env("http_proxy", "http://127.0.0.1:1").env_remove("no_proxy");
+        command.stdin(Stdio::null()).output().await
+    };
+    let started = script("start").await?;
+    script("kill").await?;
+    assert!(started.status.success(), "{}", String::from_utf8_lossy(&started.stderr));
+    world.finish(&[]).await
 }
