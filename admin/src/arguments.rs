@@ -88,8 +88,7 @@ pub struct CreateTopics {
     #[arg(long, env = "REPLICATION_FACTOR", value_parser = clap::value_parser!(i32).range(1..=32))]
     pub replication_factor: i32,
 
-    /// Also give topics that exist the configuration these settings ask for, as after a change of the TTL. Other settings
-    /// of theirs are kept.
+    /// Also make topics that exist keep the rules, as after a change of the TTL. What keeps them already stays as it is.
     #[arg(long)]
     pub reconfigure: bool,
 }

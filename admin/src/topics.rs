@@ -23,7 +23,12 @@ pub async fn create(command: &CreateTopics) -> anyhow::Result<()> {
     }
     await_visible(&topics, kafka, &created).await?;
     if command.reconfigure {
-        topics.configure(kafka).await?;
+        for change in topics.configure(kafka).await? {
+            println!(
+                "topic {}: {} is {} now, was {}",
+                change.topic, change.setting, change.value, change.before
+            );
+        }
         await_kept(&topics, kafka).await?;
     }
     topics.check(kafka).await

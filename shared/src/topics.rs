@@ -3,7 +3,7 @@
 //! Both programs and `milepost-admin topics check` compare what the brokers say with [`violations`] and refuse to run on
 //! any: a retention shorter than the TTL would lose uploads or forget keys too early (design, section 3).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -244,6 +244,38 @@ pub fn creation(settings: &KafkaSettings) -> [(String, Vec<(&'static str, String
     ]
 }
 
+/// A setting that [`TopicAdmin::configure`] gives to a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The topic's full name.
+    pub topic: String,
+    /// The setting, as Kafka calls it.
+    pub setting: &'static str,
+    /// What it was.
+    pub before: String,
+    /// What it is to be.
+    pub value: String,
+}
+
+/// What to change so that topics which exist keep the rules. What keeps them already is the operator's, such as a retention
+/// that is longer than it has to be.
+#[must_use]
+pub fn changes(settings: &KafkaSettings, actual: &BTreeMap<String, ActualTopic>) -> Vec<Change> {
+    let created = BTreeMap::from(creation(settings));
+    let value = |violation: &Violation| {
+        let config = created.get(&violation.topic)?;
+        config.iter().find(|(setting, _)| *setting == violation.setting).map(|(_, value)| value.clone())
+    };
+    let existing = violations(settings, actual).into_iter().filter(|one| actual.contains_key(&one.topic));
+    existing
+        .filter_map(|violation| {
+            let value = value(&violation)?;
+            let Violation { topic, setting, value: before, .. } = violation;
+            Some(Change { topic, setting, before, value })
+        })
+        .collect()
+}
+
 /// Talks to the cluster about topics.
 pub struct TopicAdmin {
     client: AdminClient<DefaultClientContext>,
@@ -287,19 +319,22 @@ impl TopicAdmin {
         Ok(created)
     }
 
-    /// Gives existing topics the configuration that they would be created with today, after a setting such as the TTL has
-    /// changed. What an operator has set besides is kept.
+    /// Makes existing topics keep the rules, after a setting such as the TTL has changed; see [`changes`]. Returns what was
+    /// changed.
     ///
     /// # Errors
     /// The cluster cannot be reached in time or refuses.
-    pub async fn configure(&self, settings: &KafkaSettings) -> anyhow::Result<()> {
-        let wanted = creation(settings);
+    pub async fn configure(&self, settings: &KafkaSettings) -> anyhow::Result<Vec<Change>> {
+        let changes = changes(settings, &self.describe(settings).await?);
+        if changes.is_empty() {
+            return Ok(changes);
+        }
         // The client can only replace a topic's whole configuration (rdkafka 0.39 has no incremental request), so what is
         // there is read first.
-        let mut entries = self.own_settings(wanted.iter().map(|(name, _)| name.as_str())).await?;
-        for (name, config) in wanted {
-            let entry = entries.entry(name).or_default();
-            entry.extend(config.into_iter().map(|(setting, value)| (setting.to_owned(), value)));
+        let mut entries = self.own_settings(changes.iter().map(|change| change.topic.as_str())).await?;
+        for change in &changes {
+            let entry = entries.entry(change.topic.clone()).or_default();
+            entry.insert(change.setting.to_owned(), change.value.clone());
         }
         let altered: Vec<AlterConfig<'_>> = entries
             .iter()
@@ -314,7 +349,7 @@ impl TopicAdmin {
             result
                 .map_err(|(specifier, error)| anyhow::anyhow!("cannot configure {specifier:?}: {error}"))?;
         }
-        Ok(())
+        Ok(changes)
     }
 
     /// The settings that were given to topics themselves, by creation or by an operator.
@@ -322,7 +357,8 @@ impl TopicAdmin {
         &self,
         names: impl Iterator<Item = &str>,
     ) -> anyhow::Result<BTreeMap<String, BTreeMap<String, String>>> {
-        let resources: Vec<ResourceSpecifier<'_>> = names.map(ResourceSpecifier::Topic).collect();
+        let names: BTreeSet<&str> = names.collect();
+        let resources: Vec<ResourceSpecifier<'_>> = names.into_iter().map(ResourceSpecifier::Topic).collect();
         let described = self.client.describe_configs(&resources, &timeouts()).await;
         let mut own = BTreeMap::new();
         for resource in described.context("cannot read the topics' configuration from Kafka")? {
@@ -487,6 +523,52 @@ mod tests {
                 violations(&settings(), &actual).iter().map(ToString::to_string).collect();
             assert_eq!(found, [format!("topic {topic}: {setting} is {value}, must be {bound}")]);
         }
+    }
+
+    #[test]
+    fn what_keeps_the_rules_is_left_as_it_is_and_what_breaks_them_is_raised() {
+        let set = |actual: &mut BTreeMap<String, ActualTopic>, topic: &str, setting: &str, value: &str| {
+            actual.get_mut(topic).unwrap().settings.insert(setting.to_owned(), value.to_owned());
+        };
+        let mut actual = as_created(&settings());
+        assert_eq!(changes(&settings(), &actual), []);
+        let kept = [
+            ("t-location-uploads", "retention.ms", "-1"),
+            ("t-location-uploads", "segment.bytes", "1073741824"),
+            ("t-location-uploads", "max.message.bytes", "8388608"),
+            ("t-location-results", "retention.ms", "172800000"),
+            ("t-location-results", "segment.ms", "60000"),
+            ("t-locations", "retention.ms", "31536000000"),
+        ];
+        for (topic, setting, value) in kept {
+            set(&mut actual, topic, setting, value);
+        }
+        assert_eq!(changes(&settings(), &actual), []);
+
+        // A longer TTL, and what an operator should not have done.
+        let longer = KafkaSettings { idempotency_ttl: Duration::from_secs(10 * 86_400), ..settings() };
+        set(&mut actual, "t-locations", "retention.bytes", "1000");
+        set(&mut actual, "t-locations", "cleanup.policy", "compact");
+        actual.remove("t-location-uploads");
+        let changed: Vec<(String, &str, String, String)> = changes(&longer, &actual)
+            .into_iter()
+            .map(|change| (change.topic, change.setting, change.before, change.value))
+            .collect();
+        let expected = [
+            ("t-location-results", "retention.ms", "172800000", "864000000"),
+            ("t-locations", "cleanup.policy", "compact", "delete"),
+            ("t-locations", "retention.bytes", "1000", "-1"),
+        ];
+        assert_eq!(
+            changed,
+            expected.map(|(topic, setting, before, value)| {
+                (topic.to_owned(), setting, before.to_owned(), value.to_owned())
+            })
+        );
+        for change in changes(&longer, &actual) {
+            set(&mut actual, &change.topic, change.setting, &change.value);
+        }
+        assert!(violations(&longer, &actual).iter().all(|one| one.topic == "t-location-uploads"));
     }
 
     #[test]

@@ -7,8 +7,8 @@ use futures::future::{join_all, try_join_all};
 use milepost_shared::clock::{Clock, JournalTime};
 use milepost_shared::key::KeyHash;
 use milepost_shared::settings::{EXIT_CONFIG, KafkaSettings};
-use milepost_shared::topics::creation;
-use milepost_tests::{Plan, Post, Program, World, eventually};
+use milepost_shared::topics::{TopicAdmin, creation};
+use milepost_tests::{Plan, Post, Program, Services, World, eventually};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -287,5 +287,38 @@ async fn retention_that_contradicts_the_ttl_stops_both_programs_at_start_and_the
 
     world.administer(&["topics", "check"]).await?;
     let _programs = (world.gateway().await?, world.consumer().await?);
+    world.finish(&[]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn reconfiguring_topics_raises_what_the_rules_demand_and_leaves_a_longer_retention_alone()
+-> anyhow::Result<()> {
+    let world = World::without_topics(Services::shared()?, Plan::default()).await?;
+    let settings = world.kafka_settings();
+    let longer =
+        [("retention.ms", "31536000000"), ("segment.bytes", "33554432"), ("delete.retention.ms", "5")];
+    for (topic, mut config) in creation(&settings) {
+        if topic == world.topics.results {
+            config.retain(|(name, _)| *name != "retention.ms");
+            config.push(("retention.ms", "1000".to_owned()));
+        } else {
+            config.retain(|(name, _)| longer.iter().all(|(kept, _)| kept != name));
+            config.extend(longer.map(|(name, value)| (name, value.to_owned())));
+        }
+        world.kafka.create(&topic, settings.partitions, &config).await?;
+    }
+    let told = world.administer(&["topics", "create", "--reconfigure"]).await?;
+    let change = format!("topic {}: retention.ms is 3600000 now, was 1000", world.topics.results);
+    assert_eq!(told.lines().filter(|line| line.contains(" now, was ")).collect::<Vec<_>>(), [change]);
+
+    let admin = TopicAdmin::new(&settings)?;
+    let actual = admin.describe(&settings).await?;
+    for topic in [&world.topics.uploads, &world.topics.locations] {
+        for (name, value) in longer {
+            assert_eq!(actual[topic].settings[name], value, "{topic} {name}");
+        }
+    }
+    let told = world.administer(&["topics", "create", "--reconfigure"]).await?;
+    assert!(!told.contains(" now, was "), "{told}");
     world.finish(&[]).await
 }
