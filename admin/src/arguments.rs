@@ -1,10 +1,15 @@
 //! The commands and their settings.
 
+use std::time::Duration;
+
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
-use milepost_shared::settings::{DatabaseSettings, KafkaSettings, Settings};
+use milepost_shared::settings::{self, DatabaseSettings, KafkaSettings, Settings};
 use milepost_shared::store::accounts::NAME_CHARS_MAX;
 use uuid::Uuid;
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// What an operator does by hand: the schema, the topics, accounts and their API keys, and a look at the consumer's work.
 ///
@@ -56,6 +61,11 @@ pub struct Migrate {
     /// Where the tables are, as their owner, who may create roles.
     #[command(flatten)]
     pub database: DatabaseSettings,
+
+    /// How long a key is remembered, and how wide table partitions of keys are made; both stay as they are if absent (24h at
+    /// first) [1s..=365d].
+    #[arg(long, env, value_parser = settings::duration(SECOND, 365 * DAY))]
+    pub idempotency_ttl: Option<Duration>,
 
     /// Password to give the role milepost_gateway; the role keeps its own if absent.
     #[arg(long, env, hide_env_values = true, value_parser = NonEmptyStringValueParser::new())]

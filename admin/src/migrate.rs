@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use milepost_shared::store::migrate;
+use milepost_shared::store::{migrate, partitions, public};
 
 use crate::arguments::Migrate;
 use crate::database;
@@ -14,6 +14,10 @@ pub async fn migrate(command: &Migrate) -> anyhow::Result<()> {
     let mut connection = database::open_any(&command.database, STATEMENT_TIMEOUT).await?;
     migrate::migrate(&mut connection).await?;
     println!("the schema has version {}", migrate::expected_version());
+    if let Some(ttl) = command.idempotency_ttl {
+        partitions::set_ttl(&mut connection, ttl).await?;
+        println!("keys are kept for {}", humantime::format_duration(ttl));
+    }
     for (role, password) in [
         ("milepost_gateway", &command.gateway_db_password),
         ("milepost_consumer", &command.consumer_db_password),
@@ -22,6 +26,11 @@ pub async fn migrate(command: &Migrate) -> anyhow::Result<()> {
             migrate::set_password(&mut connection, role, password).await?;
             println!("role {role} has the password given");
         }
+    }
+    for what in public::left_open(&mut connection).await? {
+        eprintln!(
+            "every role of the server may {what}: run this once as a superuser, who can take that away"
+        );
     }
     Ok(())
 }

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use milepost_shared::store::testing::{Role, TestDatabase, database};
 use sha2::{Digest as _, Sha256};
-use sqlx::Executor as _;
+use sqlx::{ConnectOptions as _, Executor as _};
 use uuid::Uuid;
 
 struct Ended {
@@ -61,6 +61,59 @@ async fn a_database_is_migrated_and_migrated_again() {
         assert!(printed(&database, &["migrate"]).starts_with("the schema has version "));
     }
     assert_eq!(printed(&database, &["account", "list"]).lines().count(), 1);
+}
+
+#[tokio::test]
+async fn the_ttl_given_to_migrate_is_how_long_keys_are_kept_until_another_one_is_given() {
+    let database = database().await;
+    let mut owner = database.connect(Role::Owner).await;
+    for (arguments, told, kept) in [
+        (&["migrate", "--idempotency-ttl", "48h"][..], "keys are kept for 2days\n", "48:00:00"),
+        (&["migrate"], "", "48:00:00"),
+        (&["migrate", "--idempotency-ttl", "5s"], "keys are kept for 5s\n", "00:00:05"),
+    ] {
+        let printed = printed(&database, arguments);
+        assert_eq!(printed.split_once('\n').map(|(_, rest)| rest), Some(told));
+        let set: (String, String) = sqlx::query_as(
+            "SELECT width::text, kept::text FROM partition_settings WHERE parent = 'idempotency_keys'",
+        )
+        .fetch_one(&mut owner)
+        .await
+        .unwrap();
+        assert_eq!(set, (kept.to_owned(), kept.to_owned()));
+    }
+}
+
+/// Of a database, but not a superuser, as on a managed server.
+#[tokio::test]
+async fn an_owner_who_may_not_take_everything_from_public_is_told_what_is_left() {
+    let database = database().await;
+    let mut superuser = database.connect(Role::Owner).await;
+    let role = format!("owner_{}", Uuid::new_v4().simple());
+    let prepared = format!(
+        "CREATE ROLE {role} LOGIN CREATEROLE; DROP SCHEMA public CASCADE; CREATE SCHEMA public AUTHORIZATION {role}; \
+         GRANT USAGE ON SCHEMA public TO PUBLIC; GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA pg_catalog TO PUBLIC"
+    );
+    sqlx::raw_sql(&prepared).execute(&mut superuser).await.unwrap();
+    let own: String =
+        sqlx::query_scalar("SELECT format('ALTER DATABASE %I OWNER TO %I', current_database(), $1::text)")
+            .bind(&role)
+            .fetch_one(&mut superuser)
+            .await
+            .unwrap();
+    superuser.execute(own.as_str()).await.unwrap();
+    let url = database.options(Role::Owner).username(&role).to_url_lossy().to_string();
+    let first = run(Some(url.clone()), &["migrate"]);
+    let by_superuser = printed(&database, &["migrate"]);
+    let again = run(Some(url), &["migrate"]);
+    let given_back =
+        format!("REASSIGN OWNED BY {role} TO CURRENT_USER; DROP OWNED BY {role}; DROP ROLE {role}");
+    sqlx::raw_sql(&given_back).execute(&mut superuser).await.unwrap();
+    let left = ["hold advisory locks", "make large objects"].map(|what| {
+        format!("every role of the server may {what}: run this once as a superuser, who can take that away\n")
+    });
+    assert_eq!((first.status, first.stderr), (0, left.concat()));
+    assert_eq!((again.status, again.stderr.as_str(), again.stdout), (0, "", by_superuser));
 }
 
 #[tokio::test]

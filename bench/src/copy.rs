@@ -38,8 +38,8 @@ impl Rows {
     pub async fn copy(&self, world: &World) -> anyhow::Result<Duration> {
         let mut owner = PgConnection::connect(&world.database.url("milepost")?).await?;
         let now = Clock::default().now();
-        ensure(&mut owner, Partitioned::Keys, now, world.plan.ttl, world.plan.ttl).await?;
-        ensure(&mut owner, Partitioned::Locations, now, world.plan.ttl, world.plan.ttl).await?;
+        ensure(&mut owner, Partitioned::Keys, now, world.plan.ttl).await?;
+        ensure(&mut owner, Partitioned::Locations, now, world.plan.ttl).await?;
         let begun = Instant::now();
         let mut transaction = owner.begin().await?;
         for (keys, locations) in &self.0 {

@@ -34,8 +34,11 @@ fn spread(number: u64, count: u64, salt: u64) -> KeyHash {
 /// Postgres refuses.
 pub async fn fill(world: &World, count: u64, accepted_at: JournalTime, kept: Duration) -> anyhow::Result<()> {
     let mut owner = PgConnection::connect(&world.database.url("milepost")?).await?;
-    ensure(&mut owner, Partitioned::Keys, accepted_at, world.plan.ttl, kept).await?;
+    ensure(&mut owner, Partitioned::Keys, accepted_at, world.plan.ttl).await?;
     let part = part_of(&mut owner, accepted_at).await?;
+    let keep = "UPDATE table_partitions SET keep_until = greatest(keep_until, upper_bound + $2 * interval '1 second') \
+                WHERE name = $1";
+    sqlx::query(keep).bind(&part).bind(kept.as_secs_f64()).execute(&mut owner).await?;
     sqlx::raw_sql(&format!("ALTER INDEX {part}_pkey SET (fillfactor = 70)")).execute(&mut owner).await?;
     let state = KeyState {
         account: world.account.id,

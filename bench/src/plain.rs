@@ -59,9 +59,9 @@ pub async fn router(database_url: &str, connections: u32) -> anyhow::Result<Rout
         .connect_with(connect::options(database_url, "milepost-plain", TIMEOUT)?)
         .await?;
     let mut connection = pool.acquire().await?;
-    let today = ensure(&mut connection, Partitioned::Keys, clock.now(), DAY, DAY).await?;
+    let today = ensure(&mut connection, Partitioned::Keys, clock.now(), DAY).await?;
     for moment in [clock.now(), clock.now().plus(DAY)] {
-        ensure(&mut connection, Partitioned::Locations, moment, DAY, DAY * 365).await?;
+        ensure(&mut connection, Partitioned::Locations, moment, DAY).await?;
     }
     let accounts = api_keys::active(&mut connection).await?.into_iter().collect();
     drop(connection);

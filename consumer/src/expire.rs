@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use metrics::counter;
+use metrics::{counter, gauge};
 use milepost_shared::clock::{Clock, JournalTime};
 use milepost_shared::planted::{Planted, PlantedBug};
-use milepost_shared::store::partitions::{self, KeyPartition, Partitioned};
+use milepost_shared::store::partitions::{self, Expiry, KeyPartition, Partitioned};
 use milepost_shared::store::progress::{self, Progress};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaError;
@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use crate::assign::Assignment;
 use crate::emit::{Emitted, EmittedOffsets};
 use crate::metric;
-use crate::persist::{LOCATIONS_KEPT, LOCATIONS_WIDTH};
+use crate::persist::LOCATIONS_NEEDED;
 
 /// Longest wait for a watermark.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
@@ -41,7 +41,7 @@ pub struct ExpireSettings {
     pub topic: String,
     /// Its partitions.
     pub partitions: i32,
-    /// How long a key is remembered, and the width of a table partition.
+    /// How long a key is remembered.
     pub ttl: Duration,
     /// How long after its last window a table partition is kept.
     pub grace: Duration,
@@ -70,13 +70,16 @@ pub struct JournalClock {
 /// whatever comes later is stamped later.
 #[must_use]
 pub fn journal_clock(progress: Option<&Progress>, journal_end: i64, wall: JournalTime) -> JournalClock {
-    let next_offset = progress.map_or(0, |progress| progress.next_offset);
     let log_time = progress.and_then(|progress| progress.log_time);
-    let drained = next_offset >= journal_end;
-    let passed = if drained { log_time.max(Some(wall)) } else { log_time };
+    let passed = if is_drained(progress, journal_end) { log_time.max(Some(wall)) } else { log_time };
     let all_emitted = progress.is_none_or(|progress| progress.emitted_offset >= progress.next_offset);
     let emitted = if all_emitted { passed } else { progress.and_then(|progress| progress.emitted_time) };
     JournalClock { passed, emitted }
+}
+
+/// Whether nothing is left to persist.
+fn is_drained(progress: Option<&Progress>, journal_end: i64) -> bool {
+    progress.map_or(0, |progress| progress.next_offset) >= journal_end
 }
 
 /// Whether a table partition of keys may go: all its windows are over in every journal partition, and its answers are out.
@@ -140,17 +143,36 @@ async fn look(
         progress::note_emitted(&mut connection, &settings.topic, partition, emitted.next, emitted.time)
             .await?;
     }
-    make_ahead(&mut connection, settings).await?;
-    let expired = expired(&mut connection, settings).await?;
-    for partition in expired {
-        if partitions::detach(&mut connection, &partition.name).await? {
-            counter!(metric::EXPIRED).increment(1);
-            tracing::info!(table = partition.name, "key partition expired");
+    let server = partitions::server_time(&mut connection).await?;
+    make_ahead(&mut connection, settings, server).await?;
+    let expired = expired(&mut connection, settings, server).await?;
+    for partition in expired.partitions {
+        match partitions::expire(&mut connection, &partition.name, &settings.topic, &expired.drained).await? {
+            Expiry::Detached => {
+                counter!(metric::EXPIRED).increment(1);
+                tracing::info!(table = partition.name, "key partition expired");
+            }
+            Expiry::Busy => {
+                tracing::warn!(
+                    table = partition.name,
+                    "a key partition cannot expire: somebody holds idempotency_keys; trying again, ever more rarely"
+                );
+                break;
+            }
+            Expiry::NotNow => {}
         }
     }
     partitions::drop_detached(&mut connection).await?;
+    let oldest = partitions::oldest_keep_until(&mut connection).await?;
+    gauge!(metric::OVERDUE).set(overdue(oldest, server, settings.grace));
     connection.close().await?;
     Ok(Vec::new())
+}
+
+/// For how long the oldest key partition could have been gone, seconds.
+#[expect(clippy::cast_precision_loss, reason = "milliseconds of some thousand years are exact")]
+fn overdue(oldest: Option<JournalTime>, now: JournalTime, grace: Duration) -> f64 {
+    oldest.map_or(0.0, |keep_until| now.0.saturating_sub(keep_until.plus(grace).0).max(0) as f64 / 1000.0)
 }
 
 /// What was emitted was persisted before; if the table says otherwise, it is not the table it was.
@@ -166,46 +188,61 @@ fn put_back(emitted: &BTreeMap<i32, Emitted>, progress: &[Progress], assignment:
         .collect()
 }
 
-async fn make_ahead(connection: &mut PgConnection, settings: &ExpireSettings) -> sqlx::Result<()> {
-    let ttl = settings.ttl;
-    let tables = [(Partitioned::Keys, ttl, ttl), (Partitioned::Locations, LOCATIONS_WIDTH, LOCATIONS_KEPT)];
-    for (table, width, kept) in tables {
-        for ahead in 0..=AHEAD {
-            let moment = settings.clock.now().plus(width * ahead);
-            partitions::ensure(connection, table, moment, width, kept).await?;
+/// By the database's clock: a consumer's own may be wrong, and the database makes nothing for times that are far from its.
+async fn make_ahead(
+    connection: &mut PgConnection,
+    settings: &ExpireSettings,
+    server: JournalTime,
+) -> sqlx::Result<()> {
+    let tables = [(Partitioned::Keys, settings.ttl), (Partitioned::Locations, LOCATIONS_NEEDED)];
+    for (table, needed) in tables {
+        let mut moment = server;
+        for _ in 0..=AHEAD {
+            moment = partitions::ensure(connection, table, moment, needed).await?.end;
         }
     }
     Ok(())
 }
 
+/// The key partitions that may go.
+#[derive(Debug, Default)]
+struct Expired {
+    partitions: Vec<KeyPartition>,
+    /// The partitions of the journal in which nothing is left to persist.
+    drained: Vec<i32>,
+}
+
 async fn expired(
     connection: &mut PgConnection,
     settings: &ExpireSettings,
-) -> anyhow::Result<Vec<KeyPartition>> {
+    server: JournalTime,
+) -> anyhow::Result<Expired> {
     // Two clocks, and the earlier one counts, so that one wrong clock cannot expire a key too early.
-    let wall = settings.clock.now().min(partitions::server_time(connection).await?);
+    let wall = settings.clock.now().min(server);
     let wall = if settings.planted.is(PlantedBug::ExpireByWallClock) { settings.clock.now() } else { wall };
     let mut candidates = partitions::key_partitions(connection).await?;
     candidates.retain(|partition| partition.keep_until.plus(settings.grace) <= wall);
-    if candidates.is_empty() || settings.planted.is(PlantedBug::ExpireByWallClock) {
-        return Ok(candidates);
+    if settings.planted.is(PlantedBug::ExpireByWallClock) {
+        candidates.retain(|partition| partition.keep_until <= server);
+        return Ok(Expired { partitions: candidates, drained: (0..settings.partitions).collect() });
+    }
+    candidates.retain(|partition| partition.retry_at.is_none_or(|retry_at| retry_at <= server));
+    if candidates.is_empty() {
+        return Ok(Expired::default());
     }
     // After the clock, before the progress: see `journal_clock`.
     let (watermarks, before) = (settings.clone(), progress::load(connection, &settings.topic).await?);
     let ends = tokio::task::spawn_blocking(move || journal_ends(&watermarks, &before)).await??;
     let progress = progress::load(connection, &settings.topic).await?;
-    let mut clocks: Vec<JournalClock> = (0..)
-        .zip(ends)
-        .map(|(partition, end)| {
-            let progress = progress.iter().find(|progress| progress.partition == partition);
-            journal_clock(progress, end, wall)
-        })
-        .collect();
+    let of = |partition: i32| progress.iter().find(|progress| progress.partition == partition);
+    let mut clocks: Vec<JournalClock> =
+        (0..).zip(&ends).map(|(partition, end)| journal_clock(of(partition), *end, wall)).collect();
     if settings.planted.is(PlantedBug::ExpireBeforeEmission) {
         clocks.iter_mut().for_each(|clock| clock.emitted = clock.passed);
     }
     candidates.retain(|partition| may_expire(partition, &clocks, settings.grace));
-    Ok(candidates)
+    let drained = (0..).zip(ends).filter(|(partition, end)| is_drained(of(*partition), *end));
+    Ok(Expired { partitions: candidates, drained: drained.map(|(partition, _)| partition).collect() })
 }
 
 /// Where each journal partition ends: behind its last record. The log's own end may lie further on, since a transaction
@@ -291,6 +328,7 @@ mod tests {
             name: String::new(),
             accepted: Stretch { start: JournalTime(0), end: JournalTime(1000) },
             keep_until: JournalTime(2000),
+            retry_at: None,
         }
     }
 
@@ -329,6 +367,15 @@ mod tests {
         assert_eq!(put_back(&emitted(generation, 6), &table, &assignment), [0]);
         assert_eq!(put_back(&emitted(generation, 6), &[], &assignment), [0]);
         assert!(put_back(&emitted(generation + 1, 6), &table, &assignment).is_empty());
+    }
+
+    #[test]
+    fn expiry_is_overdue_from_the_end_of_the_grace_on() {
+        let (grace, at) = (Duration::from_millis(500), JournalTime);
+        assert_eq!(overdue(None, at(9000), grace), 0.0);
+        assert_eq!(overdue(Some(at(2000)), at(1000), grace), 0.0);
+        assert_eq!(overdue(Some(at(2000)), at(2500), grace), 0.0);
+        assert_eq!(overdue(Some(at(2000)), at(4750), grace), 2.25);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use milepost_shared::clock::Clock;
 use milepost_shared::crash::Crash;
 use milepost_shared::ops::{self, Readiness};
 use milepost_shared::settings::{self, EXIT_CONFIG};
-use milepost_shared::store::{connect, migrate};
+use milepost_shared::store::{connect, migrate, partitions};
 use milepost_shared::topics::{TopicAdmin, TopicNames, watch_partitions};
 use milepost_shared::trouble::Troubles;
 use milepost_shared::{shutdown, telemetry};
@@ -147,7 +147,8 @@ async fn check(
     let mut backoff = Backoff::new(settings.backoff_max);
     let check_schema = async || {
         let mut connection = options.connect().await?;
-        migrate::check_version(&mut connection).await
+        migrate::check_version(&mut connection).await?;
+        partitions::check_ttl(&mut connection, settings.kafka.idempotency_ttl).await
     };
     loop {
         match stop.run_until_cancelled(timeout(SCHEMA_TIMEOUT, check_schema())).await {

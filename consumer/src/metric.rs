@@ -30,6 +30,8 @@ pub const PRODUCER_REBUILDS: &str = "milepost_consumer_producer_rebuilds_total";
 pub const ASSIGNED: &str = "milepost_consumer_assigned_partitions";
 /// Table partitions of keys dropped.
 pub const EXPIRED: &str = "milepost_consumer_key_partitions_dropped_total";
+/// For how long the oldest table partition of keys could have been gone, seconds.
+pub const OVERDUE: &str = "milepost_consumer_expiry_overdue_seconds";
 /// Journal partitions stopped at a record of a newer schema.
 pub const STOPPED: &str = "milepost_consumer_stopped_partitions";
 /// Holes in the journal that were passed: offsets between two records that hold none.
@@ -61,7 +63,9 @@ pub fn describe() {
     }
     describe_gauge!(ASSIGNED, "Partitions assigned to this consumer");
     describe_gauge!(STOPPED, "Journal partitions stopped at a record of a newer schema");
+    describe_gauge!(OVERDUE, "For how long the oldest table partition of keys could have been gone");
     gauge!(ASSIGNED).set(0.0);
+    gauge!(OVERDUE).set(0.0);
     gauge!(STOPPED).set(0.0);
     describe_histogram!(BATCH, "Records per batch");
     describe_histogram!(PERSIST, "Duration of a batch's transaction in seconds");

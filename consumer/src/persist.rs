@@ -25,10 +25,8 @@ use crate::metric;
 use crate::record::Content;
 use crate::settle::{self, Settled};
 
-/// Width of a partition of `locations`.
-pub const LOCATIONS_WIDTH: Duration = Duration::from_secs(86_400);
-/// Locations are kept until somebody drops them: a thousand years.
-pub const LOCATIONS_KEPT: Duration = Duration::from_secs(1000 * 365 * 86_400);
+/// What a consumer asks for locations, which are kept for as long as their owner has set: expiry lets none go.
+pub const LOCATIONS_NEEDED: Duration = Duration::ZERO;
 /// Stretches of journal time remembered as covered by a table partition.
 const COVERED_MAX: usize = 64;
 
@@ -268,15 +266,13 @@ impl Persister {
     /// Makes the table partitions that the batch needs, ahead of its transaction. Maintenance has normally made them long
     /// ago; a replay of an old journal needs old ones.
     async fn cover(&mut self, connection: &mut PgConnection, batch: &Batch) -> sqlx::Result<()> {
-        let ttl = self.settings.ttl;
-        let tables =
-            [(Partitioned::Keys, ttl, ttl), (Partitioned::Locations, LOCATIONS_WIDTH, LOCATIONS_KEPT)];
+        let tables = [(Partitioned::Keys, self.settings.ttl), (Partitioned::Locations, LOCATIONS_NEEDED)];
         for record in batch.records.iter().filter(|record| batch.is_new(record)) {
-            for (table, width, kept) in tables {
+            for (table, needed) in tables {
                 if self.covered.iter().any(|(of, stretch)| *of == table && stretch.contains(record.time)) {
                     continue;
                 }
-                let stretch = partitions::ensure(connection, table, record.time, width, kept).await?;
+                let stretch = partitions::ensure(connection, table, record.time, needed).await?;
                 if self.covered.len() == COVERED_MAX {
                     self.covered.remove(0);
                 }

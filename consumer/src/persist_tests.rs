@@ -5,6 +5,7 @@ use milepost_shared::clock::JournalTime;
 use milepost_shared::fingerprint::Fingerprint;
 use milepost_shared::journal::JournalRecord;
 use milepost_shared::store::accounts::{self, Account};
+use milepost_shared::store::partitions::Expiry;
 use milepost_shared::store::testing::{Role, TestDatabase, database};
 use milepost_shared::upload::{Location, Upload};
 use sqlx::Row as _;
@@ -462,8 +463,10 @@ async fn a_partition_that_was_dropped_meanwhile_is_made_again() {
     let mut persister = fixture.persister(1000);
     persister.persist(batch(0, [upload(0, 0, 1, 1, 1)])).await.unwrap();
     for part in partitions::key_partitions(&mut fixture.connection).await.unwrap() {
-        assert!(partitions::detach(&mut fixture.connection, &part.name).await.unwrap());
-        assert!(!partitions::detach(&mut fixture.connection, &part.name).await.unwrap());
+        for outcome in [Expiry::Detached, Expiry::NotNow] {
+            let expired = partitions::expire(&mut fixture.connection, &part.name, TOPIC, &[0, 1]).await;
+            assert_eq!(expired.unwrap(), outcome);
+        }
     }
     persister.persist(batch(0, [upload(0, 1, 2, 1, 1)])).await.unwrap();
     assert_eq!(fixture.count("idempotency_keys").await, 1);
@@ -475,9 +478,11 @@ async fn table_partitions_of_a_changed_width_never_overlap_and_are_kept_longer_w
     let mut fixture = Fixture::new().await;
     let connection = &mut fixture.connection;
     let hour = Duration::from_secs(3600);
-    let at = |hours: i64| JournalTime(hours * 3_600_000);
+    let day_ms = 86_400_000;
+    let at = |hours: i64| JournalTime(START_MS / day_ms * day_ms + hours * 3_600_000);
     let mut ensure = async |moment, width| {
-        partitions::ensure(connection, Partitioned::Keys, moment, width, width).await.unwrap()
+        partitions::set_ttl(connection, width).await.unwrap();
+        partitions::ensure(connection, Partitioned::Keys, moment, width).await.unwrap()
     };
     let narrow = ensure(at(10), hour).await;
     assert_eq!((narrow.start, narrow.end), (at(10), at(11)));

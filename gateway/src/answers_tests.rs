@@ -115,7 +115,7 @@ impl World {
     async fn store(&self, result: &ResultRecord) {
         let mut owner = self.database.connect(Role::Owner).await;
         let state = &result.state;
-        sqlx::query("SELECT ensure_partition('idempotency_keys', $1, interval '1 day', interval '1 day')")
+        sqlx::query("SELECT ensure_partition('idempotency_keys', $1, interval '1 day')")
             .bind(state.accepted_at.to_datetime())
             .execute(&mut owner)
             .await

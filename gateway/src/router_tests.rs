@@ -489,7 +489,7 @@ async fn store(
         source: milepost_shared::answer::Position { partition: 0, offset: 0 },
     };
     let mut owner = database.connect(Role::Owner).await;
-    sqlx::query("SELECT ensure_partition('idempotency_keys', $1, '1 day', '1 day')")
+    sqlx::query("SELECT ensure_partition('idempotency_keys', $1, '1 day')")
         .bind(accepted_at.to_datetime())
         .execute(&mut owner)
         .await

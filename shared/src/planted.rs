@@ -27,7 +27,8 @@ pub enum PlantedBug {
     DecideByWallClock,
     /// Consumer: table partitions of keys are dropped as soon as its own clock says that their windows are over.
     ///
-    /// *Doubled*: when its clock is a day ahead, or it lags behind by more than two TTLs, copies find no key and are new.
+    /// *Doubled*: when it lags behind by more than two TTLs, copies find no key and are new. A clock that is ahead is not enough:
+    /// the database goes by its own.
     ExpireByWallClock,
     /// Gateway: 200 as soon as the journal has acknowledged the record.
     ///

@@ -1,6 +1,6 @@
 //! Every SQL statement of Milepost, by who runs it: the gateway reads ([`lookup`], [`api_keys`]), the consumer writes
 //! ([`batch`], [`copy`], [`progress`], [`partitions`]), the administrator manages ([`accounts`], [`dead_letters`],
-//! [`migrate`]).
+//! [`migrate`], [`public`]).
 //!
 //! Time is a bind value, never `now()`. Not found is `None`.
 
@@ -14,5 +14,6 @@ pub mod lookup;
 pub mod migrate;
 pub mod partitions;
 pub mod progress;
+pub mod public;
 #[cfg(any(test, feature = "test-support"))]
 pub mod testing;

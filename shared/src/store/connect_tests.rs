@@ -40,7 +40,7 @@ async fn a_plan_is_made_once_and_uses_indexes_though_the_tables_were_empty() {
     };
     accounts::create_account(owner, &account).await.unwrap();
     progress::begin(owner, "t", 0).await.unwrap();
-    ensure(owner, Partitioned::Keys, NOW, TTL, TTL).await.unwrap();
+    ensure(owner, Partitioned::Keys, NOW, TTL).await.unwrap();
     let mut before = Vec::new();
     for tables in TABLES {
         before.push(reads(&mut connections, tables).await);

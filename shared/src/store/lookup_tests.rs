@@ -30,7 +30,7 @@ fn state(day: i64, offset: i64) -> KeyState {
 
 async fn insert(owner: &mut PgConnection, key: KeyHash, state: &KeyState) {
     let accepted_at: OffsetDateTime = state.accepted_at.to_datetime();
-    sqlx::query("SELECT ensure_partition('idempotency_keys', $1, interval '1 day', interval '1 day')")
+    sqlx::query("SELECT ensure_partition('idempotency_keys', $1, interval '1 day')")
         .bind(accepted_at)
         .execute(&mut *owner)
         .await

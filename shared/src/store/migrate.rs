@@ -4,17 +4,20 @@ use anyhow::Context as _;
 use sqlx::migrate::Migrator;
 use sqlx::{Connection as _, PgConnection};
 
+use super::public;
+
 pub(super) static MIGRATOR: Migrator = sqlx::migrate!("../migrations");
 
 /// SQLSTATE: nothing was ever migrated here.
 const UNDEFINED_TABLE: &str = "42P01";
 
-/// Brings the schema up to this build's version; nothing to do is success.
+/// Brings the schema up to this build's version, and takes from PUBLIC what nobody needs; nothing to do is success.
 ///
 /// # Errors
 /// A migration fails, or one that was applied has been changed since.
 pub async fn migrate(connection: &mut PgConnection) -> anyhow::Result<()> {
-    MIGRATOR.run(connection).await.context("cannot migrate")
+    MIGRATOR.run(&mut *connection).await.context("cannot migrate")?;
+    public::restrict(connection).await.context("cannot take from PUBLIC what nobody needs")
 }
 
 /// The version this build was made for.
@@ -43,6 +46,10 @@ pub async fn check_version(connection: &mut PgConnection) -> anyhow::Result<()> 
     Ok(())
 }
 
+/// One change of roles and of what PUBLIC may do at a time, until the transaction's end. What is called is Postgres' own.
+pub(super) const ROLES_LOCK: &str = "SELECT pg_catalog.pg_advisory_xact_lock(\
+     pg_catalog.hashtextextended('milepost.roles'::pg_catalog.text, 0::pg_catalog.int8))";
+
 /// Gives a role of the cluster a password.
 ///
 /// # Errors
@@ -56,12 +63,10 @@ pub async fn set_password(connection: &mut PgConnection, role: &str, password: &
 async fn alter_role(connection: &mut PgConnection, role: &str, password: &str) -> sqlx::Result<()> {
     let mut transaction = connection.begin().await?;
     // Postgres fails the second of two changes at once, and containers that start together all migrate.
-    sqlx::query("SELECT pg_advisory_xact_lock(hashtextextended('milepost.roles', 0))")
-        .execute(&mut *transaction)
-        .await?;
+    sqlx::query(ROLES_LOCK).execute(&mut *transaction).await?;
     // ALTER ROLE takes no bind values; the server itself quotes what goes into the statement.
     let statement: String =
-        sqlx::query_scalar("SELECT format('ALTER ROLE %I PASSWORD %L', $1::text, $2::text)")
+        sqlx::query_scalar("SELECT pg_catalog.format('ALTER ROLE %I PASSWORD %L', $1::text, $2::text)")
             .bind(role)
             .bind(password)
             .fetch_one(&mut *transaction)

@@ -1,7 +1,11 @@
+use std::time::Duration;
+
+use sqlx::migrate::Migrate as _;
 use sqlx::{Connection as _, Executor as _};
 use uuid::Uuid;
 
 use super::*;
+use crate::store::partitions;
 use crate::store::testing::{Role, database};
 
 #[tokio::test]
@@ -37,6 +41,26 @@ async fn an_older_schema_or_none_is_refused_with_the_command_that_mends_it_and_a
     assert_eq!(check_version(&mut owner).await.unwrap_err().to_string(), wanted(0));
     owner.execute("DROP TABLE _sqlx_migrations").await.unwrap();
     assert_eq!(check_version(&mut owner).await.unwrap_err().to_string(), wanted(0));
+}
+
+/// What was open stays as long as it was promised.
+#[tokio::test]
+async fn the_keeping_of_a_database_of_the_first_version_stays_what_its_consumers_had_asked_for() {
+    let database = database().await;
+    let mut owner = database.connect(Role::Owner).await;
+    owner.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public").await.unwrap();
+    owner.ensure_migrations_table().await.unwrap();
+    owner.apply(MIGRATOR.iter().next().unwrap()).await.unwrap();
+    let before = "SELECT ensure_partition('idempotency_keys', now(), '48 hours', '48 hours')";
+    owner.execute(before).await.unwrap();
+    migrate(&mut owner).await.unwrap();
+    let hours = |count: u64| Duration::from_secs(count * 3600);
+    partitions::check_ttl(&mut owner, hours(48)).await.unwrap();
+    let refused = partitions::check_ttl(&mut owner, hours(49)).await.unwrap_err().to_string();
+    assert!(refused.contains("48:00:00") && refused.contains("2days 1h"), "{refused}");
+    owner.execute(before).await.unwrap();
+    partitions::set_ttl(&mut owner, hours(49)).await.unwrap();
+    partitions::check_ttl(&mut owner, hours(49)).await.unwrap();
 }
 
 /// In a transaction that is rolled back, since roles are the cluster's.

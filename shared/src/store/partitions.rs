@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use anyhow::Context as _;
 use sqlx::postgres::types::PgInterval;
 use sqlx::{PgConnection, Row as _};
 
@@ -51,6 +52,19 @@ pub struct KeyPartition {
     pub accepted: Stretch,
     /// When the last window in it is over.
     pub keep_until: JournalTime,
+    /// When it may be tried again to let it go, after somebody held the table; `None` if it was not tried in vain.
+    pub retry_at: Option<JournalTime>,
+}
+
+/// What became of a partition that may expire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Expiry {
+    /// It is detached: from here on its rows are forgotten.
+    Detached,
+    /// Somebody holds the table. It is not tried again for a while, which grows.
+    Busy,
+    /// Another consumer is at it or was faster, or that while is not over.
+    NotNow,
 }
 
 fn interval(duration: Duration) -> PgInterval {
@@ -58,23 +72,21 @@ fn interval(duration: Duration) -> PgInterval {
     PgInterval { months: 0, days: 0, microseconds }
 }
 
-/// Makes sure that a partition covers `moment` and is kept until `kept` after its end. Returns what it covers, which is
-/// `width` or, after a change of the width, less.
+/// Makes sure that a partition covers `moment` and is kept for `needed` after its end, or as much longer as the owner has set.
+/// Returns what it covers: the width that the owner has set or, after a change of it, less.
 ///
 /// # Errors
-/// The database refuses.
+/// The database refuses, such as a `needed` beyond what the owner has set.
 pub async fn ensure(
     connection: &mut PgConnection,
     table: Partitioned,
     moment: JournalTime,
-    width: Duration,
-    kept: Duration,
+    needed: Duration,
 ) -> sqlx::Result<Stretch> {
-    let row = sqlx::query("SELECT lower_end, upper_end FROM ensure_partition($1, $2, $3, $4)")
+    let row = sqlx::query("SELECT lower_end, upper_end FROM ensure_partition($1, $2, $3)")
         .bind(table.table())
         .bind(moment.to_datetime())
-        .bind(interval(width))
-        .bind(interval(kept))
+        .bind(interval(needed))
         .fetch_one(connection)
         .await?;
     Ok(Stretch {
@@ -83,14 +95,49 @@ pub async fn ensure(
     })
 }
 
+/// Sets how long keys are remembered, as their owner: coming partitions are that wide, and all that is not over is kept that
+/// long after its end.
+///
+/// # Errors
+/// The database refuses.
+pub async fn set_ttl(connection: &mut PgConnection, ttl: Duration) -> sqlx::Result<()> {
+    sqlx::query("UPDATE partition_settings SET width = $1, kept = $1 WHERE parent = 'idempotency_keys'")
+        .bind(interval(ttl))
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Refuses a TTL for which keys are not kept long enough.
+///
+/// # Errors
+/// They are not, with the command that mends it; or the database cannot be asked.
+pub async fn check_ttl(connection: &mut PgConnection, ttl: Duration) -> anyhow::Result<()> {
+    let kept: Option<String> = sqlx::query_scalar(
+        "SELECT kept::text FROM partition_settings WHERE parent = 'idempotency_keys' AND kept < $1",
+    )
+    .bind(interval(ttl))
+    .fetch_optional(connection)
+    .await
+    .context("cannot read how long keys are kept")?;
+    if let Some(kept) = kept {
+        let ttl = humantime::format_duration(ttl);
+        anyhow::bail!(
+            "the database keeps keys for {kept}, IDEMPOTENCY_TTL is {ttl}; run 'milepost-admin migrate' with that \
+             IDEMPOTENCY_TTL"
+        );
+    }
+    Ok(())
+}
+
 /// The live partitions of keys, oldest first.
 ///
 /// # Errors
 /// The database cannot be asked.
 pub async fn key_partitions(connection: &mut PgConnection) -> sqlx::Result<Vec<KeyPartition>> {
     let rows = sqlx::query(
-        "SELECT name, lower_bound, upper_bound, keep_until FROM table_partitions \
-         WHERE parent = 'idempotency_keys' AND NOT detached ORDER BY lower_bound",
+        "SELECT name, lower_bound, upper_bound, keep_until, nullif(retry_at, '-infinity') AS retry_at \
+         FROM table_partitions WHERE parent = 'idempotency_keys' AND NOT detached ORDER BY lower_bound",
     )
     .fetch_all(connection)
     .await?;
@@ -104,25 +151,54 @@ pub async fn key_partitions(connection: &mut PgConnection) -> sqlx::Result<Vec<K
                     end: time(row.try_get("upper_bound")?),
                 },
                 keep_until: time(row.try_get("keep_until")?),
+                retry_at: row.try_get::<Option<_>, _>("retry_at")?.map(time),
             })
         })
         .collect()
 }
 
-/// Detaches a partition: from here on its rows are forgotten. False if another consumer was faster.
+/// Lets a partition of keys go. Waits 50 ms at most for the table, since look-ups and batches wait behind it.
+///
+/// `drained` are the partitions of the journal topic in which nothing is left to persist: their progress does not move.
 ///
 /// # Errors
-/// The database refuses, such as when the parent stays locked for a second.
-pub async fn detach(connection: &mut PgConnection, name: &str) -> sqlx::Result<bool> {
-    sqlx::query_scalar("SELECT detach_partition($1)").bind(name).fetch_one(connection).await
+/// The database refuses, such as a partition whose windows are not over by its own clock or by the progress.
+pub async fn expire(
+    connection: &mut PgConnection,
+    name: &str,
+    topic: &str,
+    drained: &[i32],
+) -> sqlx::Result<Expiry> {
+    let told: String = sqlx::query_scalar("SELECT expire_partition($1, $2, $3)")
+        .bind(name)
+        .bind(topic)
+        .bind(drained)
+        .fetch_one(connection)
+        .await?;
+    Ok(match told.as_str() {
+        "detached" => Expiry::Detached,
+        "busy" => Expiry::Busy,
+        _ => Expiry::NotNow,
+    })
 }
 
-/// Removes the tables of detached partitions. Returns how many.
+/// Removes the tables of detached partitions that nobody reads any more. Returns how many.
 ///
 /// # Errors
 /// The database refuses.
 pub async fn drop_detached(connection: &mut PgConnection) -> sqlx::Result<i32> {
     sqlx::query_scalar("SELECT drop_detached()").fetch_one(connection).await
+}
+
+/// Since when the oldest key partition that still takes room is needed no longer, or from when on it will not be.
+///
+/// # Errors
+/// The database cannot be asked.
+pub async fn oldest_keep_until(connection: &mut PgConnection) -> sqlx::Result<Option<JournalTime>> {
+    sqlx::query_scalar("SELECT min(keep_until) FROM table_partitions WHERE parent = 'idempotency_keys'")
+        .fetch_one(connection)
+        .await
+        .map(|oldest: Option<_>| oldest.map(JournalTime::from_datetime))
 }
 
 /// The database's own clock: a second opinion beside the consumer's, for expiry while no records come. The one statement
@@ -133,3 +209,7 @@ pub async fn drop_detached(connection: &mut PgConnection) -> sqlx::Result<i32> {
 pub async fn server_time(connection: &mut PgConnection) -> sqlx::Result<JournalTime> {
     sqlx::query_scalar("SELECT clock_timestamp()").fetch_one(connection).await.map(JournalTime::from_datetime)
 }
+
+#[cfg(test)]
+#[path = "partitions_tests.rs"]
+mod tests;

@@ -272,6 +272,12 @@ async fn the_database_roles_can_do_what_they_need_and_nothing_else() -> anyhow::
         "UPDATE dead_letters SET reason = ''",
         "INSERT INTO table_partitions VALUES ('a', 'locations', now(), now() + '1 s', now())",
         "DELETE FROM table_partitions",
+        "UPDATE partition_settings SET kept = '1 second'",
+        "SELECT FROM partition_settings FOR UPDATE",
+        "SELECT detach_locations('a')",
+        "CREATE TEMPORARY TABLE mine (id integer)",
+        "SELECT lo_create(0)",
+        "SELECT pg_advisory_lock(1)",
         "DELETE FROM _sqlx_migrations",
         "CREATE ROLE mine",
         "SET ROLE milepost",
@@ -285,8 +291,8 @@ async fn the_database_roles_can_do_what_they_need_and_nothing_else() -> anyhow::
         "INSERT INTO partition_progress (topic, partition) VALUES ('a', 0)",
         "UPDATE partition_progress SET next_offset = 0",
         "INSERT INTO locations SELECT FROM devices",
-        "SELECT ensure_partition('locations', now(), '1 day', '1 day')",
-        "SELECT detach_partition('a')",
+        "SELECT ensure_partition('locations', now(), '1 day')",
+        "SELECT expire_partition('a', 'a', '{}')",
         "SELECT drop_detached()",
     ];
     let consumer_only = ["SELECT FROM api_keys", "SELECT secret_sha256 FROM api_keys", "DELETE FROM devices"];

@@ -245,7 +245,7 @@ async fn an_answer_stored_by_an_older_build_is_replayed_byte_for_byte() -> anyho
     let upload = world.planted.upload(2);
     let key = world.planted.key();
     let body = "{ \"processedCount\": 2,\n  \"success\": true, \"build\": \"0.0.9\" }\n";
-    world.tables.execute("SELECT ensure_partition('idempotency_keys', now(), '1 hour', '2 hours')").await?;
+    world.tables.execute("SELECT ensure_partition('idempotency_keys', now(), '1 hour')").await?;
     sqlx::query(
         "INSERT INTO idempotency_keys VALUES ($1, $2, $3, 200, $4, now(), now() + interval '1 hour', 0, 0)",
     )

@@ -157,6 +157,24 @@ async fn a_program_started_before_its_servers_waits_for_them_and_a_schema_that_i
     world.finish(&[&upload]).await
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_that_needs_keys_for_longer_than_the_database_keeps_them_ends_with_78_until_it_is_told()
+-> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let longer = [("IDEMPOTENCY_TTL", "90m"), ("CONSUMER_OUTAGE_MAX", "30m")];
+    let arguments = ["--idempotency-ttl", "90m", "--consumer-outage-max", "30m"];
+    world.administer(&[&["topics", "create", "--reconfigure"][..], &arguments].concat()).await?;
+    let told = refused(world.new_consumer()?, &longer).await?;
+    assert!(told.contains("keeps keys for 01:00:00, IDEMPOTENCY_TTL is 1h 30m"), "{told}");
+    assert!(told.contains("run 'milepost-admin migrate'"), "{told}");
+
+    world.administer(&["migrate", "--idempotency-ttl", "90m"]).await?;
+    let mut consumer = world.new_consumer()?;
+    longer.iter().for_each(|(name, value)| consumer.set(name, value));
+    consumer.start().await?;
+    world.finish(&[]).await
+}
+
 /// A proxy does not reach this machine's loopback.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_scripts_find_a_program_ready_though_the_environment_names_an_http_proxy() -> anyhow::Result<()> {

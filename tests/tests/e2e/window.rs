@@ -8,7 +8,7 @@ use milepost_shared::clock::{Clock, JournalTime};
 use milepost_shared::key::KeyHash;
 use milepost_shared::settings::{EXIT_CONFIG, KafkaSettings};
 use milepost_shared::topics::{TopicAdmin, creation};
-use milepost_tests::{Plan, Post, Program, Services, World, eventually};
+use milepost_tests::{Plan, Post, Program, Server, Services, World, eventually};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -220,6 +220,66 @@ async fn with_the_consumer_stopped_for_three_ttls_while_retries_go_on_the_upload
     claimed.retain(|stored| stored.upload.device == always.device);
     assert_eq!(claimed.iter().map(|stored| stored.received_at).collect::<Vec<_>>(), windows);
     world.finish(&expected).await
+}
+
+/// As `pg_dump` does, or somebody's query.
+#[tokio::test(flavor = "multi_thread")]
+async fn while_somebody_reads_the_keys_for_long_expiry_waits_and_neither_uploads_nor_replays_do()
+-> anyhow::Result<()> {
+    let postgres = Server::postgres().await?;
+    let services = Services::shared()?.with_postgres(&postgres);
+    let world = World::on(services, Plan { ttl: Duration::from_secs(3), ..Plan::default() }).await?;
+    // A wait for a lock that lasts longer is in the server's log. Expiry waits for 50 ms; the rest is for a busy machine.
+    world.tables.execute("ALTER SYSTEM SET deadlock_timeout = '250ms'").await?;
+    world.tables.execute("SELECT pg_reload_conf()").await?;
+    let consumers = [world.consumer().await?, world.consumer().await?];
+    let gateway = world.gateway().await?;
+    let mut cacheless = world.new_gateway()?;
+    cacheless.set("CACHE_ENTRIES", "0");
+    cacheless.start().await?;
+    let clients = [world.client(&gateway)?, world.client(&cacheless)?];
+
+    let mut reader = world.tables.pool.acquire().await?;
+    sqlx::raw_sql("BEGIN; SELECT count(*) FROM idempotency_keys").execute(&mut *reader).await?;
+    let mut uploads = Vec::new();
+    let attempts = "SELECT max(attempts)::bigint FROM table_partitions";
+    eventually(MINUTE, "expiry is tried in vain for a while", async || {
+        let upload = world.planted.upload(1);
+        let post = Post::batch(&upload).key(&world.planted.key());
+        for client in &clients {
+            assert_eq!(client.post(&post).await?.status, 200);
+        }
+        uploads.push(upload);
+        let mut overdue: f64 = 0.0;
+        for consumer in &consumers {
+            overdue = overdue.max(consumer.metric("milepost_consumer_expiry_overdue_seconds").await?);
+        }
+        let tried = world.tables.number(attempts).await?;
+        Ok((tried >= 4 && overdue > 5.0 && uploads.len() > 20).then_some(()))
+    })
+    .await?;
+    let tried = world.tables.number(attempts).await?;
+    assert!(tried < 10, "the pauses grow: tried {tried} times");
+    for gateway in [&gateway, &cacheless] {
+        let failed = gateway.metric_of("milepost_gateway_lookups_total", r#"result="failed""#).await?;
+        assert_eq!((failed, gateway.metric("milepost_gateway_late_partitions").await?), (0.0, 0.0));
+    }
+    let told = postgres.told()?;
+    let waits: Vec<&str> = told.lines().filter(|line| line.contains("still waiting for")).collect();
+    assert_eq!(waits, Vec::<&str>::new());
+
+    sqlx::raw_sql("ROLLBACK").execute(&mut *reader).await?;
+    drop(reader);
+    eventually(MINUTE, "expiry catches up", async || {
+        for consumer in &consumers {
+            if consumer.metric("milepost_consumer_expiry_overdue_seconds").await? > 3.0 {
+                return Ok(None);
+            }
+        }
+        Ok(Some(()))
+    })
+    .await?;
+    world.finish(&uploads.iter().collect::<Vec<_>>()).await
 }
 
 /// The topic, the setting, a value that contradicts the TTL of an hour and the outage of an hour, and its bound.

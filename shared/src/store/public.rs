@@ -1,0 +1,55 @@
+//! What PUBLIC, which is every role of the cluster, may do in this database: nothing that Milepost does not need.
+//!
+//! Not in a migration, because a dump of a database does not bring all of it: it is looked at each time.
+
+use sqlx::{Connection as _, Executor as _, PgConnection};
+
+use super::migrate::ROLES_LOCK;
+
+/// Each statement that takes something from PUBLIC that it still has. The owner of the tables keeps what it needs, also when a
+/// superuser does this for it, and the programs' roles get their way in. Temporary tables, large objects and advisory locks fill the disk or hold somebody up; and whoever may create
+/// in `public` can slip a function in there that another role calls.
+const TO_REVOKE: &str = "
+    SELECT what, statement FROM (
+        SELECT 'connect' AS what, format('GRANT CONNECT ON DATABASE %I TO milepost_gateway, milepost_consumer; \
+                REVOKE ALL ON DATABASE %1$I FROM PUBLIC', current_database()) AS statement
+        WHERE has_database_privilege('public', current_database(), 'CONNECT')
+           OR has_database_privilege('public', current_database(), 'TEMP')
+        UNION ALL
+        SELECT 'create in the schema public', 'REVOKE CREATE ON SCHEMA public FROM PUBLIC'
+        WHERE has_schema_privilege('public', 'public', 'CREATE')
+        UNION ALL
+        SELECT CASE WHEN proname LIKE '%advisory%' THEN 'hold advisory locks' ELSE 'make large objects' END,
+               format('GRANT EXECUTE ON FUNCTION %s TO %s; REVOKE EXECUTE ON FUNCTION %1$s FROM PUBLIC', p.oid::regprocedure,
+                      (SELECT relowner::regrole FROM pg_class WHERE oid = 'public._sqlx_migrations'::regclass))
+        FROM pg_proc p
+        WHERE pronamespace = 'pg_catalog'::regnamespace AND has_function_privilege('public', p.oid, 'EXECUTE')
+          AND (proname LIKE 'lo\\_%' OR proname IN ('loread', 'lowrite')
+               OR proname LIKE 'pg\\_advisory\\_%' OR proname LIKE 'pg\\_try\\_advisory\\_%')
+    ) AS open";
+
+/// Takes it away, as far as the connected role may.
+pub(super) async fn restrict(connection: &mut PgConnection) -> sqlx::Result<()> {
+    let mut transaction = connection.begin().await?;
+    transaction.execute("SET LOCAL search_path = pg_catalog").await?;
+    transaction.execute(ROLES_LOCK).await?;
+    let open: Vec<(String, String)> = sqlx::query_as(TO_REVOKE).fetch_all(&mut *transaction).await?;
+    for (_, statement) in open {
+        sqlx::raw_sql(&statement).execute(&mut *transaction).await?;
+    }
+    transaction.commit().await
+}
+
+/// What PUBLIC may do all the same, in words: only a superuser, or the database's owner, can take it away.
+///
+/// # Errors
+/// The database cannot be asked.
+pub async fn left_open(connection: &mut PgConnection) -> sqlx::Result<Vec<String>> {
+    let mut transaction = connection.begin().await?;
+    transaction.execute("SET LOCAL search_path = pg_catalog").await?;
+    let open: Vec<(String, String)> = sqlx::query_as(TO_REVOKE).fetch_all(&mut *transaction).await?;
+    let mut what: Vec<String> = open.into_iter().map(|(what, _)| what).collect();
+    what.sort_unstable();
+    what.dedup();
+    Ok(what)
+}
