@@ -20,8 +20,14 @@ impl Backoff {
     /// Begins with the shortest pause; `max` is the longest, before jitter.
     #[must_use]
     pub fn new(max: Duration) -> Self {
+        Self::between(FIRST, max)
+    }
+
+    /// The same, with another shortest pause.
+    #[must_use]
+    pub fn between(first: Duration, max: Duration) -> Self {
         let delays = ExponentialBuilder::default()
-            .with_min_delay(FIRST.min(max))
+            .with_min_delay(first.min(max))
             .with_max_delay(max)
             .with_jitter()
             // Without its `std` feature backon seeds every jitter alike, and then there is none.

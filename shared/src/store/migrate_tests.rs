@@ -1,5 +1,3 @@
-use std::time::Duration;
-
 use sqlx::migrate::Migrate as _;
 use sqlx::{Connection as _, Executor as _};
 use uuid::Uuid;
@@ -12,7 +10,7 @@ use crate::store::testing::{Role, database};
 async fn a_migrated_database_is_accepted_and_migrating_again_changes_nothing() {
     let database = database().await;
     let mut owner = database.connect(Role::Owner).await;
-    migrate(&mut owner).await.unwrap();
+    migrate(&mut owner, |told| panic!("{told}")).await.unwrap();
     for role in [Role::Owner, Role::Gateway, Role::Consumer] {
         check_version(&mut database.connect(role).await).await.unwrap();
     }
@@ -43,6 +41,38 @@ async fn an_older_schema_or_none_is_refused_with_the_command_that_mends_it_and_a
     assert_eq!(check_version(&mut owner).await.unwrap_err().to_string(), wanted(0));
 }
 
+/// A database at the first version, and a transaction in it that has read a table which the next one changes.
+#[tokio::test]
+async fn a_migration_that_finds_a_table_in_use_lets_traffic_go_on_says_so_and_tries_again() {
+    let database = database().await;
+    let mut owner = database.connect(Role::Owner).await;
+    owner.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public").await.unwrap();
+    owner.ensure_migrations_table().await.unwrap();
+    owner.apply(MIGRATOR.iter().next().unwrap()).await.unwrap();
+    let mut reading = database.connect(Role::Owner).await;
+    reading.execute("BEGIN; SELECT FROM table_partitions").await.unwrap();
+
+    let (told, mut hears) = tokio::sync::mpsc::channel(100);
+    let migrating = migrate(&mut owner, |what| told.try_send(what).unwrap());
+    let others = async {
+        let mut traffic = database.connect(Role::Owner).await;
+        traffic.execute("SET statement_timeout = '5s'").await.unwrap();
+        for _ in 0..2 {
+            let what = hears.recv().await.unwrap();
+            assert!(what.contains("lock timeout") && what.contains("tried again in"), "{what}");
+            assert!(what.contains("the oldest transaction here is that of process"), "{what}");
+            // It may come while the next attempt waits for its half second.
+            traffic.execute("SELECT FROM table_partitions").await.unwrap();
+        }
+        reading.execute("COMMIT").await.unwrap();
+    };
+    let (migrated, ()) = tokio::join!(migrating, others);
+    migrated.unwrap();
+    check_version(&mut owner).await.unwrap();
+    let locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()";
+    assert_eq!(sqlx::query_scalar::<_, i64>(locks).fetch_one(&mut owner).await.unwrap(), 0);
+}
+
 /// What was open stays as long as it was promised.
 #[tokio::test]
 async fn the_keeping_of_a_database_of_the_first_version_stays_what_its_consumers_had_asked_for() {
@@ -53,7 +83,7 @@ async fn the_keeping_of_a_database_of_the_first_version_stays_what_its_consumers
     owner.apply(MIGRATOR.iter().next().unwrap()).await.unwrap();
     let before = "SELECT ensure_partition('idempotency_keys', now(), '48 hours', '48 hours')";
     owner.execute(before).await.unwrap();
-    migrate(&mut owner).await.unwrap();
+    migrate(&mut owner, |told| panic!("{told}")).await.unwrap();
     let hours = |count: u64| Duration::from_secs(count * 3600);
     partitions::check_ttl(&mut owner, hours(48)).await.unwrap();
     let refused = partitions::check_ttl(&mut owner, hours(49)).await.unwrap_err().to_string();

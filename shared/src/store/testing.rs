@@ -120,7 +120,9 @@ async fn template(connection: &mut PgConnection, server: &PgConnectOptions) -> S
         execute(connection, &format!("DROP DATABASE IF EXISTS {unfinished} WITH (FORCE)")).await;
         execute(connection, &format!("CREATE DATABASE {unfinished}")).await;
         let mut migrated = open(&server.clone().database(&unfinished)).await;
-        migrate::migrate(&mut migrated).await.expect("the migrations must apply to an empty database");
+        migrate::migrate(&mut migrated, |_| ())
+            .await
+            .expect("the migrations must apply to an empty database");
         migrated.close().await.expect("the template must be left before it is renamed");
         execute(connection, &format!("ALTER DATABASE {unfinished} RENAME TO {template}")).await;
     }
