@@ -457,6 +457,54 @@ async fn a_device_ends_where_it_was_last_whatever_the_order() {
     assert_eq!(ends, [(JournalTime(START_MS + 1), JournalTime(2000)); 2]);
 }
 
+/// Where a device was last, after uploads of one fix: by their journal times and the fixes' times, in minutes.
+async fn last_after(fixture: &mut Fixture, fixes: &[(i64, i64)]) -> (Option<i64>, f64) {
+    let mut persister = fixture.persister(1000);
+    let start = fixture.next_offset(0).await;
+    for (offset, (received, captured)) in (start..).zip(fixes) {
+        let mut record = upload(0, offset, u8::try_from(offset).unwrap(), 1, 1);
+        record.time = JournalTime(START_MS + 60_000 * received);
+        let Content::Upload(upload) = &mut record.content else { unreachable!() };
+        upload.upload.locations[0].timestamp = START_MS + 60_000 * captured;
+        upload.upload.locations[0].latitude = f64::from(i32::try_from(*captured).unwrap()) / 1e6;
+        persister.persist(batch(0, [record])).await.unwrap();
+    }
+    let statement = "SELECT floor(extract(epoch FROM nullif(last_captured_at, '-infinity')) * 1000)::bigint, \
+        last_latitude * 1e6 FROM devices";
+    let (captured, latitude): (Option<i64>, f64) =
+        sqlx::query_as(statement).fetch_one(&mut fixture.connection).await.unwrap();
+    (captured.map(|captured| (captured - START_MS) / 60_000), latitude.round())
+}
+
+#[tokio::test]
+async fn a_fix_ahead_of_its_upload_is_not_where_a_device_was_last() {
+    let year = 365 * 24 * 60;
+    // Five minutes are no more than clocks differ by.
+    for (fixes, last) in [
+        (&[(0, 5)][..], 5),
+        (&[(0, year), (1, 1)], 1),
+        (&[(0, 0), (1, year), (2, year + 1)], 0),
+        // A backlog is older than what was ahead, and true.
+        (&[(0, year), (2 * year, year / 2)], year / 2),
+        (&[(2 * year, year / 2), (2 * year, 3 * year)], year / 2),
+    ] {
+        let known = last_after(&mut Fixture::new().await, fixes).await;
+        let minutes = f64::from(i32::try_from(last).unwrap());
+        assert_eq!(known, (Some(last), minutes), "{fixes:?}");
+    }
+    let (captured, latitude) = last_after(&mut Fixture::new().await, &[(0, 6), (9, year)]).await;
+    assert!(captured.is_none() && latitude.is_nan(), "{captured:?} {latitude}");
+}
+
+#[tokio::test]
+async fn a_last_fix_that_an_earlier_build_took_though_it_was_ahead_gives_way_to_a_true_one() {
+    let mut fixture = Fixture::new().await;
+    last_after(&mut fixture, &[(0, 0)]).await;
+    let ahead = "UPDATE devices SET last_captured_at = last_seen_at + interval '1 year', last_latitude = 1";
+    sqlx::raw_sql(ahead).execute(&mut fixture.connection).await.unwrap();
+    assert_eq!(last_after(&mut fixture, &[(3, 2)]).await, (Some(2), 2.0));
+}
+
 #[tokio::test]
 async fn a_partition_that_was_dropped_meanwhile_is_made_again() {
     let mut fixture = Fixture::new().await;

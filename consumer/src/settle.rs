@@ -96,12 +96,7 @@ pub fn sightings<'a>(new: &[NewUpload<'a>]) -> BTreeMap<statements::DeviceName<'
     let mut devices: BTreeMap<statements::DeviceName<'a>, statements::Sighting> = BTreeMap::new();
     for (record, upload, _) in new {
         for location in &upload.upload.locations {
-            let sighting = statements::Sighting {
-                seen_at: record.time,
-                captured_at: location.timestamp,
-                latitude: location.latitude,
-                longitude: location.longitude,
-            };
+            let sighting = statements::Sighting::new(record.time, location);
             devices
                 .entry((upload.account, upload.upload.device.as_str()))
                 .and_modify(|last| *last = last.merged(&sighting))

@@ -6,6 +6,7 @@
 //! which the fence gives to one transaction at a time. Keys are sorted for their index.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
 
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
@@ -155,31 +156,42 @@ pub async fn commit_halfway(connection: &mut PgConnection) -> sqlx::Result<()> {
 /// A device as the client names it, within an account.
 pub type DeviceName<'a> = (Uuid, &'a str);
 
+/// How far a fix may be ahead of its upload's journal time and still be where a device was last: clocks differ by minutes, and
+/// the fix of a phone that is a year ahead would stay the last one for a year.
+pub const FIX_AHEAD_MAX: Duration = Duration::from_secs(300);
+
 /// The last that was heard of a device in a batch.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sighting {
     /// Journal time of its newest upload.
     pub seen_at: JournalTime,
-    /// The location with the greatest (captured time, latitude, longitude), so that order does not matter.
-    pub captured_at: i64,
-    /// Degrees.
-    pub latitude: f64,
-    /// Degrees.
-    pub longitude: f64,
+    /// (Captured time, latitude, longitude) of the greatest such triple, so that order does not matter, of the fixes that are
+    /// not ahead of their uploads.
+    pub last: Option<(i64, f64, f64)>,
 }
 
 impl Sighting {
+    /// By one location of an upload.
+    #[must_use]
+    pub fn new(seen_at: JournalTime, location: &Location) -> Self {
+        let is_ahead = JournalTime(location.timestamp) > seen_at.plus(FIX_AHEAD_MAX);
+        let last = (!is_ahead).then_some((location.timestamp, location.latitude, location.longitude));
+        Self { seen_at, last }
+    }
+
     /// What is known after both, in whichever order they came.
     #[must_use]
     pub fn merged(&self, other: &Self) -> Self {
-        let order = |s: &Self| (s.captured_at, s.latitude, s.longitude);
-        let later = if order(other) > order(self) { other } else { self };
-        Self { seen_at: self.seen_at.max(other.seen_at), ..*later }
+        let last = if other.last > self.last { other.last } else { self.last };
+        Self { seen_at: self.seen_at.max(other.seen_at), last }
     }
 }
 
 /// Inserts keys, final from the start; to be sorted before. Makes sure the devices exist, and notes where they were last.
 /// Returns the devices' ids.
+///
+/// A device of which no fix counts has been at no place (NaN) at no time (`-infinity`). Builds before this one let a fix that is
+/// ahead ([`FIX_AHEAD_MAX`]) become the last: it gives way to whatever comes.
 ///
 /// # Errors
 /// The database refuses.
@@ -191,6 +203,7 @@ pub async fn insert_keys_and_devices<'a>(
     let states = || keys.iter().map(|(_, state)| *state);
     let column =
         |time: fn(&KeyState) -> JournalTime| states().map(|s| time(s).to_datetime()).collect::<Vec<_>>();
+    let last = || devices.values().map(|sighting| sighting.last);
     let rows = sqlx::query(
         "WITH keys AS ( \
            INSERT INTO idempotency_keys (key_hash, account_id, fingerprint, response_status, response_body, \
@@ -198,14 +211,24 @@ pub async fn insert_keys_and_devices<'a>(
            SELECT * FROM unnest($1::bytea[], $2::uuid[], $3::bytea[], $4::smallint[], $5::bytea[], \
              $6::timestamptz[], $7::timestamptz[], $8::int[], $9::bigint[])) \
          INSERT INTO devices AS d (account_id, device, last_seen_at, last_captured_at, last_latitude, last_longitude) \
-         SELECT * FROM unnest($10::uuid[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::float8[], $15::float8[]) \
+         SELECT account_id, device, seen_at, coalesce(captured_at, '-infinity'), coalesce(latitude, 'NaN'), \
+           coalesce(longitude, 'NaN') \
+         FROM unnest($10::uuid[], $11::text[], $12::timestamptz[], $13::timestamptz[], $14::float8[], $15::float8[]) \
+           AS s (account_id, device, seen_at, captured_at, latitude, longitude) \
          ON CONFLICT (account_id, device) DO UPDATE SET \
            last_seen_at = greatest(d.last_seen_at, excluded.last_seen_at), \
-           last_captured_at = greatest(d.last_captured_at, excluded.last_captured_at), \
+           last_captured_at = CASE WHEN (excluded.last_captured_at, excluded.last_latitude, excluded.last_longitude) \
+             > (CASE WHEN d.last_captured_at > greatest(d.last_seen_at, excluded.last_seen_at) + interval '5 minutes' \
+                THEN '-infinity' ELSE d.last_captured_at END, d.last_latitude, d.last_longitude) \
+             THEN excluded.last_captured_at ELSE d.last_captured_at END, \
            last_latitude = CASE WHEN (excluded.last_captured_at, excluded.last_latitude, excluded.last_longitude) \
-             > (d.last_captured_at, d.last_latitude, d.last_longitude) THEN excluded.last_latitude ELSE d.last_latitude END, \
+             > (CASE WHEN d.last_captured_at > greatest(d.last_seen_at, excluded.last_seen_at) + interval '5 minutes' \
+                THEN '-infinity' ELSE d.last_captured_at END, d.last_latitude, d.last_longitude) \
+             THEN excluded.last_latitude ELSE d.last_latitude END, \
            last_longitude = CASE WHEN (excluded.last_captured_at, excluded.last_latitude, excluded.last_longitude) \
-             > (d.last_captured_at, d.last_latitude, d.last_longitude) THEN excluded.last_longitude ELSE d.last_longitude END \
+             > (CASE WHEN d.last_captured_at > greatest(d.last_seen_at, excluded.last_seen_at) + interval '5 minutes' \
+                THEN '-infinity' ELSE d.last_captured_at END, d.last_latitude, d.last_longitude) \
+             THEN excluded.last_longitude ELSE d.last_longitude END \
          RETURNING account_id, device, id",
     )
     .bind(keys.iter().map(|(key, _)| &key.0[..]).collect::<Vec<_>>())
@@ -220,9 +243,9 @@ pub async fn insert_keys_and_devices<'a>(
     .bind(devices.keys().map(|(account, _)| *account).collect::<Vec<_>>())
     .bind(devices.keys().map(|(_, device)| *device).collect::<Vec<_>>())
     .bind(devices.values().map(|s| s.seen_at.to_datetime()).collect::<Vec<_>>())
-    .bind(devices.values().map(|s| JournalTime(s.captured_at).to_datetime()).collect::<Vec<_>>())
-    .bind(devices.values().map(|s| s.latitude).collect::<Vec<_>>())
-    .bind(devices.values().map(|s| s.longitude).collect::<Vec<_>>())
+    .bind(last().map(|last| last.map(|(time, ..)| JournalTime(time).to_datetime())).collect::<Vec<_>>())
+    .bind(last().map(|last| last.map(|(_, latitude, _)| latitude)).collect::<Vec<_>>())
+    .bind(last().map(|last| last.map(|(.., longitude)| longitude)).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
     let ids: HashMap<(Uuid, String), i64> = rows

@@ -7,6 +7,7 @@ use crate::store::batch::{self, Advance, Sighting};
 use crate::store::partitions::{Partitioned, ensure};
 use crate::store::testing::{Role, database};
 use crate::store::{accounts, lookup, progress};
+use crate::upload::Location;
 
 const TTL: std::time::Duration = std::time::Duration::from_secs(86_400);
 const NOW: JournalTime = JournalTime(1_773_480_413_000);
@@ -51,7 +52,7 @@ async fn a_plan_is_made_once_and_uses_indexes_though_the_tables_were_empty() {
         let advance = Advance { partition: 0, expected: next - 1, next, time: NOW };
         let fence = batch::fence(consumer, "t", &[advance], &keys).await.unwrap();
         assert_eq!((fence.refused.len(), fence.windows.len()), (0, 0));
-        let seen = Sighting { seen_at: NOW, captured_at: next, latitude: 1.0, longitude: 2.0 };
+        let seen = Sighting::new(NOW, &Location::new(next, 1.0, 2.0));
         let devices = [((account.id, "d"), seen)].into();
         batch::insert_keys_and_devices(consumer, &[], &devices).await.unwrap();
         assert!(lookup::windows(gateway, &keys).await.unwrap().is_empty());
