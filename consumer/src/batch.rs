@@ -164,6 +164,15 @@ impl Batch {
         self.sum();
     }
 
+    /// Drops what stopped partitions hold from where they stopped: by partition, the assignment and the offset.
+    pub fn leave_stopped(&mut self, stopped: &BTreeMap<i32, (u64, i64)>) {
+        for (partition, (generation, offset)) in stopped {
+            if self.spans.get(partition).is_some_and(|span| span.generation == *generation) {
+                self.cut(*partition, *offset);
+            }
+        }
+    }
+
     /// Drops the records of a partition from `offset` on.
     pub fn cut(&mut self, partition: i32, offset: i64) {
         self.retain_records(|record| {
@@ -173,7 +182,7 @@ impl Batch {
         match left.map(|record| record.time).max() {
             Some(time) => {
                 if let Some(span) = self.spans.get_mut(&partition) {
-                    span.next = offset;
+                    span.next = span.next.min(offset);
                     span.first_new = span.first_new.min(offset);
                     span.time = time;
                 }
@@ -349,6 +358,20 @@ mod tests {
         let Span { generation, first_new, next, .. } = batch.spans[&0];
         assert_eq!((generation, first_new, next, batch.records.len()), (2, 5, 6, 2));
         assert_eq!(batch.spans[&1].generation, 1);
+    }
+
+    #[test]
+    fn what_stands_behind_a_stop_leaves_the_batch_in_the_assignment_that_was_stopped() {
+        let batch = || batch((5..9).map(|offset| record(0, offset, true)).chain([record(1, 1, true)]), 0);
+        let left = |generation, offset| {
+            let mut batch = batch();
+            batch.leave_stopped(&BTreeMap::from([(0, (generation, offset))]));
+            (batch.records.len(), batch.spans.get(&0).map(|span| span.next))
+        };
+        assert_eq!(left(1, 7), (3, Some(7)));
+        assert_eq!(left(1, 5), (1, None));
+        assert_eq!(left(1, 20), (5, Some(9)));
+        assert_eq!(left(2, 7), (5, Some(9)));
     }
 
     #[test]

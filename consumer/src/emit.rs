@@ -2,7 +2,7 @@
 //!
 //! A fact that failed alone while later ones got through could never be made good: subscribers would have seen a greater
 //! offset. So a producer never gives up on a record, and after any failure new producers emit again all that is not
-//! acknowledged, in order.
+//! acknowledged, in order. A record that its topic will never take stops its partition from there on, and no other.
 //!
 //! Results are waited for: answers wait for them. Facts are not: they gather for a while, over several batches, since
 //! brokers pay for each request and partition (decision 9). How far emission has come is told when both are acknowledged.
@@ -12,6 +12,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::FutureExt as _;
 use metrics::{counter, histogram};
 use milepost_shared::answer::{KeyState, Position};
 use milepost_shared::backoff::Backoff;
@@ -27,12 +28,13 @@ use milepost_shared::result::ResultRecord;
 use milepost_shared::topics::TopicNames;
 use milepost_shared::trouble::PATIENCE;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::message::{Header, Message as _, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{DeliveryFuture, FutureRecord};
 use tokio_util::sync::CancellationToken;
 
 use crate::metric;
 use crate::producer::{Client, Producer};
+use crate::stopped::{Stop, StoppedPartitions};
 
 /// Most locations whose facts are not acknowledged, for memory; a record without any counts as one.
 const PENDING_MAX: usize = 60_000;
@@ -100,6 +102,7 @@ pub struct Emitter {
     pending: VecDeque<Pending>,
     /// Grows until a batch is wholly acknowledged: results that get through do not mend a topic of facts that fails.
     backoff: Backoff,
+    stopped: StoppedPartitions,
     readiness: Readiness,
     crash: Crash,
     stop: CancellationToken,
@@ -113,6 +116,50 @@ struct Pending {
     facts: VecDeque<DeliveryFuture>,
 }
 
+/// Why a record was not acknowledged.
+#[derive(Debug)]
+pub struct Failure {
+    error: KafkaError,
+    /// What its topic will never take: trying again would keep all other partitions from going on.
+    refused: Option<Refused>,
+}
+
+#[derive(Debug)]
+struct Refused {
+    topic: String,
+    partition: i32,
+    /// Of the journal record; `None` if a broker refused a request, which may hold many.
+    offset: Option<i64>,
+}
+
+impl From<KafkaError> for Failure {
+    fn from(error: KafkaError) -> Self {
+        Self { error, refused: None }
+    }
+}
+
+impl Failure {
+    fn new(error: KafkaError, topic: &str, partition: i32, offset: Option<i64>) -> Self {
+        let topic = topic.to_owned();
+        let refused = is_permanent(&error).then_some(Refused { topic, partition, offset });
+        Self { error, refused }
+    }
+
+    /// Of a record that a producer has given up on.
+    fn of((error, message): (KafkaError, OwnedMessage)) -> Self {
+        Self::new(error, message.topic(), message.partition(), None)
+    }
+}
+
+/// Whether a record fails each time, whatever the condition of brokers and network.
+fn is_permanent(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{InvalidMessageSize, InvalidRecord, MessageBatchTooLarge, MessageSizeTooLarge};
+    let code = error.rdkafka_error_code();
+    code.is_some_and(|code| {
+        matches!(code, MessageSizeTooLarge | InvalidMessageSize | MessageBatchTooLarge | InvalidRecord)
+    })
+}
+
 /// The program is stopping, and not all is acknowledged.
 #[derive(Debug, thiserror::Error)]
 #[error("stopping")]
@@ -123,13 +170,14 @@ impl Emitter {
     /// The producers cannot be made from the settings.
     pub fn new(
         settings: EmitSettings,
+        stopped: StoppedPartitions,
         readiness: Readiness,
         crash: Crash,
         stop: CancellationToken,
     ) -> Result<Self, KafkaError> {
         let [results, facts] = clients(&settings)?;
         let (pending, backoff) = (VecDeque::new(), Backoff::new(settings.backoff_max));
-        Ok(Self { settings, results, facts, pending, backoff, readiness, crash, stop })
+        Ok(Self { settings, results, facts, pending, backoff, stopped, readiness, crash, stop })
     }
 
     /// Whether another batch may be emitted before facts are acknowledged.
@@ -153,7 +201,8 @@ impl Emitter {
     ///
     /// # Errors
     /// [`Stopped`]
-    pub async fn emit(&mut self, batch: Vec<Emission>) -> Result<(), Stopped> {
+    pub async fn emit(&mut self, mut batch: Vec<Emission>) -> Result<(), Stopped> {
+        leave_stopped(&self.stopped, &mut batch);
         let size = batch.iter().map(Emission::size).sum();
         self.pending.push_back(Pending { batch, size, begun: Instant::now(), facts: VecDeque::new() });
         self.persevere(self.pending.len() - 1).await
@@ -163,21 +212,11 @@ impl Emitter {
     ///
     /// # Errors
     /// As the producer tells; to be handed to [`settle`](Self::settle).
-    pub async fn facts_acknowledged(&mut self) -> Result<(), KafkaError> {
+    pub async fn facts_acknowledged(&mut self) -> Result<(), Failure> {
         let Some(Pending { facts, begun, .. }) = self.pending.front_mut() else { return Ok(()) };
         let late = (*begun + PATIENCE, &self.readiness, self.settings.topics.locations.as_str());
         let give_up = self.settings.planted.is(PlantedBug::GiveUpOnAFact);
-        let all = pin!(async {
-            // The last first: when it has come, most others have, and each that is awaited wakes this task.
-            while let Some(delivery) = facts.back_mut() {
-                let delivered = acknowledged(delivery).await;
-                facts.pop_back();
-                if !give_up {
-                    delivered?;
-                }
-            }
-            Ok(())
-        });
+        let all = pin!(all_acknowledged(facts, give_up));
         tell_if_late(late, self.facts.unless_lost(all)).await
     }
 
@@ -188,10 +227,10 @@ impl Emitter {
     /// [`Stopped`]
     pub async fn settle(
         &mut self,
-        acknowledged: Result<(), KafkaError>,
+        acknowledged: Result<(), Failure>,
     ) -> Result<BTreeMap<i32, Emitted>, Stopped> {
-        if let Err(error) = acknowledged {
-            self.recover(&error).await?;
+        if let Err(failure) = acknowledged {
+            self.recover(failure).await?;
             self.persevere(0).await?;
             return Ok(BTreeMap::new());
         }
@@ -218,15 +257,15 @@ impl Emitter {
     /// Emits the batches from `first` on, until their results are acknowledged; after a failure, all that is pending.
     async fn persevere(&mut self, mut first: usize) -> Result<(), Stopped> {
         let stop = self.stop.clone();
-        while let Err(error) = stop.run_until_cancelled(self.attempt(first)).await.ok_or(Stopped)? {
-            self.recover(&error).await?;
+        while let Err(failure) = stop.run_until_cancelled(self.attempt(first)).await.ok_or(Stopped)? {
+            self.recover(failure).await?;
             first = 0;
         }
         Ok(())
     }
 
     /// Without brokers it would wait for ever, since no record is given up on.
-    async fn attempt(&mut self, first: usize) -> Result<(), KafkaError> {
+    async fn attempt(&mut self, first: usize) -> Result<(), Failure> {
         let Self { settings, results, facts, pending, crash, readiness, .. } = self;
         let late = (Instant::now() + PATIENCE, &*readiness, settings.topics.results.as_str());
         let delivering = pin!(async {
@@ -238,8 +277,36 @@ impl Emitter {
         tell_if_late(late, results.unless_lost(facts.unless_lost(delivering))).await
     }
 
+    /// Stops the partition of a record that was refused, since from there on nothing may be told of it: what is left of a batch
+    /// goes on. Uploads that are persisted already are told when the partition is assigned again.
+    fn stop_refused(&mut self, Failure { error, refused }: &Failure) {
+        // The producer fails all records after one that is refused, and any of them may be heard of first.
+        let later = self.pending.iter_mut().find_map(|pending| refused_among(&mut pending.facts));
+        let (error, refused) = match (refused, &later) {
+            (Some(refused), _) => (error, refused),
+            (None, Some(Failure { error, refused: Some(refused) })) => (error, refused),
+            _ => return,
+        };
+        let of_partition = |emission: &&Emission| emission.position.partition == refused.partition;
+        let mut pending = self.pending.iter().flat_map(|pending| &pending.batch).filter(of_partition);
+        let is_it =
+            |emission: &&Emission| refused.offset.is_none_or(|offset| emission.position.offset == offset);
+        let Some(Emission { position, generation, .. }) = pending.find(is_it) else { return };
+        let (topic, Position { partition, offset }) = (&refused.topic, position);
+        let reason = format!(
+            "topic {topic} refuses what records of journal partition {partition} from {offset} on have to tell: {error}. \
+             Mend the topic's configuration and start the consumer again; nothing is lost"
+        );
+        self.stopped.stop(Stop { position: *position, generation: *generation, reason });
+        for pending in &mut self.pending {
+            leave_stopped(&self.stopped, &mut pending.batch);
+        }
+    }
+
     /// Makes the producers anew, after a pause. The old ones are dropped with whatever they still hold.
-    async fn recover(&mut self, error: &KafkaError) -> Result<(), Stopped> {
+    async fn recover(&mut self, failure: Failure) -> Result<(), Stopped> {
+        self.stop_refused(&failure);
+        let Failure { error, .. } = failure;
         let topics = &self.settings.topics;
         let of_topics = [(&self.results, &topics.results), (&self.facts, &topics.locations)];
         let fatal = |(client, topic): (&Client, &String)| Some(format!("{topic}: {}", client.fatal_error()?));
@@ -287,7 +354,7 @@ async fn deliver(
     (results, facts): (&Producer, &Producer),
     pending: &mut Pending,
     crash: &Crash,
-) -> Result<(), KafkaError> {
+) -> Result<(), Failure> {
     let copies_too = settings.planted.is(PlantedBug::FactsForCopies);
     let mut deliveries = VecDeque::with_capacity(pending.batch.len());
     pending.facts.clear();
@@ -297,24 +364,19 @@ async fn deliver(
         let result =
             ResultRecord { key_hash: upload.key_hash, record: emission.position, state: state.clone() }
                 .encode();
-        enqueue(results, &mut deliveries, || record(&settings.topics.results, emission, &key, &result))
-            .await?;
+        let result = || record(&settings.topics.results, emission, &key, &result);
+        enqueue(results, &mut deliveries, emission.position, result).await?;
         if *is_fact || copies_too && state.fingerprint == upload.fingerprint {
             let value = fact::encode(upload.account, emission.time, &upload.upload);
             let fact = || {
                 record(&settings.topics.locations, emission, &key, &value).headers(headers(emission, upload))
             };
-            enqueue(facts, &mut pending.facts, fact).await?;
+            enqueue(facts, &mut pending.facts, emission.position, fact).await?;
         }
     }
     crash.point(CrashPoint::Emitting);
     counter!(metric::EMITTED, "topic" => "results").increment(deliveries.len() as u64);
-    for mut delivery in deliveries.into_iter().rev() {
-        let delivered = acknowledged(&mut delivery).await;
-        if !settings.planted.is(PlantedBug::GiveUpOnAFact) {
-            delivered?;
-        }
-    }
+    all_acknowledged(&mut deliveries, settings.planted.is(PlantedBug::GiveUpOnAFact)).await?;
     histogram!(metric::EMIT, "topic" => "results").record(pending.begun.elapsed());
     Ok(())
 }
@@ -333,8 +395,9 @@ fn record<'a>(
 async fn enqueue<'a>(
     producer: &Producer,
     deliveries: &mut VecDeque<DeliveryFuture>,
+    position: Position,
     record: impl Fn() -> FutureRecord<'a, str, [u8]>,
-) -> Result<(), KafkaError> {
+) -> Result<(), Failure> {
     loop {
         match producer.send_result(record()) {
             Ok(delivery) => {
@@ -347,16 +410,53 @@ async fn enqueue<'a>(
                     None => tokio::time::sleep(Duration::from_millis(10)).await,
                 }
             }
-            Err((error, _)) => return Err(error),
+            Err((error, record)) => {
+                let Position { partition, offset } = position;
+                return Err(Failure::new(error, record.topic, partition, Some(offset)));
+            }
         }
     }
 }
 
-async fn acknowledged(delivery: &mut DeliveryFuture) -> Result<(), KafkaError> {
+async fn acknowledged(delivery: &mut DeliveryFuture) -> Result<(), Failure> {
     match delivery.await {
         Ok(Ok(_)) => Ok(()),
-        Ok(Err((error, _))) => Err(error),
-        Err(_) => Err(KafkaError::Canceled),
+        Ok(Err(given_up)) => Err(Failure::of(given_up)),
+        Err(_) => Err(KafkaError::Canceled.into()),
+    }
+}
+
+/// Waits for all of them; may be dropped and called again. The last first: when it has come, most others have, and each that
+/// is awaited wakes this task.
+async fn all_acknowledged(deliveries: &mut VecDeque<DeliveryFuture>, give_up: bool) -> Result<(), Failure> {
+    while let Some(delivery) = deliveries.back_mut() {
+        let delivered = acknowledged(delivery).await;
+        deliveries.pop_back();
+        if let (Err(failure), false) = (delivered, give_up) {
+            let refused = failure.refused.is_none().then(|| refused_among(deliveries)).flatten();
+            return Err(refused.unwrap_or(failure));
+        }
+    }
+    Ok(())
+}
+
+/// A failure for good among deliveries that are told already.
+fn refused_among(deliveries: &mut VecDeque<DeliveryFuture>) -> Option<Failure> {
+    deliveries.iter_mut().find_map(|delivery| match acknowledged(delivery).now_or_never()? {
+        Err(failure) if failure.refused.is_some() => Some(failure),
+        _ => None,
+    })
+}
+
+/// Drops what stopped partitions have to tell.
+fn leave_stopped(stopped: &StoppedPartitions, batch: &mut Vec<Emission>) {
+    let stopped = stopped.snapshot();
+    if !stopped.is_empty() {
+        batch.retain(|Emission { position, generation, .. }| {
+            !stopped
+                .get(&position.partition)
+                .is_some_and(|(of, from)| of == generation && *from <= position.offset)
+        });
     }
 }
 

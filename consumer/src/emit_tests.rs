@@ -22,12 +22,16 @@ type Cluster = MockCluster<'static, DefaultProducerContext>;
 fn cluster() -> Cluster {
     let (cluster, topics) = (MockCluster::new(1).unwrap(), TopicNames::new(""));
     for topic in [&topics.results, &topics.locations] {
-        cluster.create_topic(topic, 1, 1).unwrap();
+        cluster.create_topic(topic, 2, 1).unwrap();
     }
     cluster
 }
 
 fn emitter(cluster: &Cluster, fact_linger: Duration) -> Emitter {
+    stoppable(cluster, fact_linger, StoppedPartitions::default())
+}
+
+fn stoppable(cluster: &Cluster, fact_linger: Duration, stopped: StoppedPartitions) -> Emitter {
     let settings = EmitSettings {
         brokers: cluster.bootstrap_servers(),
         topics: TopicNames::new(""),
@@ -36,13 +40,17 @@ fn emitter(cluster: &Cluster, fact_linger: Duration) -> Emitter {
         backoff_max: Duration::from_millis(100),
         planted: Planted::default(),
     };
-    Emitter::new(settings, Readiness::default(), Crash::default(), CancellationToken::new()).unwrap()
+    Emitter::new(settings, stopped, Readiness::default(), Crash::default(), CancellationToken::new()).unwrap()
 }
 
 /// A batch of one upload.
 fn batch(offset: i64) -> Vec<Emission> {
     let upload = Upload { device: "d".to_owned(), locations: vec![Location::new(1, 48.0, 16.0)] };
-    let (position, time) = (Position { partition: 0, offset }, JournalTime(1));
+    batch_of(Position { partition: 0, offset }, upload)
+}
+
+fn batch_of(position: Position, upload: Upload) -> Vec<Emission> {
+    let time = JournalTime(1);
     let (account, fingerprint) = (Uuid::nil(), Fingerprint::of(&upload));
     let state = KeyState {
         account,
@@ -215,6 +223,84 @@ async fn acknowledgements_that_do_not_come_make_emission_down_by_the_topics_name
     emitter.facts.lost.cancel();
     tokio::join!(settle(&mut emitter), down("location"));
     assert!(readiness.snapshot()["emission"].up);
+}
+
+/// Emits the batches and settles them. Tells how far each partition has come.
+async fn emitted(
+    emitter: &mut Emitter,
+    batches: impl IntoIterator<Item = Vec<Emission>>,
+) -> BTreeMap<i32, i64> {
+    let mut nexts = BTreeMap::new();
+    let emitting = async {
+        for batch in batches {
+            emitter.emit(batch).await.unwrap();
+        }
+        while emitter.is_busy() {
+            let acknowledged = emitter.facts_acknowledged().await;
+            let emitted = emitter.settle(acknowledged).await.unwrap();
+            nexts.extend(emitted.into_iter().map(|(partition, emitted)| (partition, emitted.next)));
+        }
+    };
+    tokio::time::timeout(PATIENCE, emitting).await.expect("nothing is tried for ever");
+    nexts
+}
+
+fn stops(stopped: &StoppedPartitions) -> Vec<Position> {
+    stopped.untold().into_iter().map(|stop| stop.position).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fact_too_large_for_its_topic_stops_its_partition_before_it_and_no_other() {
+    let (cluster, stopped) = (cluster(), StoppedPartitions::default());
+    let mut emitter = stoppable(&cluster, Duration::ZERO, stopped.clone());
+    let at = |partition, offset| Position { partition, offset };
+    let small = Upload { device: "d".to_owned(), locations: vec![Location::new(1, 48.0, 16.0)] };
+    let label = Some("x".repeat(64));
+    let location = Location { provider: label.clone(), network_type: label, ..small.locations[0].clone() };
+    let large = Upload { locations: vec![location; 30_000], ..small.clone() };
+    let both = |of_one: Vec<Emission>, of_other| of_one.into_iter().chain(of_other).collect::<Vec<_>>();
+    let batches = [
+        both(batch_of(at(0, 4), small.clone()), batch_of(at(0, 5), large)),
+        both(batch_of(at(1, 9), small.clone()), batch_of(at(0, 6), small.clone())),
+    ];
+    assert_eq!(emitted(&mut emitter, batches).await, BTreeMap::from([(0, 5), (1, 10)]));
+    assert_eq!(stops(&stopped), [at(0, 5)]);
+    assert_eq!(facts(&cluster, 4), [4]);
+
+    // Assigned again, it is tried again.
+    let mut again = batch_of(at(0, 5), small);
+    again[0].generation = 1;
+    assert_eq!(emitted(&mut emitter, [again]).await, BTreeMap::from([(0, 6)]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broker_that_refuses_a_record_for_good_stops_its_partition_and_no_other() {
+    let (cluster, stopped) = (cluster(), StoppedPartitions::default());
+    let mut emitter = stoppable(&cluster, Duration::ZERO, stopped.clone());
+    let small = Upload { device: "d".to_owned(), locations: vec![Location::new(1, 48.0, 16.0)] };
+    let at = |partition, offset| Position { partition, offset };
+    for (round, refusal) in (0..).zip([
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE,
+        RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD,
+    ]) {
+        cluster.request_errors(RDKafkaApiKey::Produce, &[refusal]);
+        let mut refused = batch_of(at(0, round), small.clone());
+        refused[0].generation = u64::try_from(round).unwrap();
+        assert_eq!(emitted(&mut emitter, [refused]).await, BTreeMap::new());
+        assert_eq!(stops(&stopped), [at(0, round)]);
+        let other = batch_of(at(1, round), small.clone());
+        assert_eq!(emitted(&mut emitter, [other]).await, BTreeMap::from([(1, round + 1)]));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_that_passes_stops_nothing() {
+    let (cluster, stopped) = (cluster(), StoppedPartitions::default());
+    let mut emitter = stoppable(&cluster, Duration::ZERO, stopped.clone());
+    let passing = RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED;
+    cluster.request_errors(RDKafkaApiKey::Produce, &[passing]);
+    assert_eq!(emitted(&mut emitter, [batch(4)]).await, BTreeMap::from([(0, 5)]));
+    assert!(stops(&stopped).is_empty());
 }
 
 #[test]

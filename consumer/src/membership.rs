@@ -390,6 +390,7 @@ mod tests {
     use super::*;
     use crate::batch::Bounds;
     use crate::session::SessionError;
+    use crate::stopped::StoppedPartitions;
 
     #[tokio::test]
     async fn a_member_that_knows_no_broker_any_more_gives_way_to_a_new_session() {
@@ -408,6 +409,7 @@ mod tests {
             wanted: Arc::new(Semaphore::new(0)),
             polled: mpsc::channel(1).0,
             emitted: EmittedOffsets::default(),
+            stopped: StoppedPartitions::default(),
             readiness: Readiness::default(),
             troubles: Troubles::default(),
             crash: Crash::default(),

@@ -32,7 +32,7 @@ pub const ASSIGNED: &str = "milepost_consumer_assigned_partitions";
 pub const EXPIRED: &str = "milepost_consumer_key_partitions_dropped_total";
 /// For how long the oldest table partition of keys could have been gone, seconds.
 pub const OVERDUE: &str = "milepost_consumer_expiry_overdue_seconds";
-/// Journal partitions stopped at a record of a newer schema.
+/// Journal partitions stopped at a record, for an operator to look at.
 pub const STOPPED: &str = "milepost_consumer_stopped_partitions";
 /// Holes in the journal that were passed: offsets between two records that hold none.
 pub const HOLES: &str = "milepost_consumer_journal_holes_total";
@@ -62,7 +62,7 @@ pub fn describe() {
         counter!(EMITTED, "topic" => topic).absolute(0);
     }
     describe_gauge!(ASSIGNED, "Partitions assigned to this consumer");
-    describe_gauge!(STOPPED, "Journal partitions stopped at a record of a newer schema");
+    describe_gauge!(STOPPED, "Journal partitions stopped at a record, for an operator to look at");
     describe_gauge!(OVERDUE, "For how long the oldest table partition of keys could have been gone");
     gauge!(ASSIGNED).set(0.0);
     gauge!(OVERDUE).set(0.0);

@@ -29,6 +29,7 @@ use crate::emit::EmittedOffsets;
 use crate::membership::{Membership, READING, REQUEST_TIMEOUT, config};
 use crate::metric;
 use crate::record::{self, NewerSchema};
+use crate::stopped::{Stop, StoppedPartitions};
 
 /// How long a full batch waits to be taken before the partitions are paused, which throws prefetched records away.
 const FULL_WAIT: Duration = Duration::from_secs(2);
@@ -97,8 +98,10 @@ pub struct Poller {
     crash: Crash,
     batch: Batch,
     paused: bool,
-    /// Partitions stopped at a record of a newer schema: the assignment in which they met it, and the reason.
+    /// Partitions stopped at a record: the assignment in which they met it, and the reason.
     stopped: BTreeMap<i32, (u64, String)>,
+    /// Those stopped elsewhere.
+    stopped_behind: StoppedPartitions,
     /// An error of reading, of which it is not known whether it stands.
     doubt: Option<Doubt>,
 }
@@ -115,6 +118,8 @@ pub struct Shared {
     pub polled: mpsc::Sender<Polled>,
     /// How far emission has come.
     pub emitted: EmittedOffsets,
+    /// Told by persister and emitter.
+    pub stopped: StoppedPartitions,
     /// Reports `kafka`, `postgres` and `journal`.
     pub readiness: Readiness,
     /// Errors that make `kafka` down when they stand.
@@ -146,6 +151,7 @@ impl Poller {
             batch: Batch::default(),
             paused: false,
             stopped: BTreeMap::new(),
+            stopped_behind: shared.stopped.clone(),
             doubt: None,
         })
     }
@@ -166,6 +172,9 @@ impl Poller {
         while !stop.is_cancelled() {
             if let Some(failure) = self.consumer.context().take_failure() {
                 return Err(failure);
+            }
+            for stop in self.stopped_behind.untold() {
+                self.stop_partition(stop)?;
             }
             if self.batch.is_full(bounds) && !self.wait_until_wanted() {
                 self.pause()?;
@@ -212,16 +221,23 @@ impl Poller {
                 let bytes = message.payload_len() + message.key_len();
                 self.batch.push(record, bytes, assigned);
             }
-            Err(newer) => self.stop_partition(newer, assigned.generation)?,
+            Err(newer @ NewerSchema { position, .. }) => {
+                let (generation, reason) = (assigned.generation, newer.to_string());
+                self.stop_partition(Stop { position, generation, reason })?;
+            }
         }
         Ok(())
     }
 
-    /// A record that only a later build can read: its partition waits for that build, the others go on.
-    fn stop_partition(&mut self, newer: NewerSchema, generation: u64) -> Result<(), PollError> {
-        let Position { partition, .. } = newer.position;
-        tracing::error!(partition, offset = newer.position.offset, "{newer}");
-        self.stopped.insert(partition, (generation, newer.to_string()));
+    /// A record that only a later build can read, that no topic takes, or whose key cannot be read: its partition waits for an
+    /// operator, the others go on.
+    fn stop_partition(&mut self, stop: Stop) -> Result<(), PollError> {
+        let Stop { position: Position { partition, offset }, generation, reason } = stop;
+        if !self.consumer.context().assignment.is_current(partition, generation) {
+            return Ok(());
+        }
+        tracing::error!(partition, offset, "{reason}");
+        self.stopped.insert(partition, (generation, reason));
         self.tell_stopped();
         let mut one = TopicPartitionList::new();
         one.add_partition(&self.consumer.context().settings.topics.uploads, partition);

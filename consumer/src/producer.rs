@@ -79,12 +79,12 @@ impl Client {
     ///
     /// # Errors
     /// Theirs, or that all brokers are down.
-    pub async fn unless_lost(
+    pub async fn unless_lost<E: From<KafkaError>>(
         &self,
-        delivering: impl Future<Output = Result<(), KafkaError>>,
-    ) -> Result<(), KafkaError> {
-        let lost = Err(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown));
-        self.lost.run_until_cancelled(delivering).await.unwrap_or(lost)
+        delivering: impl Future<Output = Result<(), E>>,
+    ) -> Result<(), E> {
+        let lost = || Err(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown).into());
+        self.lost.run_until_cancelled(delivering).await.unwrap_or_else(lost)
     }
 
     /// Why the producer can send nothing any more, if so.
@@ -126,7 +126,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_is_awaited_of_a_producer_that_knows_no_broker_any_more() {
         let client = Client::new("test", "127.0.0.1:1", Duration::ZERO, Planted::default()).unwrap();
-        assert_eq!(client.unless_lost(async { Ok(()) }).await, Ok(()));
+        assert_eq!(client.unless_lost::<KafkaError>(async { Ok(()) }).await, Ok(()));
         Watching { lost: client.lost.clone() }.stats(Statistics::default());
         let never = std::future::pending();
         let lost = Err(KafkaError::Global(RDKafkaErrorCode::AllBrokersDown));

@@ -26,6 +26,7 @@ use crate::expire::{self, ExpireSettings, PutBack};
 use crate::membership::Membership;
 use crate::persist::{PersistError, PersistSettings, Persister};
 use crate::poll::{PollError, PollSettings, Polled, Poller, Shared};
+use crate::stopped::StoppedPartitions;
 
 /// All that sessions are made of.
 #[derive(Clone)]
@@ -101,6 +102,7 @@ pub async fn run(parts: &Parts, partitions: usize, stop: &CancellationToken) -> 
         wanted: Arc::new(Semaphore::new(0)),
         polled,
         emitted: EmittedOffsets::default(),
+        stopped: StoppedPartitions::default(),
         readiness: parts.readiness.clone(),
         troubles: parts.troubles.clone(),
         crash: parts.crash.clone(),
@@ -109,8 +111,13 @@ pub async fn run(parts: &Parts, partitions: usize, stop: &CancellationToken) -> 
     let consumer = poller.consumer();
     let no_flush = parts.planted.is(PlantedBug::NoFlushAtShutdown);
     let emit_until = if no_flush { session.clone() } else { hard.clone() };
-    let emitter =
-        Emitter::new(parts.emit.clone(), parts.readiness.clone(), parts.crash.clone(), emit_until.clone())?;
+    let emitter = Emitter::new(
+        parts.emit.clone(),
+        shared.stopped.clone(),
+        parts.readiness.clone(),
+        parts.crash.clone(),
+        emit_until.clone(),
+    )?;
 
     let poll_stop = session.clone();
     let polling = tokio::task::spawn_blocking(move || {
@@ -207,6 +214,7 @@ async fn persist(
             batch.retain_partitions(|partition, span| {
                 shared.assignment.is_current(partition, span.generation)
             });
+            batch.leave_stopped(&shared.stopped.snapshot());
             if batch.is_empty() {
                 continue;
             }

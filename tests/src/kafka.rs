@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use rdkafka::admin::{AdminClient, AdminOptions, NewPartitions, NewTopic, TopicReplication};
+use rdkafka::admin::{
+    AdminClient, AdminOptions, AlterConfig, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
+};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -205,6 +207,18 @@ impl Kafka {
         // The controller has it; the broker that is asked next may hear of it later.
         eventually(TIMEOUT, "the topic is known to the broker", async || Ok(self.ends(name).await.ok()))
             .await?;
+        Ok(())
+    }
+
+    /// Gives a topic these settings, and for all others the broker's own.
+    ///
+    /// # Errors
+    /// The cluster refuses.
+    pub async fn configure(&self, topic: &str, settings: &[(&str, &str)]) -> anyhow::Result<()> {
+        let altered = AlterConfig::new(ResourceSpecifier::Topic(topic));
+        let altered = settings.iter().fold(altered, |altered, (setting, value)| altered.set(setting, value));
+        let results = self.admin()?.alter_configs([&altered], &patience()).await?;
+        ensure!(results.iter().all(Result::is_ok), "cannot configure {topic}: {results:?}");
         Ok(())
     }
 

@@ -363,6 +363,52 @@ async fn garbage_goes_to_dead_letters_with_its_reason_in_the_batchs_transaction_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_topic_that_refuses_a_fact_stops_its_partition_with_a_clear_error_and_no_other()
+-> anyhow::Result<()> {
+    let world = World::new(Plan { partitions: 2, ..Plan::default() }).await?;
+    let mut consumer = world.consumer().await?;
+    let append = async |partition: i32, record: &JournalRecord| {
+        let key = record.key_hash.to_string();
+        world
+            .kafka
+            .append(&world.topics.uploads, partition, Some(key.as_bytes()), Some(&record.encode()))
+            .await
+    };
+    let configure = async |bytes: &str| {
+        let settings = [("message.timestamp.type", "LogAppendTime"), ("max.message.bytes", bytes)];
+        world.kafka.configure(&world.topics.locations, &settings).await
+    };
+    let [before, mut refused, behind, other, later] = [0; 5].map(|_| record(&world, world.account.id));
+    refused.upload = world.planted.upload(500);
+    append(0, &before).await?;
+    world.settled().await?;
+    configure("2000").await?;
+    append(0, &refused).await?;
+    append(1, &other).await?;
+    eventually(MINUTE, "the error is told", async || {
+        let is_told =
+            |line: &str| line.contains("ERROR") && line.contains("partition 0 from 1 on have to tell");
+        Ok(consumer.told()?.lines().any(is_told).then_some(()))
+    })
+    .await?;
+    append(0, &behind).await?;
+    append(1, &later).await?;
+    eventually(MINUTE, "the other partition goes on", async || {
+        let facts = world.facts().await?;
+        let of = |partition| facts.iter().filter(|fact| fact.partition == partition).count();
+        Ok((of(0) == 1 && of(1) == 2).then_some(()))
+    })
+    .await?;
+    assert!(!consumer.ready().await, "an operator must see it");
+    assert!((consumer.metric("milepost_consumer_stopped_partitions").await? - 1.0).abs() < 0.5);
+    consumer.stop().await?;
+
+    configure("4194304").await?;
+    consumer.start().await?;
+    world.finish(&[&before.upload, &refused.upload, &behind.upload, &other.upload, &later.upload]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_of_garbage_longer_than_a_bound_stops_the_consumer_instead_of_draining_the_topic()
 -> anyhow::Result<()> {
     let world = World::new(one_partition()).await?;
