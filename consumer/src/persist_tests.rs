@@ -50,7 +50,8 @@ impl Fixture {
             planted: Planted::default(),
         };
         let (readiness, crash, stop) = Default::default();
-        Persister::new(settings, self.database.options(Role::Consumer), readiness, crash, stop)
+        let options = self.database.options(Role::Consumer);
+        Persister::new(settings, options, readiness, crash, stop)
     }
 
     /// Every row of every table that a rebuild must give again, as text in a fixed order.
@@ -122,6 +123,11 @@ fn garbage(offset: i64) -> Record {
 fn record(partition: i32, offset: i64, content: Content) -> Record {
     let time = JournalTime(START_MS + 1000 * offset);
     Record { position: Position { partition, offset }, time, traceparent: None, content }
+}
+
+/// Persists; fails instead of trying for ever.
+async fn persist(persister: &mut Persister, batch: Batch) -> Result<Persisted, PersistError> {
+    tokio::time::timeout(Duration::from_secs(30), persister.persist(batch)).await.expect("tried for ever")
 }
 
 fn batch(settled_below: i64, records: impl IntoIterator<Item = Record>) -> Batch {
@@ -434,6 +440,39 @@ async fn a_batch_behind_a_hole_in_the_journal_meets_the_progress_where_it_was_le
     assert_eq!(run, 2, "the mark does not end a run of garbage");
     let run = progress::garbage_run(&mut fixture.connection, TOPIC, 0, 5, 9).await.unwrap();
     assert_eq!(run, 0, "the record just before the progress does");
+}
+
+#[tokio::test]
+async fn a_dead_letter_that_is_there_already_stays_and_its_batch_goes_on() {
+    let mut fixture = Fixture::new().await;
+    let records = || [upload(0, 0, 1, 1, 1), garbage(1), garbage(2), upload(0, 3, 2, 2, 1)];
+    persist(&mut fixture.persister(1000), batch(0, records())).await.unwrap();
+    let before = fixture.rows().await;
+    // Behind the upload: its row stands for it.
+    progress::place(&mut fixture.connection, TOPIC, 0, 1, true).await.unwrap();
+    let again = persist(&mut fixture.persister(1000), batch(1, records())).await.unwrap();
+    assert_eq!(facts(&again), [true, false, false, false]);
+    assert_eq!((fixture.next_offset(0).await, fixture.count("dead_letters").await), (4, 2));
+    let letters = |rows: Vec<String>| rows.into_iter().filter(|row| row.contains("record_value")).collect();
+    let (before, after): (Vec<String>, Vec<String>) = (letters(before), letters(fixture.rows().await));
+    assert_eq!((before.len(), before), (2, after));
+}
+
+#[tokio::test]
+async fn a_dead_letter_as_large_as_decoding_leaves_it_is_stored() {
+    use milepost_shared::store::batch::DEAD_LETTER_BYTES_MAX;
+    let mut fixture = Fixture::new().await;
+    let endless = vec![0; DEAD_LETTER_BYTES_MAX + 1];
+    let letter = Garbage::new("why".to_owned(), Some(&endless), Some(&endless));
+    persist(&mut fixture.persister(1000), batch(0, [record(0, 0, Content::Garbage(letter))])).await.unwrap();
+    let (bytes, reason): (i32, String) = sqlx::query_as(
+        "SELECT octet_length(record_key) + octet_length(record_value), reason FROM dead_letters",
+    )
+    .fetch_one(&mut fixture.connection)
+    .await
+    .unwrap();
+    assert_eq!(usize::try_from(bytes).unwrap(), 2 * DEAD_LETTER_BYTES_MAX);
+    assert!(reason.contains("is cut to"), "{reason}");
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use milepost_shared::answer::Position;
 use milepost_shared::clock::JournalTime;
 use milepost_shared::fact::HEADER_TRACEPARENT;
 use milepost_shared::journal::{JournalRecord, Undecodable};
+use milepost_shared::store::batch::DEAD_LETTER_BYTES_MAX;
 use rdkafka::Message as _;
 use rdkafka::message::{BorrowedMessage, Headers as _};
 
@@ -29,15 +30,33 @@ pub enum Content {
     Garbage(Garbage),
 }
 
-/// A record for `dead_letters`, whole, so that nothing is lost.
+/// A record for `dead_letters`: whole, so that nothing is lost.
 #[derive(Debug)]
 pub struct Garbage {
-    /// Why it cannot be persisted; names no value of the record.
+    /// Why it cannot be persisted; names no value of the record. Says so if a part of it was cut.
     pub reason: String,
     /// The Kafka key.
     pub key: Option<Vec<u8>>,
     /// The Kafka value.
     pub value: Option<Vec<u8>>,
+}
+
+impl Garbage {
+    /// Copies a record, as much of it as the table takes.
+    #[must_use]
+    pub fn new(reason: String, key: Option<&[u8]>, value: Option<&[u8]>) -> Self {
+        let mut reason = reason;
+        let mut kept = |name: &str, bytes: &[u8]| {
+            let kept = &bytes[..bytes.len().min(DEAD_LETTER_BYTES_MAX)];
+            if kept.len() < bytes.len() {
+                reason += &format!("; its {name} of {} bytes is cut to {}", bytes.len(), kept.len());
+            }
+            kept.to_vec()
+        };
+        let key = key.map(|key| kept("key", key));
+        let value = value.map(|value| kept("value", value));
+        Self { reason, key, value }
+    }
 }
 
 /// A record of a schema later than this build's.
@@ -63,11 +82,7 @@ pub fn decode(message: &BorrowedMessage<'_>) -> Result<Record, NewerSchema> {
     let content = match JournalRecord::decode(key, value) {
         Ok(record) => Content::Upload(Box::new(record)),
         Err(Undecodable::NewerSchema(schema)) => return Err(NewerSchema { position, schema }),
-        Err(Undecodable::Garbage(reason)) => Content::Garbage(Garbage {
-            reason,
-            key: key.map(<[u8]>::to_vec),
-            value: value.map(<[u8]>::to_vec),
-        }),
+        Err(Undecodable::Garbage(reason)) => Content::Garbage(Garbage::new(reason, key, value)),
     };
     let traceparent = message.headers().and_then(|headers| {
         let header = headers.iter().find(|header| header.key == HEADER_TRACEPARENT)?;
@@ -91,3 +106,7 @@ impl Content {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+mod tests;

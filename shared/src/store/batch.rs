@@ -311,6 +311,10 @@ pub async fn insert_locations(connection: &mut PgConnection, rows: &[LocationRow
     Ok(())
 }
 
+/// Most bytes of a dead letter's key, and of its value: four times the largest record of a topic that is as it has to be. Postgres
+/// takes a statement of 1 GB at most, and needs several times as much memory.
+pub const DEAD_LETTER_BYTES_MAX: usize = 16 << 20;
+
 /// A record that can never be persisted.
 #[derive(Debug, Clone, Copy)]
 pub struct DeadLetter<'a> {
@@ -326,7 +330,7 @@ pub struct DeadLetter<'a> {
     pub reason: &'a str,
 }
 
-/// Inserts dead letters.
+/// Inserts dead letters. Those that are there already stay as they are: the progress may have been moved back.
 ///
 /// # Errors
 /// The database refuses.
@@ -337,7 +341,8 @@ pub async fn insert_dead_letters(
 ) -> sqlx::Result<()> {
     sqlx::query(
         "INSERT INTO dead_letters (topic, partition, \"offset\", journal_time, record_key, record_value, reason) \
-         SELECT $1, * FROM unnest($2::int[], $3::bigint[], $4::timestamptz[], $5::bytea[], $6::bytea[], $7::text[])",
+         SELECT $1, * FROM unnest($2::int[], $3::bigint[], $4::timestamptz[], $5::bytea[], $6::bytea[], $7::text[]) \
+         ON CONFLICT DO NOTHING",
     )
     .bind(topic)
     .bind(letters.iter().map(|letter| letter.position.partition).collect::<Vec<_>>())
