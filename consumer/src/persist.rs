@@ -267,7 +267,7 @@ impl Persister {
     /// ago; a replay of an old journal needs old ones.
     async fn cover(&mut self, connection: &mut PgConnection, batch: &Batch) -> sqlx::Result<()> {
         let tables = [(Partitioned::Keys, self.settings.ttl), (Partitioned::Locations, LOCATIONS_NEEDED)];
-        for record in batch.records.iter().filter(|record| batch.is_new(record)) {
+        for (record, _) in settle::uploads(batch).filter(|(record, _)| batch.is_new(record)) {
             for (table, needed) in tables {
                 if self.covered.iter().any(|(of, stretch)| *of == table && stretch.contains(record.time)) {
                     continue;

@@ -476,6 +476,15 @@ async fn a_dead_letter_as_large_as_decoding_leaves_it_is_stored() {
 }
 
 #[tokio::test]
+async fn garbage_of_whatever_time_makes_no_table_partition() {
+    let mut fixture = Fixture::new().await;
+    let mut untimed = garbage(0);
+    untimed.time = JournalTime(0);
+    persist(&mut fixture.persister(1000), batch(0, [untimed])).await.unwrap();
+    assert_eq!((fixture.count("dead_letters").await, fixture.count("table_partitions").await), (1, 0));
+}
+
+#[tokio::test]
 async fn a_device_ends_where_it_was_last_whatever_the_order() {
     let mut ends = Vec::new();
     for order in [[0, 1], [1, 0]] {

@@ -3,10 +3,12 @@
 use milepost_shared::answer::Position;
 use milepost_shared::clock::JournalTime;
 use milepost_shared::fact::HEADER_TRACEPARENT;
-use milepost_shared::journal::{JournalRecord, Undecodable};
+use milepost_shared::journal::{self, JournalRecord, Undecodable};
 use milepost_shared::store::batch::DEAD_LETTER_BYTES_MAX;
-use rdkafka::Message as _;
-use rdkafka::message::{BorrowedMessage, Headers as _};
+use rdkafka::message::{Headers, Message, Timestamp};
+
+/// The year 9000. A window that begins before it ends within the years of a calendar.
+const TIME_MAX: i64 = 221_845_392_000_000;
 
 /// A record with all that deciding, persisting and emitting need; detached from the Kafka client.
 #[derive(Debug)]
@@ -72,28 +74,47 @@ pub struct NewerSchema {
     pub schema: i64,
 }
 
-/// Decodes a message of the journal topic.
+/// Decodes a message of the journal topic. What no gateway can have written is garbage.
 ///
 /// # Errors
 /// [`NewerSchema`]: the partition must stop before this record.
-pub fn decode(message: &BorrowedMessage<'_>) -> Result<Record, NewerSchema> {
+pub fn decode(message: &impl Message) -> Result<Record, NewerSchema> {
     let position = Position { partition: message.partition(), offset: message.offset() };
     let (key, value) = (message.key(), message.payload());
-    let content = match JournalRecord::decode(key, value) {
-        Ok(record) => Content::Upload(Box::new(record)),
+    let time = time(message.timestamp());
+    let checked = match JournalRecord::decode(key, value) {
         Err(Undecodable::NewerSchema(schema)) => return Err(NewerSchema { position, schema }),
-        Err(Undecodable::Garbage(reason)) => Content::Garbage(Garbage::new(reason, key, value)),
+        Err(Undecodable::Garbage(reason)) => Err(reason),
+        Ok(upload) => match time.and_then(|_| traceparent(message)) {
+            Ok(traceparent) => Ok((upload, traceparent)),
+            Err(reason) => Err(reason.to_owned()),
+        },
     };
-    let traceparent = message.headers().and_then(|headers| {
-        let header = headers.iter().find(|header| header.key == HEADER_TRACEPARENT)?;
-        std::str::from_utf8(header.value?).ok().map(str::to_owned)
-    });
-    Ok(Record {
-        position,
-        time: JournalTime(message.timestamp().to_millis().unwrap_or(0)),
-        traceparent,
-        content,
-    })
+    let (content, traceparent) = match checked {
+        Ok((upload, traceparent)) => (Content::Upload(Box::new(upload)), traceparent),
+        Err(reason) => (Content::Garbage(Garbage::new(reason, key, value)), None),
+    };
+    Ok(Record { position, time: JournalTime(time.unwrap_or(0)), traceparent, content })
+}
+
+/// The broker's time stamp. Only a topic that is not as it has to be lets writers choose another one.
+fn time(timestamp: Timestamp) -> Result<i64, &'static str> {
+    timestamp
+        .to_millis()
+        .filter(|time| (0..=TIME_MAX).contains(time))
+        .ok_or("the time stamp is none of the broker's")
+}
+
+/// A gateway hands on one that is valid, or none.
+fn traceparent(message: &impl Message) -> Result<Option<String>, &'static str> {
+    let Some(headers) = message.headers() else { return Ok(None) };
+    let mut values = headers.iter().filter(|header| header.key == HEADER_TRACEPARENT);
+    let Some(header) = values.next() else { return Ok(None) };
+    let text = header.value.and_then(|value| std::str::from_utf8(value).ok());
+    match text.filter(|text| journal::is_traceparent(text)) {
+        Some(text) if values.next().is_none() => Ok(Some(text.to_owned())),
+        _ => Err("the header traceparent is none"),
+    }
 }
 
 impl Content {

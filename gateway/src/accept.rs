@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName};
 use milepost_shared::clock::{Clock, millis};
 use milepost_shared::fingerprint::Fingerprint;
+use milepost_shared::journal;
 use milepost_shared::key::KeyHash;
 use milepost_shared::planted::{Planted, PlantedBug};
 use milepost_shared::upload::{self, Rules, Shape};
@@ -86,15 +87,7 @@ impl Acceptance {
 fn traceparent(headers: &HeaderMap) -> Option<String> {
     let mut values = headers.get_all(TRACEPARENT).iter();
     let text = values.next()?.to_str().ok().filter(|_| values.next().is_none())?;
-    let mut parts = text.split('-');
-    let mut hex = |digits: usize| {
-        let is_hex = |part: &&str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        parts.next().filter(|part| part.len() == digits).filter(is_hex)
-    };
-    let (version, trace, parent, _flags) = (hex(2)?, hex(32)?, hex(16)?, hex(2)?);
-    let is_zero = |id: &str| id.bytes().all(|b| b == b'0');
-    let valid = version == "00" && !is_zero(trace) && !is_zero(parent) && parts.next().is_none();
-    valid.then(|| text.to_owned())
+    journal::is_traceparent(text).then(|| text.to_owned())
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! Kafka key: the key hash in hex. Value, JSON:
 //! `{"schema":1,"account":"…","fingerprint":"…","upload":{"deviceId":"…","locations":[…]}}`.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 use crate::fingerprint::Fingerprint;
@@ -13,6 +13,10 @@ use crate::upload::{self, Rules, Shape, Upload};
 
 /// The newest schema this build reads and the one it writes.
 pub const SCHEMA: i64 = 1;
+
+/// Largest value of a record, bytes. The largest body that a gateway can be set to take (2 MiB) grows to 2.5 MB at most, since a
+/// number is written with no more digits than it was sent with. A record just as large leaves a fact that fits into its topic.
+pub const VALUE_BYTES_MAX: usize = 3 << 20;
 
 /// An accepted upload with all the consumer needs to decide about it.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,12 +60,15 @@ impl JournalRecord {
         encode(self.account, self.fingerprint, &self.upload)
     }
 
-    /// Reads a record back, checking everything that the tables rely on.
+    /// Reads a record back, checking everything that the tables rely on, and that a gateway can have written it.
     ///
     /// # Errors
     /// [`Undecodable`], saying whether a newer build could read it.
     pub fn decode(key: Option<&[u8]>, value: Option<&[u8]>) -> Result<Self, Undecodable> {
         let value = value.ok_or_else(|| garbage("null value"))?;
+        if value.len() > VALUE_BYTES_MAX {
+            return Err(too_large(value));
+        }
         let json = Json::parse(value).map_err(|error| {
             garbage(format!("not JSON at line {}, column {}", error.line(), error.column()))
         })?;
@@ -105,10 +112,40 @@ fn garbage(reason: impl Into<String>) -> Undecodable {
     Undecodable::Garbage(reason.into())
 }
 
+/// A later build may write larger ones, and its records are never discarded.
+fn too_large(value: &[u8]) -> Undecodable {
+    #[derive(Deserialize)]
+    struct Versioned {
+        schema: i64,
+    }
+    match serde_json::from_slice::<Versioned>(value) {
+        Ok(Versioned { schema }) if schema > SCHEMA => Undecodable::NewerSchema(schema),
+        _ => garbage(format!("the value has {} bytes, more than {VALUE_BYTES_MAX}", value.len())),
+    }
+}
+
+/// Whether a text is a `traceparent` as a gateway hands it on: W3C Trace Context, version 00.
+#[must_use]
+pub fn is_traceparent(text: &str) -> bool {
+    let mut parts = text.split('-');
+    let mut hex = |digits: usize| {
+        let is_hex = |part: &&str| part.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+        parts.next().filter(|part| part.len() == digits).filter(is_hex)
+    };
+    let (Some(version), Some(trace), Some(parent), Some(_flags)) = (hex(2), hex(32), hex(16), hex(2)) else {
+        return false;
+    };
+    let is_zero = |id: &str| id.bytes().all(|b| b == b'0');
+    version == "00" && !is_zero(trace) && !is_zero(parent) && parts.next().is_none()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::upload::Location;
+    use crate::clock::JournalTime;
+    use crate::fact;
+    use crate::topics::RECORD_BYTES_MAX;
+    use crate::upload::{LOCATIONS_MAX, Location};
 
     fn record() -> JournalRecord {
         let upload = Upload { device: "d".to_owned(), locations: vec![Location::new(5, 48.2, 16.3)] };
@@ -130,6 +167,46 @@ mod tests {
             JournalRecord::decode(None, Some(br#"{"schema":2,"other":[]}"#)),
             Err(Undecodable::NewerSchema(2))
         );
+    }
+
+    #[test]
+    fn a_value_larger_than_a_gateway_writes_is_garbage_unless_a_newer_build_wrote_it() {
+        let key = record().key_hash.to_string();
+        let sized = |schema: i64, bytes: usize| {
+            let value = String::from_utf8(record().encode()).unwrap();
+            let value = value.replace("\"schema\":1", &format!("\"schema\":{schema}"));
+            format!("{value}{}", " ".repeat(bytes - value.len()))
+        };
+        let decode = |value: &str| JournalRecord::decode(Some(key.as_bytes()), Some(value.as_bytes()));
+        assert_eq!(decode(&sized(1, VALUE_BYTES_MAX)), Ok(record()));
+        let reason = format!("the value has {} bytes, more than {VALUE_BYTES_MAX}", VALUE_BYTES_MAX + 1);
+        assert_eq!(decode(&sized(1, VALUE_BYTES_MAX + 1)), Err(Undecodable::Garbage(reason.clone())));
+        assert_eq!(decode(&"?".repeat(VALUE_BYTES_MAX + 1)), Err(Undecodable::Garbage(reason)));
+        assert_eq!(decode(&sized(2, VALUE_BYTES_MAX + 1)), Err(Undecodable::NewerSchema(2)));
+    }
+
+    /// What grows most on its way: the shortest spellings of numbers that are written out.
+    #[test]
+    fn the_largest_body_fits_into_the_journal_and_the_fact_of_the_largest_record_into_its_topic() {
+        const BODY_BYTES_MAX: usize = 2 << 20;
+        let location = r#"{"timestamp":2e14,"latitude":9,"longitude":9,"accuracy":1e8,"altitude":1e8,"bearing":9,"speed":1e5,"batteryLevel":9}"#;
+        let body = format!(r#"{{"deviceId":"d","locations":[{}]}}"#, vec![location; LOCATIONS_MAX].join(","));
+        let upload = upload::decode(body.as_bytes(), Shape::Batch, Rules::STORABLE).unwrap();
+        let value = encode(Uuid::nil(), Fingerprint([0; 32]), &upload).len();
+        let fact = fact::encode(Uuid::nil(), JournalTime(i64::MAX), &upload).len();
+        assert!(BODY_BYTES_MAX + value - body.len() <= VALUE_BYTES_MAX, "{value} from {}", body.len());
+        // The key, and headers of which the device's name is the longest.
+        let besides = 64 + 4 * 128 + 256;
+        assert!(VALUE_BYTES_MAX + fact - body.len() + besides <= RECORD_BYTES_MAX);
+    }
+
+    #[test]
+    fn a_traceparent_has_one_form() {
+        let valid = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert!(is_traceparent(valid));
+        for invalid in ["", "00", &valid[..54], &valid.to_uppercase(), &valid.replacen("00", "01", 1)] {
+            assert!(!is_traceparent(invalid), "{invalid}");
+        }
     }
 
     #[test]

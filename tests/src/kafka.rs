@@ -11,7 +11,7 @@ use rdkafka::client::DefaultClientContext;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::KafkaResult;
-use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::message::{BorrowedMessage, Header, Headers as _, Message as _, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord, Producer as _};
 use rdkafka::{Offset, TopicPartitionList};
 
@@ -147,10 +147,30 @@ impl Kafka {
         key: Option<&[u8]>,
         value: Option<&[u8]>,
     ) -> anyhow::Result<i64> {
-        let producer: FutureProducer = self.config().set("acks", "all").set("linger.ms", "0").create()?;
+        self.append_with(topic, partition, key, value, None).await
+    }
+
+    /// The same with a header, compressed and as large as the broker takes it.
+    ///
+    /// # Errors
+    /// It is not acknowledged.
+    pub async fn append_with(
+        &self,
+        topic: &str,
+        partition: i32,
+        key: Option<&[u8]>,
+        value: Option<&[u8]>,
+        header: Option<(&str, &[u8])>,
+    ) -> anyhow::Result<i64> {
+        let mut config = self.config();
+        config.set("acks", "all").set("linger.ms", "0");
+        config.set("compression.type", "lz4").set("message.max.bytes", "100000000");
+        let producer: FutureProducer = config.create()?;
         let mut record = FutureRecord::<[u8], [u8]>::to(topic).partition(partition);
         record.key = key;
         record.payload = value;
+        record.headers =
+            header.map(|(key, value)| OwnedHeaders::new().insert(Header { key, value: Some(value) }));
         let delivered = producer.send(record, TIMEOUT).await.map_err(|(error, _)| error)?;
         Ok(delivered.offset)
     }

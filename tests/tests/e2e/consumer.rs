@@ -12,7 +12,7 @@ use milepost_shared::fingerprint::Fingerprint;
 use milepost_shared::journal::{self, JournalRecord};
 use milepost_shared::key::KeyHash;
 use milepost_shared::topics::TopicNames;
-use milepost_shared::upload::Upload;
+use milepost_shared::upload::{Location, Upload};
 use milepost_tests::{Plan, Post, Program, Record, Server, Services, Signal, World, eventually, exact};
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
@@ -360,6 +360,37 @@ async fn garbage_goes_to_dead_letters_with_its_reason_in_the_batchs_transaction_
     let load = Load::new(&world, 2);
     load.settle(&[world.client(&gateway)?], 1).await?;
     world.finish(&[vec![&before.upload, &good[0].upload, &good[1].upload], load.expected()].concat()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_no_gateway_would_have_written_is_a_dead_letter_and_its_partition_goes_on() -> anyhow::Result<()>
+{
+    let world = World::new(one_partition()).await?;
+    let _consumer = world.consumer().await?;
+    let [before, traced, mut large, behind] = [0; 4].map(|_| record(&world, world.account.id));
+    // Each field is as long as a gateway allows.
+    let label = Some("\u{1f4cd}".repeat(64));
+    let location = &large.upload.locations[0];
+    let location = Location { provider: label.clone(), network_type: label, ..location.clone() };
+    large.upload.locations = vec![location; 9000];
+    let endless = b"0".repeat(5_000_000);
+    let uploads = &world.topics.uploads;
+    for (record, header) in
+        [(&before, None), (&traced, Some(("traceparent", &endless[..]))), (&large, None), (&behind, None)]
+    {
+        let (key, value) = (record.key_hash.to_string(), record.encode());
+        world.kafka.append_with(uploads, 0, Some(key.as_bytes()), Some(&value), header).await?;
+    }
+    world.settled().await?;
+    let letters = world.tables.dead_letters().await?;
+    let bytes = large.encode();
+    let reasons = [
+        "the header traceparent is none".to_owned(),
+        format!("the value has {} bytes, more than {}", bytes.len(), journal::VALUE_BYTES_MAX),
+    ];
+    assert_eq!(letters.iter().map(|letter| &letter.reason).collect::<Vec<_>>(), reasons.each_ref());
+    assert!(letters[1].value.as_deref() == Some(&bytes[..]), "it is whole");
+    world.finish(&[&before.upload, &behind.upload]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
