@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use milepost_shared::clock::JournalTime;
-use milepost_shared::journal::JournalRecord;
+use uuid::Uuid;
 
 use crate::assign::Assigned;
 use crate::record::{Content, Garbage, Record};
@@ -148,17 +148,24 @@ impl Batch {
         Some(rest)
     }
 
-    /// Turns the uploads for which `is_refused` is true into garbage.
-    pub fn refuse(&mut self, reason: &str, is_refused: impl Fn(&JournalRecord) -> bool) {
+    /// Turns the uploads of accounts that do not exist into garbage.
+    pub fn refuse_strangers(&mut self, exists: impl Fn(Uuid) -> bool) {
         for record in &mut self.records {
-            if let Content::Upload(upload) = &record.content
-                && is_refused(upload)
-            {
-                record.content = Content::Garbage(Garbage {
-                    reason: reason.to_owned(),
-                    key: Some(upload.key_hash.to_string().into_bytes()),
-                    value: Some(upload.encode()),
-                });
+            let Some(garbage) = record.stranger.take() else { continue };
+            if matches!(&record.content, Content::Upload(upload) if !exists(upload.account)) {
+                record.content = Content::Garbage(*garbage);
+            }
+        }
+    }
+
+    /// Planted ([`DeadLetterOnDatabaseError`](milepost_shared::planted::PlantedBug::DeadLetterOnDatabaseError)): turns all
+    /// uploads into garbage.
+    pub fn refuse_all(&mut self, reason: &str) {
+        for record in &mut self.records {
+            if let Content::Upload(upload) = &record.content {
+                let key = upload.key_hash.to_string();
+                let garbage = Garbage::new(reason.to_owned(), Some(key.as_bytes()), Some(&upload.encode()));
+                record.content = Content::Garbage(garbage);
             }
         }
         self.sum();
@@ -291,6 +298,7 @@ mod tests {
             time: JournalTime(offset * 10),
             traceparent: None,
             content,
+            stranger: None,
         }
     }
 

@@ -4,10 +4,11 @@
 //! [`decide`] says of each upload what it is (pure; a model checker calls it too), [`settle`] makes rows and emissions of
 //! that, [`persist`] commits a batch in one transaction, [`emit`] publishes results and facts (each by a [`producer`]) and
 //! moves the group offset.
-//! [`stopped`] knows which partitions wait for an operator.
+//! [`account`] knows who exists, [`stopped`] which partitions wait for an operator.
 //! [`assign`] says where a partition starts, [`membership`] follows rebalances, [`session`] is one membership with all of
 //! these in it, [`expire`] lets keys go. [`settings`] is the command line.
 
+pub mod account;
 pub mod assign;
 pub mod batch;
 pub mod decide;

@@ -216,6 +216,7 @@ fn parts(settings: &ConsumerSettings, options: PgConnectOptions, readiness: Read
             backoff_max: settings.backoff_max,
             copy_rows_min: settings.copy_rows_min,
             dead_letter_run_max: settings.dead_letter_run_max,
+            unknown_account_wait: settings.unknown_account_wait,
             planted,
         },
         emit: EmitSettings {

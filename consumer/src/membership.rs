@@ -388,6 +388,7 @@ mod tests {
     use tokio::sync::Semaphore;
 
     use super::*;
+    use crate::account::KnownAccounts;
     use crate::batch::Bounds;
     use crate::session::SessionError;
     use crate::stopped::StoppedPartitions;
@@ -409,6 +410,7 @@ mod tests {
             wanted: Arc::new(Semaphore::new(0)),
             polled: mpsc::channel(1).0,
             emitted: EmittedOffsets::default(),
+            accounts: KnownAccounts::default(),
             stopped: StoppedPartitions::default(),
             readiness: Readiness::default(),
             troubles: Troubles::default(),

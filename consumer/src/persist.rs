@@ -13,16 +13,17 @@ use milepost_shared::store::batch::Advance;
 use milepost_shared::store::copy::{copy_in, encode_keys, encode_locations};
 use milepost_shared::store::partitions::{Partitioned, Stretch};
 use milepost_shared::store::{batch as statements, copy, partitions, progress};
+use sqlx::error::DatabaseError;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::account::{ASK_AGAIN, KnownAccounts, Waiting};
 use crate::batch::{Batch, GarbageRun, GarbageRuns};
 use crate::decide::Windows;
 use crate::emit::Emission;
 use crate::metric;
-use crate::record::Content;
 use crate::settle::{self, Settled};
 
 /// What a consumer asks for locations, which are kept for as long as their owner has set: expiry lets none go.
@@ -48,6 +49,8 @@ pub struct PersistSettings {
     pub copy_rows_min: usize,
     /// Most garbage in a row.
     pub dead_letter_run_max: usize,
+    /// Longest wait for an account that is not known.
+    pub unknown_account_wait: Duration,
     /// For tests.
     pub planted: Planted,
 }
@@ -61,6 +64,9 @@ pub enum PersistError {
     /// Too much garbage in a row. What came before it is persisted.
     #[error(transparent)]
     GarbageRun(#[from] GarbageRun),
+    /// An account that was known is gone: the database is an earlier state. Start over, and ask for it again.
+    #[error("the database does not know an account any more that it knew before")]
+    AccountLost,
     /// The program is stopping.
     #[error("stopping")]
     Stopped,
@@ -85,7 +91,8 @@ pub struct Persister {
     readiness: Readiness,
     crash: Crash,
     stop: CancellationToken,
-    accounts: HashSet<Uuid>,
+    accounts: KnownAccounts,
+    waiting: Waiting,
     runs: GarbageRuns,
     covered: Vec<(Partitioned, Stretch)>,
 }
@@ -121,12 +128,14 @@ impl Persister {
     pub fn new(
         settings: PersistSettings,
         options: PgConnectOptions,
+        accounts: KnownAccounts,
         readiness: Readiness,
         crash: Crash,
         stop: CancellationToken,
     ) -> Self {
-        let (accounts, runs, covered) = Default::default();
-        Self { settings, options, connection: None, readiness, crash, stop, accounts, runs, covered }
+        let waiting = Waiting::new(settings.unknown_account_wait);
+        let (connection, runs, covered) = Default::default();
+        Self { settings, options, connection, readiness, crash, stop, accounts, waiting, runs, covered }
     }
 
     /// Continues a run of garbage that ends at a partition's progress.
@@ -141,7 +150,7 @@ impl Persister {
     /// [`PersistError`]; nothing of the batch is persisted then.
     pub async fn persist(&mut self, mut batch: Batch) -> Result<Persisted, PersistError> {
         let mut rest = Vec::new();
-        self.retry(&mut batch, &mut rest, async |this, batch| this.refuse_strangers(batch).await).await?;
+        self.refuse_strangers(&mut batch, &mut rest).await?;
         let (runs, max) = (self.runs.clone(), self.settings.dead_letter_run_max);
         self.runs.bound(&mut batch, max);
         if batch.is_empty() {
@@ -197,7 +206,11 @@ impl Persister {
                 Err(Failure::TimedOut) => "no answer in time".to_owned(),
                 Err(Failure::Database(error)) => {
                     if self.settings.planted.is(PlantedBug::DeadLetterOnDatabaseError) {
-                        batch.refuse("database error", |_| true);
+                        batch.refuse_all("database error");
+                    }
+                    if error.as_database_error().is_some_and(DatabaseError::is_foreign_key_violation) {
+                        self.connection = None;
+                        return Err(PersistError::AccountLost);
                     }
                     describe(&error)
                 }
@@ -223,27 +236,45 @@ impl Persister {
         }
     }
 
-    /// Turns uploads of unknown accounts into garbage. Accounts are never deleted, so a known one stays known.
-    async fn refuse_strangers(&mut self, batch: &mut Batch) -> Result<(), Failure> {
-        let asked: HashSet<Uuid> = batch
-            .records
-            .iter()
-            .filter_map(|record| match &record.content {
-                Content::Upload(upload) => Some(upload.account),
-                Content::Garbage(_) => None,
-            })
-            .filter(|account| !self.accounts.contains(account))
-            .collect();
+    /// Turns uploads of unknown accounts into garbage, after those that are new have waited for them.
+    async fn refuse_strangers(
+        &mut self,
+        batch: &mut Batch,
+        rest: &mut Vec<Batch>,
+    ) -> Result<(), PersistError> {
+        let ask = async |this: &mut Self, batch: &mut Batch| this.strangers(batch).await;
+        let mut strangers = self.retry(batch, rest, ask).await?;
+        if let Some(until) = self.waiting.until(Instant::now(), &strangers) {
+            tracing::warn!(accounts = strangers.len(), "uploads of unknown accounts wait for them");
+            while !strangers.is_empty() && Instant::now() < until {
+                let pause = ASK_AGAIN.min(until.saturating_duration_since(Instant::now()));
+                if self.stop.run_until_cancelled(tokio::time::sleep(pause)).await.is_none() {
+                    return Err(PersistError::Stopped);
+                }
+                strangers = self.retry(batch, rest, ask).await?;
+            }
+            self.waiting.end(Instant::now(), strangers);
+        }
+        batch.refuse_strangers(|account| self.accounts.contains(account));
+        Ok(())
+    }
+
+    /// Asks for the accounts that are not known yet. Tells those of new uploads that do not exist.
+    async fn strangers(&mut self, batch: &Batch) -> Result<HashSet<Uuid>, Failure> {
+        let unknown = |account: &Uuid| !self.accounts.contains(*account);
+        let asked: HashSet<Uuid> =
+            settle::uploads(batch).map(|(_, upload)| upload.account).filter(unknown).collect();
         if asked.is_empty() {
-            return Ok(());
+            return Ok(asked);
         }
         let asked: Vec<Uuid> = asked.into_iter().collect();
         let mut connection = self.connection().await?;
         let known = statements::known_accounts(&mut connection, &asked).await?;
         self.connection = Some(connection);
         self.accounts.extend(known);
-        batch.refuse("unknown account", |upload| !self.accounts.contains(&upload.account));
-        Ok(())
+        let new = settle::uploads(batch).filter(|(record, _)| batch.is_new(record));
+        let unknown = |account: &Uuid| !self.accounts.contains(*account);
+        Ok(new.map(|(_, upload)| upload.account).filter(unknown).collect())
     }
 
     async fn transact(&mut self, batch: &Batch) -> Result<Vec<Settled>, Failure> {

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 
 use super::*;
 use crate::assign::Assigned;
-use crate::record::{Garbage, Record};
+use crate::record::{Content, Garbage, Record};
 
 const TTL: Duration = Duration::from_secs(3600);
 const TOPIC: &str = "location-uploads";
@@ -40,6 +40,10 @@ impl Fixture {
     }
 
     fn persister(&self, copy_rows_min: usize) -> Persister {
+        self.patient_persister(copy_rows_min, Duration::ZERO)
+    }
+
+    fn patient_persister(&self, copy_rows_min: usize, unknown_account_wait: Duration) -> Persister {
         let settings = PersistSettings {
             topic: TOPIC.to_owned(),
             ttl: TTL,
@@ -47,11 +51,12 @@ impl Fixture {
             backoff_max: Duration::from_millis(50),
             copy_rows_min,
             dead_letter_run_max: 3,
+            unknown_account_wait,
             planted: Planted::default(),
         };
-        let (readiness, crash, stop) = Default::default();
+        let (accounts, readiness, crash, stop) = Default::default();
         let options = self.database.options(Role::Consumer);
-        Persister::new(settings, options, readiness, crash, stop)
+        Persister::new(settings, options, accounts, readiness, crash, stop)
     }
 
     /// Every row of every table that a rebuild must give again, as text in a fixed order.
@@ -122,7 +127,18 @@ fn garbage(offset: i64) -> Record {
 
 fn record(partition: i32, offset: i64, content: Content) -> Record {
     let time = JournalTime(START_MS + 1000 * offset);
-    Record { position: Position { partition, offset }, time, traceparent: None, content }
+    Record { position: Position { partition, offset }, time, traceparent: None, content, stranger: None }
+}
+
+/// An upload of an account that nobody has created, as decoding leaves it.
+fn stranger(offset: i64, account: Uuid) -> Record {
+    let mut record = upload(0, offset, 1, 1, 1);
+    if let Content::Upload(upload) = &mut record.content {
+        upload.account = account;
+    }
+    let garbage = Garbage::new("unknown account".to_owned(), Some(b"own key"), Some(b"own bytes"));
+    record.stranger = Some(Box::new(garbage));
+    record
 }
 
 /// Persists; fails instead of trying for ever.
@@ -307,11 +323,8 @@ async fn a_key_is_free_when_its_window_is_over_and_both_windows_are_remembered()
 async fn garbage_and_unknown_accounts_go_to_dead_letters_with_their_reason_and_a_long_run_stops() {
     let mut fixture = Fixture::new().await;
     let mut persister = fixture.persister(1000);
-    let mut stranger = upload(0, 1, 1, 1, 1);
-    if let Content::Upload(upload) = &mut stranger.content {
-        upload.account = Uuid::from_u128(8);
-    }
-    let persisted = persister.persist(batch(0, [garbage(0), stranger, upload(0, 2, 1, 1, 1)])).await.unwrap();
+    let records = [garbage(0), stranger(1, Uuid::from_u128(8)), upload(0, 2, 1, 1, 1)];
+    let persisted = persister.persist(batch(0, records)).await.unwrap();
     assert_eq!(facts(&persisted), [false, false, true]);
     let reasons: Vec<String> = sqlx::query_scalar("SELECT reason FROM dead_letters ORDER BY \"offset\"")
         .fetch_all(&mut fixture.connection)
@@ -482,6 +495,56 @@ async fn garbage_of_whatever_time_makes_no_table_partition() {
     untimed.time = JournalTime(0);
     persist(&mut fixture.persister(1000), batch(0, [untimed])).await.unwrap();
     assert_eq!((fixture.count("dead_letters").await, fixture.count("table_partitions").await), (1, 0));
+}
+
+#[tokio::test]
+async fn an_account_that_comes_while_its_upload_waits_for_it_is_no_stranger() {
+    let mut fixture = Fixture::new().await;
+    let mut persister = fixture.patient_persister(1000, Duration::from_secs(60));
+    let account =
+        Account { id: Uuid::from_u128(8), name: "late".to_owned(), created_at: OffsetDateTime::UNIX_EPOCH };
+    let new = batch(0, [stranger(0, account.id)]);
+    let waiting = tokio::spawn(async move { persist(&mut persister, new).await });
+    let asked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle' \
+        AND query LIKE '%FROM accounts WHERE%'";
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while sqlx::query_scalar::<_, i64>(asked).fetch_one(&mut fixture.connection).await.unwrap() == 0 {
+        assert!(tokio::time::Instant::now() < deadline, "nobody asks for the account");
+    }
+    assert!(accounts::create_account(&mut fixture.connection, &account).await.unwrap());
+    assert_eq!(facts(&waiting.await.unwrap().unwrap()), [true]);
+    assert_eq!(fixture.count("dead_letters").await, 0);
+}
+
+#[tokio::test]
+async fn an_upload_that_has_waited_for_its_account_in_vain_is_a_dead_letter_of_its_own_bytes() {
+    let mut fixture = Fixture::new().await;
+    let mut persister = fixture.patient_persister(1000, Duration::from_millis(200));
+    let begun = Instant::now();
+    let records = [upload(0, 0, 2, 2, 1), stranger(1, Uuid::from_u128(8)), upload(0, 2, 3, 3, 1)];
+    let persisted = persist(&mut persister, batch(0, records)).await.unwrap();
+    assert!(begun.elapsed() >= Duration::from_millis(200));
+    assert_eq!(facts(&persisted), [true, false, true]);
+    let letter: (Vec<u8>, Vec<u8>, String) =
+        sqlx::query_as("SELECT record_key, record_value, reason FROM dead_letters")
+            .fetch_one(&mut fixture.connection)
+            .await
+            .unwrap();
+    assert_eq!(letter, (b"own key".to_vec(), b"own bytes".to_vec(), "unknown account".to_owned()));
+}
+
+#[tokio::test]
+async fn a_database_that_has_lost_an_account_ends_the_session_instead_of_refusing_for_ever() {
+    let mut fixture = Fixture::new().await;
+    let mut persister = fixture.persister(1000);
+    // Known, since it was asked for; no row refers to it yet.
+    persist(&mut persister, batch(0, [upload(0, 0, 1, 1, 1)])).await.unwrap();
+    sqlx::raw_sql("TRUNCATE devices").execute(&mut fixture.connection).await.unwrap();
+    sqlx::raw_sql("DELETE FROM accounts").execute(&mut fixture.connection).await.unwrap();
+    let result = persist(&mut persister, batch(0, [upload(0, 1, 2, 2, 1)])).await;
+    assert!(matches!(result, Err(PersistError::AccountLost)), "{result:?}");
+    assert!(crate::session::SessionError::from(PersistError::AccountLost).heals());
+    assert_eq!(fixture.next_offset(0).await, 1);
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
+use crate::account::KnownAccounts;
 use crate::assign::{Assigned, Assignment, Gap};
 use crate::batch::{Batch, Bounds};
 use crate::emit::EmittedOffsets;
@@ -98,6 +99,7 @@ pub struct Poller {
     crash: Crash,
     batch: Batch,
     paused: bool,
+    accounts: KnownAccounts,
     /// Partitions stopped at a record: the assignment in which they met it, and the reason.
     stopped: BTreeMap<i32, (u64, String)>,
     /// Those stopped elsewhere.
@@ -118,6 +120,8 @@ pub struct Shared {
     pub polled: mpsc::Sender<Polled>,
     /// How far emission has come.
     pub emitted: EmittedOffsets,
+    /// Found by the persister.
+    pub accounts: KnownAccounts,
     /// Told by persister and emitter.
     pub stopped: StoppedPartitions,
     /// Reports `kafka`, `postgres` and `journal`.
@@ -150,6 +154,7 @@ impl Poller {
             crash: shared.crash.clone(),
             batch: Batch::default(),
             paused: false,
+            accounts: shared.accounts.clone(),
             stopped: BTreeMap::new(),
             stopped_behind: shared.stopped.clone(),
             doubt: None,
@@ -216,7 +221,7 @@ impl Poller {
             pass_hole(partition, offset, assigned)?;
         }
         self.crash.point(CrashPoint::Polled);
-        match record::decode(message) {
+        match record::decode(message, &self.accounts) {
             Ok(record) => {
                 let bytes = message.payload_len() + message.key_len();
                 self.batch.push(record, bytes, assigned);

@@ -7,6 +7,8 @@ use milepost_shared::journal::{self, JournalRecord, Undecodable};
 use milepost_shared::store::batch::DEAD_LETTER_BYTES_MAX;
 use rdkafka::message::{Headers, Message, Timestamp};
 
+use crate::account::KnownAccounts;
+
 /// The year 9000. A window that begins before it ends within the years of a calendar.
 const TIME_MAX: i64 = 221_845_392_000_000;
 
@@ -21,6 +23,8 @@ pub struct Record {
     pub traceparent: Option<String>,
     /// What it says.
     pub content: Content,
+    /// What it becomes should its account not exist; `None` once the account is known.
+    pub stranger: Option<Box<Garbage>>,
 }
 
 /// What a record says.
@@ -32,7 +36,7 @@ pub enum Content {
     Garbage(Garbage),
 }
 
-/// A record for `dead_letters`: whole, so that nothing is lost.
+/// A record for `dead_letters`: its own bytes, whole, so that nothing is lost.
 #[derive(Debug)]
 pub struct Garbage {
     /// Why it cannot be persisted; names no value of the record. Says so if a part of it was cut.
@@ -78,9 +82,10 @@ pub struct NewerSchema {
 ///
 /// # Errors
 /// [`NewerSchema`]: the partition must stop before this record.
-pub fn decode(message: &impl Message) -> Result<Record, NewerSchema> {
+pub fn decode(message: &impl Message, accounts: &KnownAccounts) -> Result<Record, NewerSchema> {
     let position = Position { partition: message.partition(), offset: message.offset() };
     let (key, value) = (message.key(), message.payload());
+    let garbage = |reason: String| Garbage::new(reason, key, value);
     let time = time(message.timestamp());
     let checked = match JournalRecord::decode(key, value) {
         Err(Undecodable::NewerSchema(schema)) => return Err(NewerSchema { position, schema }),
@@ -90,11 +95,16 @@ pub fn decode(message: &impl Message) -> Result<Record, NewerSchema> {
             Err(reason) => Err(reason.to_owned()),
         },
     };
-    let (content, traceparent) = match checked {
-        Ok((upload, traceparent)) => (Content::Upload(Box::new(upload)), traceparent),
-        Err(reason) => (Content::Garbage(Garbage::new(reason, key, value)), None),
+    let (content, traceparent, stranger) = match checked {
+        Ok((upload, traceparent)) => {
+            // Bytes are only copied until the account has been seen once.
+            let known = accounts.contains(upload.account);
+            let stranger = (!known).then(|| Box::new(garbage("unknown account".to_owned())));
+            (Content::Upload(Box::new(upload)), traceparent, stranger)
+        }
+        Err(reason) => (Content::Garbage(garbage(reason)), None, None),
     };
-    Ok(Record { position, time: JournalTime(time.unwrap_or(0)), traceparent, content })
+    Ok(Record { position, time: JournalTime(time.unwrap_or(0)), traceparent, content, stranger })
 }
 
 /// The broker's time stamp. Only a topic that is not as it has to be lets writers choose another one.

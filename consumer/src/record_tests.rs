@@ -31,7 +31,7 @@ fn message(value: Vec<u8>, time: Timestamp, traceparents: &[&str]) -> OwnedMessa
 }
 
 fn decoded(message: &OwnedMessage) -> Record {
-    decode(message).unwrap()
+    decode(message, &KnownAccounts::default()).unwrap()
 }
 
 fn reason(record: Record) -> String {
@@ -76,8 +76,17 @@ fn a_time_stamp_outside_of_the_calendar_makes_garbage_with_a_time_that_the_table
 #[test]
 fn a_newer_schema_comes_before_all_that_a_newer_build_may_do_otherwise() {
     let newer = message(br#"{"schema":2}"#.to_vec(), Timestamp::NotAvailable, &["01"]);
-    let error = decode(&newer).unwrap_err();
+    let error = decode(&newer, &KnownAccounts::default()).unwrap_err();
     assert_eq!(error, NewerSchema { position: Position { partition: 3, offset: 9 }, schema: 2 });
+}
+
+#[test]
+fn the_bytes_of_an_upload_are_kept_until_its_account_is_known() {
+    let (accounts, message) = (KnownAccounts::default(), message(value(), NOW, &[]));
+    let stranger = decode(&message, &accounts).unwrap().stranger.unwrap();
+    assert_eq!((stranger.key.as_deref(), stranger.value.as_deref()), (message.key(), message.payload()));
+    accounts.extend([ACCOUNT]);
+    assert!(decode(&message, &accounts).unwrap().stranger.is_none());
 }
 
 #[test]

@@ -19,6 +19,7 @@ use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use crate::account::KnownAccounts;
 use crate::assign::Assignment;
 use crate::batch::Batch;
 use crate::emit::{Emission, EmitSettings, Emitted, EmittedOffsets, Emitter};
@@ -102,6 +103,7 @@ pub async fn run(parts: &Parts, partitions: usize, stop: &CancellationToken) -> 
         wanted: Arc::new(Semaphore::new(0)),
         polled,
         emitted: EmittedOffsets::default(),
+        accounts: KnownAccounts::default(),
         stopped: StoppedPartitions::default(),
         readiness: parts.readiness.clone(),
         troubles: parts.troubles.clone(),
@@ -149,6 +151,7 @@ pub async fn run(parts: &Parts, partitions: usize, stop: &CancellationToken) -> 
         Persister::new(
             parts.persist.clone(),
             parts.options.clone(),
+            shared.accounts.clone(),
             parts.readiness.clone(),
             parts.crash.clone(),
             hard.clone(),

@@ -45,6 +45,7 @@ fn parts(brokers: &str, database: &TestDatabase) -> Parts {
             backoff_max,
             copy_rows_min: 500,
             dead_letter_run_max: 1,
+            unknown_account_wait: SECOND,
             planted,
         },
         expire: ExpireSettings {

@@ -49,6 +49,10 @@ pub struct ConsumerSettings {
     #[arg(long, env, default_value_t = 100, value_parser = count(1, 1_000_000))]
     pub dead_letter_run_max: usize,
 
+    /// How long uploads of an account that the database does not know wait for it before they are dead letters [0s..=1m].
+    #[arg(long, env, default_value = "3s", value_parser = duration(Duration::ZERO, 60 * SECOND))]
+    pub unknown_account_wait: Duration,
+
     /// Longest a batch's transaction may take, and any statement in it [100ms..=5m].
     #[arg(long, env, default_value = "30s", value_parser = duration(100 * MILLISECOND, 300 * SECOND))]
     pub persist_timeout: Duration,
