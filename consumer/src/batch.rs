@@ -180,8 +180,9 @@ impl Batch {
         }
     }
 
-    /// Drops the records of a partition from `offset` on.
+    /// Drops the records of a partition from `offset` on, and with them the run of garbage behind them.
     pub fn cut(&mut self, partition: i32, offset: i64) {
+        self.garbage_run.take_if(|run| run.partition == partition);
         self.retain_records(|record| {
             record.position.partition != partition || record.position.offset < offset
         });

@@ -61,7 +61,7 @@ pub fn claimed(claim: &Claim, ttl: Duration) -> KeyState {
     KeyState {
         account: claim.account,
         fingerprint: claim.fingerprint,
-        status: 200,
+        status: answer::STATUS,
         body: answer::body(claim.locations),
         accepted_at: claim.time,
         expires_at: claim.time.plus(ttl),

@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use metrics::{counter, histogram};
+use milepost_shared::answer::Position;
 use milepost_shared::backoff::Backoff;
 use milepost_shared::crash::{Crash, CrashPoint};
 use milepost_shared::key::KeyHash;
@@ -24,7 +25,9 @@ use crate::batch::{Batch, GarbageRun, GarbageRuns};
 use crate::decide::Windows;
 use crate::emit::Emission;
 use crate::metric;
+use crate::record::Record;
 use crate::settle::{self, Settled};
+use crate::stopped::{Stop, StoppedPartitions};
 
 /// What a consumer asks for locations, which are kept for as long as their owner has set: expiry lets none go.
 pub const LOCATIONS_NEEDED: Duration = Duration::ZERO;
@@ -93,9 +96,13 @@ pub struct Persister {
     stop: CancellationToken,
     accounts: KnownAccounts,
     waiting: Waiting,
+    stopped: StoppedPartitions,
     runs: GarbageRuns,
     covered: Vec<(Partitioned, Stretch)>,
 }
+
+/// Or the keys with rows that no build writes.
+type Readable<T> = Result<T, Vec<KeyHash>>;
 
 enum Failure {
     Database(sqlx::Error),
@@ -129,13 +136,26 @@ impl Persister {
         settings: PersistSettings,
         options: PgConnectOptions,
         accounts: KnownAccounts,
+        stopped: StoppedPartitions,
         readiness: Readiness,
         crash: Crash,
         stop: CancellationToken,
     ) -> Self {
         let waiting = Waiting::new(settings.unknown_account_wait);
         let (connection, runs, covered) = Default::default();
-        Self { settings, options, connection, readiness, crash, stop, accounts, waiting, runs, covered }
+        Self {
+            settings,
+            options,
+            connection,
+            readiness,
+            crash,
+            stop,
+            accounts,
+            waiting,
+            stopped,
+            runs,
+            covered,
+        }
     }
 
     /// Continues a run of garbage that ends at a partition's progress.
@@ -159,9 +179,19 @@ impl Persister {
                 None => Ok(Persisted { rest, ..Persisted::default() }),
             };
         }
-        let settled =
-            self.retry(&mut batch, &mut rest, async |this, batch| this.transact(batch).await).await?;
-        if !rest.is_empty() {
+        let whole = batch.records.len();
+        let settled = loop {
+            let step = async |this: &mut Self, batch: &mut Batch| this.transact(batch).await;
+            match self.retry(&mut batch, &mut rest, step).await? {
+                Ok(settled) => break settled,
+                Err(keys) => self.stop_at(&mut batch, &keys),
+            }
+            if batch.is_empty() {
+                self.runs = runs;
+                return Ok(Persisted { rest, ..Persisted::default() });
+            }
+        };
+        if batch.records.len() < whole {
             // What was left is counted when its turn comes.
             self.runs = runs;
             self.runs.bound(&mut batch, max);
@@ -277,13 +307,35 @@ impl Persister {
         Ok(new.map(|(_, upload)| upload.account).filter(unknown).collect())
     }
 
-    async fn transact(&mut self, batch: &Batch) -> Result<Vec<Settled>, Failure> {
+    /// Stops partitions before the first upload of a key that cannot be read: decided without it, an upload might be stored
+    /// twice.
+    fn stop_at(&self, batch: &mut Batch, keys: &[KeyHash]) {
+        let mut seen = HashSet::new();
+        for (Record { position, .. }, upload) in settle::uploads(batch) {
+            let Some(span) = batch.spans.get(&position.partition) else { continue };
+            if !keys.contains(&upload.key_hash) || !seen.insert(position.partition) {
+                continue;
+            }
+            let (key_hash, Position { partition, offset }) = (upload.key_hash, *position);
+            let reason = format!(
+                "idempotency_keys has a row that no consumer writes, of the key {key_hash}; record {offset} of journal \
+                 partition {partition} cannot be decided. Delete or mend the row, and start the consumer again"
+            );
+            self.stopped.stop(Stop { position: *position, generation: span.generation, reason });
+        }
+        batch.leave_stopped(&self.stopped.snapshot());
+    }
+
+    async fn transact(&mut self, batch: &Batch) -> Result<Readable<Vec<Settled>>, Failure> {
         self.crash.point(CrashPoint::BeforeTransaction);
         let begun = Instant::now();
         let mut connection = self.connection().await?;
         self.cover(&mut connection, batch).await?;
         let mut transaction = connection.begin().await?;
-        let windows = self.fence(&mut transaction, batch).await?;
+        let windows = match self.fence(&mut transaction, batch).await? {
+            Ok(windows) => windows,
+            Err(keys) => return Ok(Err(keys)),
+        };
         let settled = settle::settle(batch, windows, self.settings.ttl);
         self.write(&mut transaction, batch, &settled).await?;
         self.crash.point(CrashPoint::InTransaction);
@@ -291,7 +343,7 @@ impl Persister {
         histogram!(metric::PERSIST).record(begun.elapsed());
         self.crash.point(CrashPoint::AfterCommit);
         self.connection = Some(connection);
-        Ok(settled)
+        Ok(Ok(settled))
     }
 
     /// Makes the table partitions that the batch needs, ahead of its transaction. Maintenance has normally made them long
@@ -317,7 +369,11 @@ impl Persister {
     ///
     /// What is only emitted again needs a progress that still covers it: a table that was put back does not know what was
     /// persisted, and would tell of an earlier window, or of nothing.
-    async fn fence(&self, connection: &mut PgConnection, batch: &Batch) -> Result<Windows, Failure> {
+    async fn fence(
+        &self,
+        connection: &mut PgConnection,
+        batch: &Batch,
+    ) -> Result<Readable<Windows>, Failure> {
         let topic = &self.settings.topic;
         let (new, settled): (Vec<_>, Vec<_>) =
             batch.spans.iter().partition(|(_, span)| span.first_new < span.next);
@@ -350,6 +406,9 @@ impl Persister {
         if !fence.refused.is_empty() {
             return Err(Failure::Fenced(fence.refused));
         }
+        if !fence.unreadable.is_empty() {
+            return Ok(Err(fence.unreadable));
+        }
         let mut windows = Windows::default();
         for (key_hash, state) in fence.windows {
             windows.insert(key_hash, state);
@@ -360,7 +419,7 @@ impl Persister {
         } else if self.settings.planted.is(PlantedBug::ReEmitByNewestRow) {
             windows.keep_newest();
         }
-        Ok(windows)
+        Ok(Ok(windows))
     }
 
     async fn write(

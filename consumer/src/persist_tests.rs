@@ -54,9 +54,9 @@ impl Fixture {
             unknown_account_wait,
             planted: Planted::default(),
         };
-        let (accounts, readiness, crash, stop) = Default::default();
+        let (accounts, stopped, readiness, crash, stop) = Default::default();
         let options = self.database.options(Role::Consumer);
-        Persister::new(settings, options, accounts, readiness, crash, stop)
+        Persister::new(settings, options, accounts, stopped, readiness, crash, stop)
     }
 
     /// Every row of every table that a rebuild must give again, as text in a fixed order.
@@ -545,6 +545,39 @@ async fn a_database_that_has_lost_an_account_ends_the_session_instead_of_refusin
     assert!(matches!(result, Err(PersistError::AccountLost)), "{result:?}");
     assert!(crate::session::SessionError::from(PersistError::AccountLost).heals());
     assert_eq!(fixture.next_offset(0).await, 1);
+}
+
+#[tokio::test]
+async fn a_row_that_no_consumer_writes_stops_the_partition_of_its_key_and_no_other() {
+    for odd in ["response_status = 101", "expires_at = 'infinity'", "source_offset = -1"] {
+        let mut fixture = Fixture::new().await;
+        persist(&mut fixture.persister(1000), batch(0, [upload(0, 0, 1, 1, 1)])).await.unwrap();
+        let (expires_at, spoil): (OffsetDateTime, _) = (
+            sqlx::query_scalar("SELECT expires_at FROM idempotency_keys")
+                .fetch_one(&mut fixture.connection)
+                .await
+                .unwrap(),
+            format!("UPDATE idempotency_keys SET {odd}"),
+        );
+        sqlx::query(&spoil).execute(&mut fixture.connection).await.unwrap();
+        let of_partition_0 = || [upload(0, 1, 2, 2, 1), upload(0, 2, 1, 1, 1), upload(0, 3, 3, 3, 1)];
+        let new = of_partition_0().into_iter().chain([upload(1, 0, 4, 4, 1)]);
+        let mut persister = fixture.persister(1000);
+        let persisted = persist(&mut persister, batch(0, new)).await.unwrap();
+        assert_eq!(facts(&persisted), [true, true], "{odd}");
+        assert_eq!((fixture.next_offset(0).await, fixture.next_offset(1).await), (2, 1));
+        let told: Vec<Position> = persister.stopped.untold().into_iter().map(|stop| stop.position).collect();
+        assert_eq!(told, [Position { partition: 0, offset: 2 }], "{odd}");
+        // Nothing but such records is nothing to do.
+        let left = || batch(2, of_partition_0().into_iter().skip(1));
+        assert!(persist(&mut fixture.persister(1000), left()).await.unwrap().emissions.is_empty());
+
+        let mend = "UPDATE idempotency_keys SET response_status = 200, source_offset = 0, expires_at = $1 \
+            WHERE source_partition = 0 AND source_offset < 1";
+        sqlx::query(mend).bind(expires_at).execute(&mut fixture.connection).await.unwrap();
+        let mended = persist(&mut fixture.persister(1000), left()).await.unwrap();
+        assert_eq!(facts(&mended), [false, true], "{odd}");
+    }
 }
 
 #[tokio::test]

@@ -152,6 +152,7 @@ pub async fn run(parts: &Parts, partitions: usize, stop: &CancellationToken) -> 
             parts.persist.clone(),
             parts.options.clone(),
             shared.accounts.clone(),
+            shared.stopped.clone(),
             parts.readiness.clone(),
             parts.crash.clone(),
             hard.clone(),

@@ -16,6 +16,13 @@ pub struct Position {
     pub offset: i64,
 }
 
+/// HTTP status of every answer that was ever finalized.
+pub const STATUS: u16 = 200;
+/// Longest body of an answer, bytes: gateways keep a million of them. Those of this build have some 40.
+pub const BODY_BYTES_MAX: usize = 4096;
+/// The last millisecond of the year 9999.
+const CALENDAR_END: JournalTime = JournalTime(253_402_300_799_999);
+
 /// What a key stands for during one window. Made once, by the consumer, in the transaction that persists the upload.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct KeyState {
@@ -23,7 +30,7 @@ pub struct KeyState {
     pub account: Uuid,
     /// Of the upload that claimed the key.
     pub fingerprint: Fingerprint,
-    /// HTTP status of every answer in the window.
+    /// HTTP status of every answer in the window: [`STATUS`].
     pub status: u16,
     /// Body of every answer in the window, byte for byte. Never made again from parts: an older build may have written
     /// it differently.
@@ -37,6 +44,19 @@ pub struct KeyState {
 }
 
 impl KeyState {
+    /// Whether a consumer can have made it. What a topic or a table holds besides was put there by somebody else: it is not
+    /// readable, and nobody is answered by it.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let Self { account: _, fingerprint: _, status, body, accepted_at, expires_at, source } = self;
+        *status == STATUS
+            && body.len() <= BODY_BYTES_MAX
+            && (JournalTime(0)..*expires_at).contains(accepted_at)
+            && *expires_at <= CALENDAR_END
+            && source.partition >= 0
+            && source.offset >= 0
+    }
+
     /// Whether the window is still open at `time`. A time before the window counts as inside: a broker's clock may step
     /// back, and the key is claimed all the same (design, section 6.2).
     #[must_use]
@@ -103,8 +123,35 @@ mod tests {
     }
 
     #[test]
-    fn a_window_contains_its_start_and_not_its_end() {
-        let state = KeyState {
+    fn a_state_that_no_consumer_makes_is_not_sound() {
+        let sound = state();
+        assert!(sound.is_sound());
+        let status = |status| KeyState { status, ..state() };
+        let window =
+            |from, to| KeyState { accepted_at: JournalTime(from), expires_at: JournalTime(to), ..state() };
+        let source = |partition, offset| KeyState { source: Position { partition, offset }, ..state() };
+        let body = |bytes| KeyState { body: Bytes::from(vec![b' '; bytes]), ..state() };
+        assert!(body(BODY_BYTES_MAX).is_sound() && window(0, CALENDAR_END.0).is_sound());
+        for odd in [
+            status(0),
+            status(101),
+            status(204),
+            status(500),
+            status(u16::MAX),
+            window(200, 200),
+            window(200, 100),
+            window(-1, 200),
+            window(100, i64::MAX),
+            source(-1, 0),
+            source(0, -1),
+            body(BODY_BYTES_MAX + 1),
+        ] {
+            assert!(!odd.is_sound(), "{odd:?}");
+        }
+    }
+
+    fn state() -> KeyState {
+        KeyState {
             account: Uuid::nil(),
             fingerprint: Fingerprint([0; 32]),
             status: 200,
@@ -112,7 +159,12 @@ mod tests {
             accepted_at: JournalTime(100),
             expires_at: JournalTime(200),
             source: Position { partition: 0, offset: 0 },
-        };
+        }
+    }
+
+    #[test]
+    fn a_window_contains_its_start_and_not_its_end() {
+        let state = state();
         assert_eq!(
             [99, 100, 199, 200].map(|t| (state.contains(JournalTime(t)), state.is_open_at(JournalTime(t)))),
             [(false, true), (true, true), (true, true), (false, false)]

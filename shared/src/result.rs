@@ -65,15 +65,16 @@ impl ResultRecord {
         .expect("integers and strings are JSON")
     }
 
-    /// Reads a record of partition `partition` back; `None` for what this build cannot read (the table answers instead).
+    /// Reads a record of partition `partition` back; `None` for what this build cannot read, or no consumer can have written
+    /// (the table answers instead).
     #[must_use]
     pub fn decode(partition: i32, key: Option<&[u8]>, value: Option<&[u8]>) -> Option<Self> {
         let key_hash = std::str::from_utf8(key?).ok()?.parse().ok()?;
         let value: Value = serde_json::from_slice(value?).ok()?;
-        if value.schema != SCHEMA {
+        if value.schema != SCHEMA || value.record_offset < 0 {
             return None;
         }
-        Some(Self {
+        let result = Self {
             key_hash,
             record: Position { partition, offset: value.record_offset },
             state: KeyState {
@@ -85,7 +86,8 @@ impl ResultRecord {
                 expires_at: value.expires_at,
                 source: Position { partition, offset: value.source_offset },
             },
-        })
+        };
+        result.state.is_sound().then_some(result)
     }
 }
 
@@ -94,24 +96,50 @@ mod tests {
     use super::*;
     use crate::answer;
 
+    fn result() -> ResultRecord {
+        ResultRecord {
+            key_hash: KeyHash([7; 32]),
+            record: Position { partition: 4, offset: 99 },
+            state: KeyState {
+                account: Uuid::from_u128(1),
+                fingerprint: Fingerprint([9; 32]),
+                status: 200,
+                body: answer::body(3),
+                accepted_at: JournalTime(5),
+                expires_at: JournalTime(6),
+                source: Position { partition: 4, offset: 42 },
+            },
+        }
+    }
+
+    fn read(value: &[u8]) -> Option<ResultRecord> {
+        ResultRecord::decode(4, Some(result().key_hash.to_string().as_bytes()), Some(value))
+    }
+
     #[test]
     fn a_result_survives_the_topic_whatever_bytes_its_body_has() {
         for body in [answer::body(3), bytes::Bytes::from_static(b"\xff\x00{ \n}")] {
-            let result = ResultRecord {
-                key_hash: KeyHash([7; 32]),
-                record: Position { partition: 4, offset: 99 },
-                state: KeyState {
-                    account: Uuid::from_u128(1),
-                    fingerprint: Fingerprint([9; 32]),
-                    status: 200,
-                    body,
-                    accepted_at: JournalTime(5),
-                    expires_at: JournalTime(6),
-                    source: Position { partition: 4, offset: 42 },
-                },
-            };
-            let key = result.key_hash.to_string();
-            assert_eq!(ResultRecord::decode(4, Some(key.as_bytes()), Some(&result.encode())), Some(result));
+            let mut result = result();
+            result.state.body = body;
+            assert_eq!(read(&result.encode()), Some(result));
+        }
+    }
+
+    #[test]
+    fn what_no_consumer_writes_is_not_read() {
+        let value = String::from_utf8(result().encode()).unwrap();
+        for (field, odd) in [
+            (r#""status":200"#, r#""status":101"#),
+            (r#""status":200"#, r#""status":99999"#),
+            (r#""recordOffset":99"#, r#""recordOffset":-1"#),
+            (r#""sourceOffset":42"#, r#""sourceOffset":-1"#),
+            (r#""expiresAt":6"#, r#""expiresAt":5"#),
+            (r#""expiresAt":6"#, r#""expiresAt":9223372036854775807"#),
+            (r#""schema":1"#, r#""schema":2"#),
+        ] {
+            let odd = value.replace(field, odd);
+            assert_ne!(odd, value);
+            assert_eq!(read(odd.as_bytes()), None, "{odd}");
         }
     }
 

@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
+use bytes::Bytes;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
 use time::OffsetDateTime;
@@ -20,26 +21,43 @@ use crate::key::KeyHash;
 use crate::upload::Location;
 
 /// Reads one row of `idempotency_keys`.
+///
+/// # Errors
+/// [`sqlx::Error::Decode`] for values that no build writes.
 pub(crate) fn key_row(row: &PgRow) -> sqlx::Result<(KeyHash, KeyState)> {
-    let hash = |column: &str| -> sqlx::Result<[u8; 32]> {
-        let bytes: &[u8] = row.try_get(column)?;
-        bytes.try_into().map_err(|_| sqlx::Error::Decode(format!("{column} is not 32 bytes").into()))
-    };
-    let body: Vec<u8> = row.try_get("response_body")?;
+    let body: &[u8] = row.try_get("response_body")?;
     let status: i16 = row.try_get("response_status")?;
     let state = KeyState {
         account: row.try_get("account_id")?,
-        fingerprint: Fingerprint(hash("fingerprint")?),
+        fingerprint: Fingerprint(hash(row, "fingerprint")?),
         status: u16::try_from(status).map_err(|error| sqlx::Error::Decode(error.into()))?,
-        body: body.into(),
-        accepted_at: JournalTime::from_datetime(row.try_get("accepted_at")?),
-        expires_at: JournalTime::from_datetime(row.try_get("expires_at")?),
+        body: Bytes::copy_from_slice(body),
+        accepted_at: moment(row, "accepted_at")?,
+        expires_at: moment(row, "expires_at")?,
         source: Position {
             partition: row.try_get("source_partition")?,
             offset: row.try_get("source_offset")?,
         },
     };
-    Ok((KeyHash(hash("key_hash")?), state))
+    if !state.is_sound() {
+        return Err(sqlx::Error::Decode("an answer that no consumer writes".into()));
+    }
+    Ok((KeyHash(hash(row, "key_hash")?), state))
+}
+
+fn hash(row: &PgRow, column: &str) -> sqlx::Result<[u8; 32]> {
+    let bytes: &[u8] = row.try_get(column)?;
+    bytes.try_into().map_err(|_| sqlx::Error::Decode(format!("{column} is not 32 bytes").into()))
+}
+
+/// Years beyond 9999, and infinity, make `OffsetDateTime` panic: they are read as a limit that no answer has.
+fn moment(row: &PgRow, column: &str) -> sqlx::Result<JournalTime> {
+    /// Of the year 2000, from which Postgres counts microseconds.
+    const EPOCH_MS: i64 = 946_684_800_000;
+    let value = row.try_get_raw(column)?;
+    let bytes = value.as_bytes().map_err(sqlx::Error::Decode)?;
+    let bytes = bytes.try_into().map_err(|_| sqlx::Error::Decode("not a moment in binary form".into()))?;
+    Ok(JournalTime(i64::from_be_bytes(bytes).div_euclid(1000).saturating_add(EPOCH_MS)))
 }
 
 /// One step of the fence: a partition moves from `expected` to `next`.
@@ -62,6 +80,8 @@ pub struct Fence {
     pub refused: Vec<i32>,
     /// Every row of the keys, all windows that are still in the table.
     pub windows: Vec<(KeyHash, KeyState)>,
+    /// The keys with a row that no build writes: what they stand for cannot be told.
+    pub unreadable: Vec<KeyHash>,
 }
 
 /// The fence: compares and sets the progress of all partitions of a batch, and so locks them until the transaction ends.
@@ -99,15 +119,19 @@ pub async fn fence(
     .fetch_all(connection)
     .await?;
     let mut moved: HashSet<i32> = HashSet::new();
-    let mut windows = Vec::new();
+    let (mut windows, mut unreadable) = (Vec::new(), Vec::new());
     for row in &rows {
         match row.try_get("moved")? {
             Some(partition) => drop(moved.insert(partition)),
-            None => windows.push(key_row(row)?),
+            None => match key_row(row) {
+                Ok(window) => windows.push(window),
+                Err(sqlx::Error::Decode(_)) => unreadable.push(KeyHash(hash(row, "key_hash")?)),
+                Err(other) => return Err(other),
+            },
         }
     }
     let refused = advances.iter().map(|advance| advance.partition).filter(|p| !moved.contains(p)).collect();
-    Ok(Fence { refused, windows })
+    Ok(Fence { refused, windows, unreadable })
 }
 
 /// Planted ([`NoFence`](crate::planted::PlantedBug::NoFence)): sets the progress, wherever it is.

@@ -68,6 +68,37 @@ async fn every_window_of_the_keys_asked_for_is_found_by_the_gateways_role_oldest
 }
 
 #[tokio::test]
+async fn a_row_that_no_consumer_writes_is_as_good_as_none_and_hides_no_other() {
+    let database = database().await;
+    let mut owner = database.connect(Role::Owner).await;
+    let mut gateway = database.connect(Role::Gateway).await;
+    let (odd, sound) = (KeyHash([1; 32]), KeyHash([2; 32]));
+    insert(&mut owner, odd, &state(1, 10)).await;
+    insert(&mut owner, sound, &state(1, 11)).await;
+    for values in [
+        "response_status = 101",
+        "response_status = -200",
+        "expires_at = 'infinity'",
+        "expires_at = '290000-01-01Z'",
+        "expires_at = accepted_at",
+        "response_body = convert_to(repeat('x', 5000), 'UTF8')",
+        "source_offset = -1",
+        "source_partition = -1",
+    ] {
+        let spoil = format!("UPDATE idempotency_keys SET {values} WHERE source_offset = 10");
+        sqlx::query(&spoil).execute(&mut owner).await.unwrap();
+        let found = windows(&mut gateway, &[odd, sound]).await.unwrap();
+        assert_eq!(found.into_iter().collect::<Vec<_>>(), [(sound, vec![state(1, 11)])], "{values}");
+        sqlx::query("DELETE FROM idempotency_keys WHERE key_hash = $1")
+            .bind(&odd.0[..])
+            .execute(&mut owner)
+            .await
+            .unwrap();
+        insert(&mut owner, odd, &state(1, 10)).await;
+    }
+}
+
+#[tokio::test]
 async fn progress_is_of_the_topic_asked_for() {
     let database = database().await;
     let mut owner = database.connect(Role::Owner).await;
