@@ -1,6 +1,7 @@
 //! What a gateway says to one attempt.
 
-use std::time::Duration;
+use std::error::Error;
+use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
 use reqwest::{Response, StatusCode};
@@ -61,7 +62,8 @@ impl Answer {
             body.extend_from_slice(&chunk);
         }
         let replayed = response.headers().get("idempotency-replayed").is_some_and(|value| value == "true");
-        let retry_after = retry::retry_after(response.headers());
+        #[expect(clippy::disallowed_methods, reason = "a phone has no other clock")]
+        let retry_after = retry::retry_after(response.headers(), SystemTime::now());
         Ok(Self { status: response.status(), replayed, retry_after, body: body.freeze() })
     }
 
@@ -99,10 +101,29 @@ impl Answer {
 pub fn in_words(error: reqwest::Error) -> String {
     if error.is_timeout() {
         "timed out".to_owned()
+    } else if let Some(reason) = tls_failure(&error) {
+        reason.to_owned()
     } else if error.is_connect() {
         "cannot connect".to_owned()
     } else {
         "the connection was lost".to_owned()
+    }
+}
+
+/// What went wrong with TLS, if that did.
+fn tls_failure(error: &reqwest::Error) -> Option<&'static str> {
+    let mut causes = std::iter::successors(error.source(), |cause| inner(*cause));
+    causes.find_map(|cause| cause.downcast_ref::<rustls::Error>()).map(|error| match error {
+        rustls::Error::InvalidCertificate(_) => "the gateway's certificate is not trusted",
+        _ => "the gateway does not speak TLS as it should",
+    })
+}
+
+/// What an error wraps. The source of an I/O error is not what it wraps, but the source of that.
+fn inner<'a>(error: &'a (dyn Error + 'static)) -> Option<&'a (dyn Error + 'static)> {
+    match error.downcast_ref::<std::io::Error>() {
+        Some(io) => io.get_ref().map(|wrapped| wrapped as &(dyn Error + 'static)),
+        None => error.source(),
     }
 }
 

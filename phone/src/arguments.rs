@@ -11,7 +11,7 @@ use reqwest::Url;
 /// Play a GPX file against Milepost, the way a phone uploads it
 ///
 /// Cuts the track into uploads, gives each an idempotency key, and sends it until it has an answer: lost
-/// connections, time-outs, 202, 429 and 5xx are tried again with the same key and the same bytes, after a
+/// connections, time-outs, 202, 408, 429 and 5xx are tried again with the same key and the same bytes, after a
 /// jittered pause that doubles each time and is never shorter than the answer's Retry-After. Any other answer
 /// but 200 is a failure. Points without a time are left out. Ends with a table on standard output.
 ///
@@ -26,10 +26,14 @@ pub struct Arguments {
     #[arg(value_name = "FILE")]
     pub gpx: PathBuf,
 
-    /// A gateway, as http://host:port; may be given more than once, or several separated by commas. Uploads
+    /// A gateway, as http://host:port or https://host:port; may be given more than once, or several separated by commas. Uploads
     /// take them in turn, and a retry goes to the next
     #[arg(long, env = "MILEPOST_URL", value_name = "URL", value_delimiter = ',', required = true)]
     pub url: Vec<Url>,
+
+    /// Trust the certificates in this file (PEM) too, besides those of the system, for gateways with https
+    #[arg(long, env = "MILEPOST_CA_FILE", value_name = "FILE")]
+    pub ca_file: Option<PathBuf>,
 
     /// The API key, sent as X-API-Key. Better given by the environment: other users can see a command line
     #[arg(long, env = "MILEPOST_API_KEY", value_name = "KEY", hide_env_values = true)]
@@ -112,6 +116,7 @@ impl Arguments {
     pub fn settings(&self) -> Settings {
         Settings {
             gateways: self.url.clone(),
+            ca_file: self.ca_file.clone(),
             api_key: self.api_key.clone(),
             concurrency: self.concurrency,
             attempts_max: self.attempts_max,
@@ -183,7 +188,7 @@ mod tests {
             .get_arguments()
             .filter(|option| option.get_action().takes_values() && !option.is_positional())
             .collect();
-        assert_eq!(options.len(), 13);
+        assert_eq!(options.len(), 14);
         for option in options {
             let name = format!("MILEPOST_{}", option.get_id().as_str().to_uppercase());
             assert_eq!(option.get_env().and_then(|env| env.to_str()), Some(name.as_str()));

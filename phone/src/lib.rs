@@ -2,14 +2,14 @@
 //!
 //! The files in the order of the flow: [`track`] reads the points of a GPX file, [`batch`] cuts them as a
 //! phone would, [`upload`] gives each batch its key and its bytes, [`answer`] is what a gateway says to it,
-//! [`retry`] decides what that means (pure code), [`phone`] sends and retries, [`summary`] counts. `main.rs`
-//! only composes these.
+//! [`retry`] decides what that means (pure code), [`tls`] says whom to trust, [`phone`] sends and retries,
+//! [`summary`] counts. `main.rs` only composes these.
 //!
 //! What a client of Milepost must do, and this one does:
 //!
 //! - one idempotency key per upload, made before the first attempt and kept for all of them;
 //! - the same key always goes with the same bytes;
-//! - 202, 429, 5xx, time-outs and lost connections are tried again, after a jittered pause that is never
+//! - 202, 408, 429, 5xx, time-outs and lost connections are tried again, after a jittered pause that is never
 //!   shorter than the `Retry-After` of the answer (up to a bound); everything else is final.
 
 pub mod answer;
@@ -18,6 +18,7 @@ pub mod phone;
 pub mod retry;
 pub mod settings;
 pub mod summary;
+pub mod tls;
 pub mod track;
 pub mod upload;
 

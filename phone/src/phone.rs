@@ -13,6 +13,7 @@ use crate::answer::{Answer, in_words};
 use crate::retry::{self, Verdict};
 use crate::settings::{Faults, Settings};
 use crate::summary::{Failure, Outcome, Summary};
+use crate::tls;
 use crate::upload::Upload;
 
 /// A gateway that is down must not cost the whole time of an attempt: the next one is waiting.
@@ -59,6 +60,7 @@ impl Phone {
         let client = Client::builder()
             .user_agent(concat!("milepost-phone/", env!("CARGO_PKG_VERSION")))
             .default_headers(headers(&settings)?)
+            .tls_backend_preconfigured(tls::config(&settings)?)
             .connect_timeout(CONNECT_TIMEOUT)
             // Nothing between phone and gateway may repeat or redirect an attempt: every one is counted here.
             .redirect(redirect::Policy::none())

@@ -1,6 +1,7 @@
 //! How a phone behaves: where it sends, how patient it is.
 
 use std::ops::RangeInclusive;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use reqwest::Url;
@@ -18,8 +19,10 @@ pub const DURATION: RangeInclusive<Duration> = Duration::from_millis(1)..=Durati
 /// The settings of a [`Phone`](crate::Phone). Has no `Debug`, because it holds the API key.
 #[derive(Clone)]
 pub struct Settings {
-    /// The gateways, at least one, `http`. A retry goes to the next.
+    /// The gateways, at least one, `http` or `https`. A retry goes to the next.
     pub gateways: Vec<Url>,
+    /// Certificates that are trusted besides those of the system, in PEM; none.
+    pub ca_file: Option<PathBuf>,
     /// The secret sent as `X-API-Key`.
     pub api_key: String,
     /// Uploads under way at once, 1..=256; 4.
@@ -51,6 +54,7 @@ impl Settings {
     pub const fn new(gateways: Vec<Url>, api_key: String) -> Self {
         Self {
             gateways,
+            ca_file: None,
             api_key,
             concurrency: 4,
             attempts_max: 20,
@@ -78,8 +82,8 @@ impl Settings {
         demand(!self.gateways.is_empty(), "--url is missing: name at least one gateway");
         // The address itself is not repeated: it may carry a password.
         demand(
-            self.gateways.iter().all(is_plain_http),
-            "--url must be http://host:port, with no query and no password",
+            self.gateways.iter().all(is_gateway),
+            "--url must be http://host:port or https://host:port, with no query and no password",
         );
         let is_header = HeaderValue::from_str(&self.api_key).is_ok();
         demand(
@@ -107,8 +111,8 @@ impl Settings {
     }
 }
 
-fn is_plain_http(url: &Url) -> bool {
-    url.scheme() == "http"
+fn is_gateway(url: &Url) -> bool {
+    matches!(url.scheme(), "http" | "https")
         && url.has_host()
         && url.query().is_none()
         && url.fragment().is_none()
@@ -151,10 +155,11 @@ mod tests {
     }
 
     #[test]
-    fn a_gateway_is_plain_http() {
+    fn a_gateway_is_an_address_and_nothing_more() {
         for (url, is_good) in [
             ("http://[::1]:8080/prefix/", true),
-            ("https://localhost", false),
+            ("https://localhost", true),
+            ("ftp://localhost", false),
             ("localhost:8080", false),
             ("http://user:word@localhost", false),
             ("http://localhost/?a=b", false),

@@ -176,7 +176,7 @@ impl Client {
         answer(request.header("X-API-Key", &self.secret)).await
     }
 
-    /// Sends an upload until its answer is final, as a phone does: again after a lost connection, 202, 429 and 5xx.
+    /// Sends an upload until its answer is final, as a phone does: again after a lost connection, 202, 408, 429 and 5xx.
     ///
     /// # Errors
     /// There is no final answer within `deadline`, with the last one.
@@ -184,7 +184,7 @@ impl Client {
         let mut last = "none".to_owned();
         let settled = eventually(deadline, "a final answer", async || {
             match self.post(post).await {
-                Ok(answer) if answer.status != 202 && answer.status != 429 && answer.status < 500 => {
+                Ok(answer) if !matches!(answer.status, 202 | 408 | 429 | 500..) => {
                     return Ok(Some(answer));
                 }
                 Ok(answer) => last = format!("{:?}", answer.told()),

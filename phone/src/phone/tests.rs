@@ -1,7 +1,8 @@
 //! The phone against a real HTTP server that follows a script.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, Write as _};
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
@@ -9,8 +10,11 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Response, Uri};
 use reqwest::Url;
-use tokio::net::TcpListener;
+use tempfile::NamedTempFile;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Barrier, Notify};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::*;
 use crate::track;
@@ -127,15 +131,23 @@ fn only_failure(summary: &Summary) -> String {
 
 #[tokio::test]
 async fn an_upload_is_tried_with_the_same_key_and_the_same_bytes_until_it_is_answered() {
-    let (url, script) =
-        gateway([Say(503, ""), Say(202, "{}"), Say(429, ""), HangUp, Say(500, ""), Replay(TWO)]).await;
+    let (url, script) = gateway([
+        Say(503, ""),
+        Say(202, "{}"),
+        Say(429, ""),
+        HangUp,
+        Say(408, ""),
+        Say(500, ""),
+        Replay(TWO),
+    ])
+    .await;
     let uploads = uploads([2]);
     let summary = play(&phone(settings([url])), &uploads, false).await;
 
-    let expected = Summary { uploads: 1, attempts: 6, replays: 1, locations: 2, ..Summary::default() };
+    let expected = Summary { uploads: 1, attempts: 7, replays: 1, locations: 2, ..Summary::default() };
     assert_eq!(summary, expected);
     let seen = script.seen();
-    assert_eq!(seen.len(), 6);
+    assert_eq!(seen.len(), 7);
     assert!(seen.iter().all(|request| *request == seen[0]), "{seen:?}");
     assert_eq!(seen[0].path, "/api/v1/locations/batch");
     assert_eq!(seen[0].body, uploads[0].body);
@@ -201,6 +213,40 @@ async fn a_pause_is_as_long_as_the_answer_asks_within_its_bound() {
     assert_eq!(pauses[..2], [bound; 2]);
     assert!(pauses[2] < bound, "{pauses:?}");
     assert!(begun.elapsed() >= 2 * bound);
+}
+
+#[tokio::test]
+async fn a_pause_is_as_long_as_a_date_asks() {
+    async fn answer(State(count): State<Arc<Mutex<u32>>>) -> Response<Body> {
+        let mut count = count.lock().expect("unpoisoned");
+        *count += 1;
+        let response = Response::builder().header("date", "Wed, 21 Oct 2026 07:28:00 GMT");
+        let response = match *count {
+            1 => response
+                .status(503)
+                .header("retry-after", "Wed, 21 Oct 2026 07:28:01 GMT")
+                .body(Body::empty()),
+            2 => response
+                .status(503)
+                .header("retry-after", "Wed, 21 Oct 2026 07:27:00 GMT")
+                .body(Body::empty()),
+            _ => response.body(ONE.into()),
+        };
+        response.expect("the response is valid")
+    }
+    let url = serve(Router::new().fallback(answer).with_state(Arc::default())).await;
+    let pauses = Mutex::new(Vec::new());
+    let summary = phone(settings([url]))
+        .play(&uploads([1]), false, |progress| {
+            if let Progress::Pausing { pause, .. } = progress {
+                pauses.lock().expect("unpoisoned").push(pause);
+            }
+        })
+        .await;
+    assert_eq!((summary.attempts, summary.locations), (3, 1));
+    let pauses = pauses.into_inner().expect("unpoisoned");
+    assert_eq!(pauses[0], Duration::from_secs(1));
+    assert!(pauses[1] < Duration::from_millis(10), "{pauses:?}");
 }
 
 #[tokio::test]
@@ -333,6 +379,104 @@ async fn a_play_can_run_in_a_task_of_its_own() {
     let (url, _) = gateway([Say(200, ONE)]).await;
     let play = tokio::spawn(async move { phone(settings([url])).play(&uploads([1]), false, |_| ()).await });
     assert_eq!(play.await.expect("the task ends well").locations, 1);
+}
+
+/// A server on loopback that speaks TLS, and the certificate it has to be trusted by, as a file.
+async fn gateway_with_tls(script: Arc<Script>, name: &str) -> (Url, NamedTempFile) {
+    let signed = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");
+    let mut file = NamedTempFile::new().expect("a file");
+    file.write_all(signed.cert.pem().as_bytes()).expect("the file is written");
+    let key = rustls::pki_types::PrivatePkcs8KeyDer::from(signed.signing_key.serialize_der()).into();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|config| {
+            config.with_no_client_auth().with_single_cert(vec![signed.cert.der().clone()], key)
+        })
+        .expect("the test's certificate is valid");
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+    let port = listener.local_addr().expect("a bound listener has an address").port();
+    let listener = Tls { listener, acceptor: TlsAcceptor::from(Arc::new(config)) };
+    let router = Router::new().fallback(follow).with_state(script);
+    tokio::spawn(async move { axum::serve(listener, router).await });
+    (Url::parse(&format!("https://localhost:{port}")).expect("an address"), file)
+}
+
+struct Tls {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+}
+
+impl axum::serve::Listener for Tls {
+    type Io = TlsStream<TcpStream>;
+    type Addr = SocketAddr;
+
+    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
+        loop {
+            let Ok((stream, address)) = self.listener.accept().await else { continue };
+            if let Ok(stream) = self.acceptor.accept(stream).await {
+                return (stream, address);
+            }
+        }
+    }
+
+    fn local_addr(&self) -> io::Result<Self::Addr> {
+        self.listener.local_addr()
+    }
+}
+
+fn script(replies: impl IntoIterator<Item = Reply>) -> Arc<Script> {
+    Arc::new(Script { replies: Mutex::new(replies.into_iter().collect()), seen: Mutex::default() })
+}
+
+/// The reasons for which nothing came of two attempts.
+async fn reasons(settings: Settings) -> Vec<String> {
+    let reasons = Mutex::new(Vec::new());
+    let summary = phone(Settings { attempts_max: 2, ..settings })
+        .play(&uploads([1]), false, |progress| {
+            if let Progress::Pausing { reason, .. } = progress {
+                reasons.lock().expect("unpoisoned").push(reason.to_owned());
+            }
+        })
+        .await;
+    let mut reasons = reasons.into_inner().expect("unpoisoned");
+    reasons.push(only_failure(&summary));
+    reasons
+}
+
+#[tokio::test]
+async fn a_gateway_with_tls_is_spoken_to_when_its_certificate_is_trusted() {
+    let script = script([Say(503, ""), Say(200, TWO)]);
+    let (url, certificate) = gateway_with_tls(Arc::clone(&script), "localhost").await;
+    let trusting = Settings { ca_file: Some(certificate.path().to_owned()), ..settings([url]) };
+    let summary = play(&phone(trusting), &uploads([2]), false).await;
+    assert_eq!((summary.attempts, summary.locations), (2, 2));
+    assert_eq!(script.seen()[0].headers["x-api-key"], "secret");
+}
+
+#[tokio::test]
+async fn a_gateway_whose_certificate_is_not_trusted_is_sent_nothing() {
+    let seen = script([]);
+    let (url, _) = gateway_with_tls(Arc::clone(&seen), "localhost").await;
+    let (_, of_another) = gateway_with_tls(script([]), "localhost").await;
+    let (misnamed, its_own) = gateway_with_tls(Arc::clone(&seen), "elsewhere.example").await;
+    for (url, trusted) in [(url, of_another), (misnamed, its_own)] {
+        let wary = Settings { ca_file: Some(trusted.path().to_owned()), ..settings([url]) };
+        let told = "the gateway's certificate is not trusted";
+        assert_eq!(reasons(wary).await, [told, &format!("gave up after 2 attempts; the last: {told}")]);
+    }
+    assert_eq!(seen.seen(), []);
+}
+
+#[tokio::test]
+async fn a_gateway_that_speaks_no_tls_on_https_is_told_apart() {
+    let (mut url, script) = gateway([]).await;
+    url.set_scheme("https").expect("an address can be https");
+    let (_, certificate) = gateway_with_tls(Arc::clone(&script), "localhost").await;
+    let secure = Settings { ca_file: Some(certificate.path().to_owned()), ..settings([url]) };
+    assert_eq!(reasons(secure).await[0], "the gateway does not speak TLS as it should");
+    assert_eq!(script.seen(), []);
 }
 
 #[test]
