@@ -13,16 +13,18 @@ use reqwest::Url;
 /// Cuts the track into uploads, gives each an idempotency key, and sends it until it has an answer: lost
 /// connections, time-outs, 202, 408, 429 and 5xx are tried again with the same key and the same bytes, after a
 /// jittered pause that doubles each time and is never shorter than the answer's Retry-After. Any other answer
-/// but 200 is a failure. Points without a time are left out. Ends with a table on standard output.
+/// but 200 is a failure. Points without a time are left out, and bad points are named by their lines; of a file
+/// that is cut off the whole points are sent. Ends with a table on standard output.
 ///
 /// Durations are numbers with a unit: 500ms, 35s, 10min, 1h 30min.
 #[derive(Parser)]
 #[command(
     version,
-    after_help = "Exit status: 0 all went well, 1 something failed, 78 bad arguments, 130 stopped by Ctrl-C."
+    after_help = "Exit status: 0 all uploads were answered, 1 something failed, 78 bad arguments, 130 stopped by Ctrl-C."
 )]
 pub struct Arguments {
-    /// The GPX file, version 1.0 or 1.1: tracks are played first, then routes, then waypoints
+    /// The GPX file, version 1.0 or 1.1: tracks are played first, then routes, then waypoints. It is read more than
+    /// once, so it cannot be a pipe
     #[arg(value_name = "FILE")]
     pub gpx: PathBuf,
 

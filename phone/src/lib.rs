@@ -1,9 +1,10 @@
 //! The reference client of Milepost: plays a GPX file the way a phone uploads it, retries included.
 //!
-//! The files in the order of the flow: [`track`] reads the points of a GPX file, [`batch`] cuts them as a
-//! phone would, [`upload`] gives each batch its key and its bytes, [`answer`] is what a gateway says to it,
-//! [`retry`] decides what that means (pure code), [`tls`] says whom to trust, [`phone`] sends and retries,
-//! [`summary`] counts. `main.rs` only composes these.
+//! The files in the order of the flow: [`source`] decodes a file, [`gpx`] finds its points, [`point`] says what is
+//! read of them and which are good (pure code), [`batch`] cuts them as a phone would (pure code), [`track`] puts these
+//! together, [`upload`] gives each batch its key and its bytes, [`answer`] is what a gateway says to it, [`retry`]
+//! decides what that means (pure code), [`tls`] says whom to trust, [`phone`] sends and retries, [`summary`] counts.
+//! `main.rs` only composes these.
 //!
 //! What a client of Milepost must do, and this one does:
 //!
@@ -14,9 +15,12 @@
 
 pub mod answer;
 pub mod batch;
+pub mod gpx;
 pub mod phone;
+pub mod point;
 pub mod retry;
 pub mod settings;
+pub mod source;
 pub mod summary;
 pub mod tls;
 pub mod track;

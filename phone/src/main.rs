@@ -3,13 +3,15 @@
 mod arguments;
 
 use std::fs::File;
-use std::io::BufReader;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use clap::Parser as _;
 use indicatif::{ProgressBar, ProgressStyle};
-use milepost_phone::{Phone, Progress, Summary, batch, track};
+use milepost_phone::batch::Cut;
+use milepost_phone::track::{LISTED_MAX, Survey, Track};
+use milepost_phone::{Phone, Progress, Summary};
 
 use crate::arguments::Arguments;
 
@@ -51,30 +53,54 @@ async fn main() -> ExitCode {
 
 async fn run(arguments: &Arguments, phone: &Phone) -> anyhow::Result<Summary> {
     let name = arguments.gpx.display();
-    let file = File::open(&arguments.gpx).with_context(|| format!("cannot open {name}"))?;
-    let track = track::read(BufReader::new(file)).with_context(|| format!("{name} is not GPX"))?;
-    if track.without_time > 0 {
-        eprintln!("{} points of {name} have no time and are left out", track.without_time);
-    }
-    let uploads = batch::cut(&arguments.device_id, &track.points, arguments.batch_size, *arguments.batch_gap);
+    // A file of its own for each time: they share no place in it.
+    let open = || File::open(&arguments.gpx);
+    let cut = Cut { size: arguments.batch_size, gap: *arguments.batch_gap };
+    let mut track = Track::survey(open, cut).with_context(|| format!("{name} is not sent"))?;
+    let found = track.found().clone();
+    tell(&name.to_string(), &found);
+    let uploads = track.uploads(&arguments.device_id);
 
     let bar = progress_bar(uploads.len() as u64);
+    let interrupted = AtomicBool::new(false);
     let interrupt = async {
         if tokio::signal::ctrl_c().await.is_err() {
             // No handler could be set: the signal ends the program its own way.
             std::future::pending().await
         }
+        interrupted.store(true, Ordering::Relaxed);
     };
     let summary =
-        phone.play_until(&uploads, arguments.twice, interrupt, |progress| show(&bar, progress)).await;
+        phone.play_until(uploads, arguments.twice, interrupt, |progress| show(&bar, progress)).await;
     bar.finish_and_clear();
 
     if arguments.json {
-        println!("{}", summary.json(track.without_time));
+        println!("{}", summary.json(&found));
     } else {
-        println!("{}", summary.table(track.without_time));
+        println!("{}", summary.table(&found));
     }
+    let is_explained = summary.unfinished == 0 || interrupted.load(Ordering::Relaxed);
+    ensure!(is_explained, "{name} was changed while it was read");
     Ok(summary)
+}
+
+/// Says what of a file is not sent, on standard error.
+fn tell(name: &str, found: &Survey) {
+    for bad in &found.bad_listed {
+        eprintln!("{name}: a point is left out: {bad}");
+    }
+    if found.bad > LISTED_MAX {
+        eprintln!("{name}: and {} more such points", found.bad - LISTED_MAX);
+    }
+    if found.without_time > 0 {
+        eprintln!("{} points of {name} have no time and are left out", found.without_time);
+    }
+    if let Some(line) = found.cut_off {
+        eprintln!("{name}: warning: the file is cut off at line {line}; its whole points are sent");
+    }
+    if found.points == 0 {
+        eprintln!("{name}: there is no point that can be sent");
+    }
 }
 
 /// Drawn on standard error, and only when that is a terminal.

@@ -74,10 +74,10 @@ impl Phone {
     }
 
     /// Sends all uploads, [`Settings::concurrency`] at once, and each of them once more after it was answered
-    /// if `twice`. `progress` is called as things happen and must not block.
+    /// if `twice`. An upload is taken when it is its turn. `progress` is called as things happen and must not block.
     pub async fn play(
         &self,
-        uploads: &[Upload],
+        uploads: impl IntoIterator<Item = Upload, IntoIter: ExactSizeIterator>,
         twice: bool,
         progress: impl Fn(Progress<'_>) + Sync,
     ) -> Summary {
@@ -88,14 +88,16 @@ impl Phone {
     /// stored).
     pub async fn play_until(
         &self,
-        uploads: &[Upload],
+        uploads: impl IntoIterator<Item = Upload, IntoIter: ExactSizeIterator>,
         twice: bool,
         stop: impl Future<Output = ()>,
         progress: impl Fn(Progress<'_>) + Sync,
     ) -> Summary {
         let watcher: Watcher<'_> = &progress;
-        let outcomes = stream::iter(0..uploads.len())
-            .map(|ordinal| self.play_one(ordinal, &uploads[ordinal], twice, watcher))
+        let uploads = uploads.into_iter();
+        let total = uploads.len();
+        let outcomes = stream::iter(uploads.enumerate())
+            .map(|(ordinal, upload)| async move { self.play_one(ordinal, &upload, twice, watcher).await })
             .buffer_unordered(self.settings.concurrency)
             .take_until(stop);
         let mut summary = outcomes
@@ -106,7 +108,7 @@ impl Phone {
             })
             .await;
         let finished = usize::try_from(summary.uploads).unwrap_or(usize::MAX);
-        summary.unfinished = uploads.len().saturating_sub(finished);
+        summary.unfinished = total.saturating_sub(finished);
         summary
     }
 

@@ -3,6 +3,8 @@
 use comfy_table::{Table, presets};
 use serde_json::{Value, json};
 
+use crate::track::Survey;
+
 /// The most failures that are listed; the rest is only counted.
 pub const LISTED_MAX: usize = 20;
 
@@ -80,20 +82,29 @@ impl Summary {
         self.failures.extend(outcome.failure.map(|failure| (outcome.ordinal, failure)));
     }
 
-    /// The table shown at the end, followed by a line for each failure. `left_out` is the number of points
-    /// without a time.
+    /// The table shown at the end, followed by a line for each failure. Of `found` the points that were not sent are
+    /// shown.
     #[must_use]
-    pub fn table(&self, left_out: usize) -> String {
+    pub fn table(&self, found: &Survey) -> String {
         let mut table = Table::new();
         table.load_preset(presets::UTF8_FULL_CONDENSED);
-        table.set_header(["uploads", "attempts", "replays", "locations", "failures", "points left out"]);
+        table.set_header([
+            "uploads",
+            "attempts",
+            "replays",
+            "locations",
+            "failures",
+            "points left out",
+            "bad points",
+        ]);
         table.add_row([
             self.uploads.to_string(),
             self.attempts.to_string(),
             self.replays.to_string(),
             self.locations.to_string(),
             self.failures.len().to_string(),
-            left_out.to_string(),
+            found.without_time.to_string(),
+            found.bad.to_string(),
         ]);
         let mut lines = vec![table.to_string()];
         if self.unfinished > 0 {
@@ -108,7 +119,7 @@ impl Summary {
 
     /// The same as one JSON object, for scripts.
     #[must_use]
-    pub fn json(&self, left_out: usize) -> Value {
+    pub fn json(&self, found: &Survey) -> Value {
         let listed: Vec<Value> = self
             .listed()
             .map(|(ordinal, why)| json!({"upload": ordinal, "reason": why.to_string()}))
@@ -120,7 +131,9 @@ impl Summary {
             "locations": self.locations,
             "failures": self.failures.len(),
             "unfinished": self.unfinished,
-            "pointsLeftOut": left_out,
+            "pointsLeftOut": found.without_time,
+            "pointsBad": found.bad,
+            "cutOff": found.cut_off.is_some(),
             "failed": listed,
         })
     }
@@ -143,24 +156,29 @@ mod tests {
         summary
     }
 
+    fn found() -> Survey {
+        Survey { without_time: 7, bad: 3, cut_off: Some(9), ..Survey::default() }
+    }
+
     #[test]
     fn outcomes_add_up_and_the_json_says_so() {
         assert_eq!(
-            summary().json(7),
+            summary().json(&found()),
             json!({
                 "uploads": 2, "attempts": 7, "replays": 1, "locations": 50, "failures": 1, "unfinished": 2,
-                "pointsLeftOut": 7, "failed": [{"upload": 2, "reason": "refused: 401 unauthorized"}],
+                "pointsLeftOut": 7, "pointsBad": 3, "cutOff": true,
+                "failed": [{"upload": 2, "reason": "refused: 401 unauthorized"}],
             })
         );
     }
 
     #[test]
     fn the_table_shows_every_sum_and_every_failure() {
-        let table = summary().table(7);
+        let table = summary().table(&found());
         let row = table.lines().find(|line| line.contains("50")).expect("the row of numbers is there");
         let numbers: Vec<&str> =
             row.split(['│', '┆']).map(str::trim).filter(|cell| !cell.is_empty()).collect();
-        assert_eq!(numbers, ["2", "7", "1", "50", "1", "7"]);
+        assert_eq!(numbers, ["2", "7", "1", "50", "1", "7", "3"]);
         assert!(
             table.ends_with("stopped: 2 uploads not finished\nupload 2: refused: 401 unauthorized"),
             "{table}"
@@ -174,8 +192,8 @@ mod tests {
             let failure = Some(Failure::Refused("401".to_owned()));
             summary.add(Outcome { ordinal, attempts: 1, replays: 0, locations: 0, failure });
         }
-        assert!(summary.table(0).ends_with("and 19 more failures"));
-        assert_eq!(summary.json(0)["failed"].as_array().map(Vec::len), Some(LISTED_MAX));
-        assert_eq!(summary.json(0)["failures"], 39);
+        assert!(summary.table(&found()).ends_with("and 19 more failures"));
+        assert_eq!(summary.json(&found())["failed"].as_array().map(Vec::len), Some(LISTED_MAX));
+        assert_eq!(summary.json(&found())["failures"], 39);
     }
 }

@@ -1,191 +1,198 @@
-//! The points of a GPX file.
+//! A GPX file and what it holds for a phone.
+//!
+//! A file is gone through once before anything is sent, so that a broken one sends nothing, and once more for each kind
+//! of point that it holds. So it may be of any size: what is remembered is one upload's worth of points.
 
-use std::io::Read;
+use std::io::{self, Read};
 
-use gpx::Waypoint;
-use serde::Serialize;
-use time::OffsetDateTime;
+use crate::batch::{Cut, Cutter, Uploads};
+use crate::gpx::{BadPoint, Found, KINDS, Kind, Reader, Unreadable};
+use crate::point::Point;
 
-/// One point as a phone reports it; its JSON is one location of an upload.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Point {
-    /// When the point was captured, in milliseconds since 1970-01-01T00:00:00Z.
-    pub timestamp: i64,
-    /// Degrees north, WGS 84; the very bits the file's text parses to.
-    pub latitude: f64,
-    /// Degrees east, WGS 84; the very bits the file's text parses to.
-    pub longitude: f64,
-    /// Metres above sea level.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub altitude: Option<f64>,
-    /// Metres per second. Only GPX 1.0 has it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub speed: Option<f64>,
-    /// Degrees clockwise from north. No GPX file that the `gpx` crate reads has it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bearing: Option<f64>,
-    /// Radius in metres. No GPX file has it: a dilution of precision is not a length.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub accuracy: Option<f64>,
-    /// What located the phone: `gps`.
-    pub provider: &'static str,
-}
+/// The most bad points that are listed; the rest is only counted.
+pub const LISTED_MAX: usize = 20;
 
-/// What a GPX file holds for a phone.
+/// What going through a file brings.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Track {
-    /// The points that have a time: tracks first, then routes, then waypoints, each in the order of the file.
-    pub points: Vec<Point>,
-    /// How many points have none. A location without a time cannot be uploaded, and inventing one would be a
-    /// lie.
+pub struct Survey {
+    /// How many points can be sent.
+    pub points: usize,
+    /// How many uploads they make.
+    pub uploads: usize,
+    /// How many points have no time.
     pub without_time: usize,
+    /// How many points cannot be sent for another reason.
+    pub bad: usize,
+    /// The first [`LISTED_MAX`] of these.
+    pub bad_listed: Vec<BadPoint>,
+    /// The line on which the file ends too early, if it does.
+    pub cut_off: Option<u64>,
 }
 
-/// Reads a GPX file, version 1.0 or 1.1.
-///
-/// # Errors
-///
-/// Whatever the `gpx` crate refuses: malformed XML, an unknown version, an element out of place, coordinates
-/// that are no numbers or outside of latitude -90..=90 and longitude -180..180.
-pub fn read(reader: impl Read) -> Result<Track, gpx::errors::GpxError> {
-    let file = gpx::read(reader)?;
-    let tracked = file.tracks.iter().flat_map(|track| &track.segments).flat_map(|segment| &segment.points);
-    let routed = file.routes.iter().flat_map(|route| &route.points);
+/// A GPX file that has been gone through once. `O` opens it from its start.
+pub struct Track<O> {
+    open: O,
+    survey: Survey,
+    /// The kinds of points that it holds.
+    kinds: Vec<Kind>,
+    cut: Cut,
+}
 
-    let mut track = Track::default();
-    for waypoint in tracked.chain(routed).chain(&file.waypoints) {
-        match point(waypoint) {
-            Some(point) => track.points.push(point),
-            None => track.without_time += 1,
+impl<R: Read, O: FnMut() -> io::Result<R>> Track<O> {
+    /// Goes through a file, version 1.0 or 1.1.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be read, or is no GPX. A file that ends too early is no error.
+    pub fn survey(mut open: O, cut: Cut) -> Result<Self, Unreadable> {
+        let mut survey = Survey::default();
+        let mut cutters = KINDS.map(|_| Cutter::new(cut));
+        let mut kinds = Vec::new();
+        for found in Reader::new(open()?)? {
+            match found? {
+                Found::Point(kind, point) => {
+                    survey.points += 1;
+                    survey.uploads += usize::from(cutters[kind as usize].begins(point.timestamp));
+                    if !kinds.contains(&kind) {
+                        kinds.push(kind);
+                    }
+                }
+                Found::WithoutTime => survey.without_time += 1,
+                Found::Bad(bad) => survey.add(bad),
+                Found::CutOff(line) => survey.cut_off = Some(line),
+            }
+        }
+        kinds.sort_unstable();
+        Ok(Self { open, survey, kinds, cut })
+    }
+
+    /// What the file holds.
+    pub const fn found(&self) -> &Survey {
+        &self.survey
+    }
+
+    /// The uploads of the file: of its tracks first, then of its routes, then of its waypoints, each in the order of
+    /// the file. Where the file was changed after it was surveyed, they end.
+    pub fn uploads<'a>(&'a mut self, device_id: &'a str) -> Uploads<'a, Points<'a, R, O>> {
+        let points = Points { open: &mut self.open, kinds: self.kinds.iter(), pass: None };
+        Uploads::new(device_id, points, self.cut, self.survey.uploads)
+    }
+}
+
+impl Survey {
+    fn add(&mut self, bad: BadPoint) {
+        self.bad += 1;
+        if self.bad_listed.len() < LISTED_MAX {
+            self.bad_listed.push(bad);
         }
     }
-    Ok(track)
 }
 
-fn point(waypoint: &Waypoint) -> Option<Point> {
-    let captured_at = OffsetDateTime::from(waypoint.time?);
-    let timestamp = captured_at.unix_timestamp() * 1000 + i64::from(captured_at.millisecond());
-    Some(Point {
-        timestamp,
-        latitude: waypoint.point().y(),
-        longitude: waypoint.point().x(),
-        // `NaN` and `inf` are numbers to Rust's parser, but not to JSON.
-        altitude: waypoint.elevation.filter(|metres| metres.is_finite()),
-        speed: waypoint.speed.filter(|speed| speed.is_finite()),
-        bearing: None,
-        accuracy: None,
-        provider: "gps",
-    })
+/// The points of a file that can be sent, kind after kind.
+pub struct Points<'a, R: Read, O> {
+    open: &'a mut O,
+    kinds: std::slice::Iter<'a, Kind>,
+    pass: Option<(Kind, Reader<R>)>,
+}
+
+impl<R: Read, O: FnMut() -> io::Result<R>> Iterator for Points<'_, R, O> {
+    type Item = (Kind, Point);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            if let Some((kind, reader)) = &mut self.pass {
+                let of_this_kind = |found| match found {
+                    Ok(Found::Point(its_kind, point)) if its_kind == *kind => Some(Some((its_kind, point))),
+                    Ok(_) => None,
+                    Err(_) => Some(None),
+                };
+                if let Some(end_or_point) = reader.find_map(of_this_kind) {
+                    return end_or_point;
+                }
+            }
+            let kind = *self.kinds.next()?;
+            self.pass = Some((kind, Reader::new((self.open)().ok()?).ok()?));
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use std::time::Duration;
 
     use super::*;
+    use crate::upload::Upload;
 
-    fn read_text(version: &str, inside: &str) -> Track {
-        let text = format!(r#"<?xml version="1.0"?><gpx version="{version}" creator="test">{inside}</gpx>"#);
-        read(text.as_bytes()).expect("the test's GPX is valid")
+    const CUT: Cut = Cut { size: 2, gap: Duration::from_secs(300) };
+
+    fn track<'a>(text: &'a str, cut: Cut) -> Track<impl FnMut() -> io::Result<&'a [u8]>> {
+        Track::survey(move || Ok(text.as_bytes()), cut).expect("the test's GPX is good")
+    }
+
+    /// A point that is told by its seconds.
+    fn point(element: &str, seconds: u32) -> String {
+        format!(r#"<{element} lat="1" lon="2"><time>2026-03-14T09:00:{seconds:02}Z</time></{element}>"#)
+    }
+
+    fn seconds(upload: &Upload) -> Vec<String> {
+        let body = String::from_utf8_lossy(&upload.body);
+        let after = body.split(r#""timestamp":1773478"#).skip(1);
+        after.map(|rest| rest.chars().skip(1).take(2).collect()).collect()
     }
 
     #[test]
-    fn tracks_come_first_then_routes_then_waypoints() {
-        let track = read_text(
-            "1.1",
-            r#"<wpt lat="4" lon="0"><time>1970-01-01T00:00:04Z</time></wpt>
-               <rte><rtept lat="3" lon="0"><time>1970-01-01T00:00:03Z</time></rtept></rte>
-               <trk><trkseg><trkpt lat="1" lon="0"><time>1970-01-01T00:00:01Z</time></trkpt></trkseg>
-                    <trkseg><trkpt lat="2" lon="0"><time>1970-01-01T00:00:02Z</time></trkpt></trkseg></trk>"#,
+    fn tracks_come_first_then_routes_then_waypoints_and_no_upload_mixes_them() {
+        let segment = |first| {
+            let points: String = (first..first + 3).map(|seconds| point("trkpt", seconds)).collect();
+            format!("<trk><trkseg>{points}</trkseg></trk>")
+        };
+        let gpx = format!(
+            "<gpx>{}<rte>{}</rte>{}{}</gpx>",
+            point("wpt", 41),
+            point("rtept", 31),
+            segment(10),
+            segment(20)
         );
-        let latitudes: Vec<f64> = track.points.iter().map(|point| point.latitude).collect();
-        assert_eq!(latitudes, [1.0, 2.0, 3.0, 4.0]);
+        let mut track = track(&gpx, CUT);
+        assert_eq!((track.found().points, track.found().uploads), (8, 5));
+        let uploads = track.uploads("phone");
+        assert_eq!(uploads.len(), 5);
+        let played: Vec<Vec<String>> = uploads.map(|upload| seconds(&upload)).collect();
+        assert_eq!(played, [vec!["10", "11"], vec!["12", "20"], vec!["21", "22"], vec!["31"], vec!["41"]]);
     }
 
     #[test]
-    fn points_without_a_time_are_counted_and_left_out() {
-        let track = read_text(
-            "1.1",
-            r#"<trk><trkseg><trkpt lat="1" lon="0"/>
-               <trkpt lat="2" lon="0"><time>1970-01-01T00:00:01Z</time></trkpt>
-               </trkseg></trk><wpt lat="3" lon="0"/>"#,
-        );
-        assert_eq!(track.without_time, 2);
-        assert_eq!(track.points.len(), 1);
-        assert_eq!(track.points[0].latitude, 2.0);
+    fn what_is_left_out_is_counted_and_the_first_bad_points_are_listed() {
+        let bad: String = (0..30).map(|_| "<wpt lat='91' lon='0'/>\n").collect();
+        let gpx = format!("<gpx>\n{bad}<wpt lat='1' lon='2'/>{}", point("wpt", 1));
+        let track = track(&gpx, CUT);
+        let found = track.found();
+        assert_eq!((found.points, found.without_time, found.bad, found.cut_off), (1, 1, 30, Some(32)));
+        let lines: Vec<u64> = found.bad_listed.iter().map(|bad| bad.line).collect();
+        assert_eq!(lines, (2..22).collect::<Vec<u64>>());
     }
 
     #[test]
-    fn times_become_whole_milliseconds_rounded_down_in_utc() {
-        for (text, timestamp) in [
-            ("2026-03-14T09:26:53Z", 1_773_480_413_000),
-            ("2026-03-14T10:26:53+01:00", 1_773_480_413_000),
-            ("2026-03-14T09:26:53.5899Z", 1_773_480_413_589),
-            ("1969-12-31T23:59:59.9995Z", -1),
-        ] {
-            let track = read_text("1.1", &format!(r#"<wpt lat="1" lon="2"><time>{text}</time></wpt>"#));
-            assert_eq!(track.points[0].timestamp, timestamp, "{text}");
-        }
-    }
-
-    #[test]
-    fn a_point_becomes_a_location_in_camel_case() {
-        let track = read_text(
-            "1.0",
-            r#"<trk><trkseg><trkpt lat="48.2081743" lon="16.3738189"><ele>171.25</ele>
-               <time>2026-03-14T09:26:53Z</time><speed>13.9</speed></trkpt></trkseg></trk>"#,
-        );
-        assert_eq!(
-            serde_json::to_string(&track.points[0]).expect("a point is JSON"),
-            r#"{"timestamp":1773480413000,"latitude":48.2081743,"longitude":16.3738189,"altitude":171.25,"#
-                .to_owned()
-                + r#""speed":13.9,"provider":"gps"}"#
-        );
-    }
-
-    #[test]
-    fn an_elevation_that_json_cannot_hold_is_left_out() {
-        let inside = r#"<wpt lat="1" lon="2"><ele>NaN</ele><time>2026-03-14T09:26:53Z</time></wpt>"#;
-        assert_eq!(read_text("1.1", inside).points[0].altitude, None);
-    }
-
-    #[test]
-    fn what_is_not_gpx_is_an_error() {
-        for text in ["", "not xml", "<gpx></gpx>", r#"<gpx version="1.1"><wpt lat="91" lon="0"/></gpx>"#] {
-            assert!(read(text.as_bytes()).is_err(), "{text}");
-        }
+    fn a_file_that_is_shorter_the_next_time_ends_its_uploads_early() {
+        let gpx = format!("<gpx>{}{}{}</gpx>", point("wpt", 1), point("wpt", 2), point("wpt", 3));
+        let mut times = 0;
+        let shrinking = || {
+            times += 1;
+            Ok(&gpx.as_bytes()[..if times == 1 { gpx.len() } else { gpx.len() / 2 }])
+        };
+        let mut track = Track::survey(shrinking, Cut { size: 1, ..CUT }).expect("the test's GPX is good");
+        let mut uploads = track.uploads("phone");
+        assert_eq!(uploads.len(), 3);
+        assert_eq!(uploads.by_ref().count(), 1);
     }
 
     #[test]
     fn the_sample_track_has_a_point_alone_a_pause_and_points_without_a_time() {
-        let track = read(include_bytes!("../sample.gpx").as_slice()).expect("the sample is GPX");
-        assert_eq!(track.without_time, 3);
-        assert_eq!(track.points.len(), 118);
-        let uploads = crate::batch::cut("phone", &track.points, 50, std::time::Duration::from_secs(300));
-        let locations: Vec<usize> = uploads.iter().map(|upload| upload.locations).collect();
+        let cut = Cut { size: 50, ..CUT };
+        let mut track = track(include_str!("../sample.gpx"), cut);
+        assert_eq!((track.found().points, track.found().without_time), (118, 3));
+        assert_eq!((track.found().bad, track.found().cut_off), (0, None));
+        let locations: Vec<usize> = track.uploads("phone").map(|upload| upload.locations).collect();
         assert_eq!(locations, [50, 20, 47, 1]);
-    }
-
-    proptest! {
-        #[test]
-        fn coordinates_are_the_bits_the_text_parses_to_and_survive_the_body(
-            latitude in r"-?[0-8]?[0-9]\.[0-9]{1,20}",
-            longitude in r"-?1?[0-7]?[0-9]\.[0-9]{1,20}",
-        ) {
-            let point = format!(
-                r#"<wpt lat="{latitude}" lon="{longitude}"><time>2026-03-14T09:26:53Z</time></wpt>"#
-            );
-            let point = &read_text("1.1", &point).points[0];
-            let latitude: f64 = latitude.parse().expect("the strategy makes numbers");
-            let longitude: f64 = longitude.parse().expect("the strategy makes numbers");
-            prop_assert_eq!(point.latitude.to_bits(), latitude.to_bits());
-            prop_assert_eq!(point.longitude.to_bits(), longitude.to_bits());
-
-            let json = serde_json::to_string(point).expect("a point is JSON");
-            let back: serde_json::Value = serde_json::from_str(&json).expect("the body is JSON");
-            prop_assert_eq!(back["latitude"].as_f64().map(f64::to_bits), Some(latitude.to_bits()));
-            prop_assert_eq!(back["longitude"].as_f64().map(f64::to_bits), Some(longitude.to_bits()));
-        }
     }
 }

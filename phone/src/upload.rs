@@ -4,7 +4,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::track::Point;
+use crate::point::Point;
 
 /// The endpoint for one location.
 pub const SINGLE: &str = "/api/v1/locations";
@@ -54,7 +54,7 @@ impl Upload {
             [point] => (SINGLE, serde_json::to_vec(&Single { device_id, point })),
             locations => (BATCH, serde_json::to_vec(&Batch { device_id, locations })),
         };
-        let body = body.expect("strings and numbers are always JSON").into();
+        let body: Bytes = body.expect("strings and numbers are always JSON").into();
         Self { key: Uuid::new_v4(), path, body, locations: points.len() }
     }
 }
@@ -63,10 +63,19 @@ impl Upload {
 mod tests {
     use super::*;
 
-    fn points() -> Vec<Point> {
-        let text = r#"<gpx version="1.1"><wpt lat="1.5" lon="2"><time>1970-01-01T00:00:01Z</time></wpt>
-            <wpt lat="3" lon="-4.25"><ele>5</ele><time>1970-01-01T00:00:02Z</time></wpt></gpx>"#;
-        crate::track::read(text.as_bytes()).expect("the test's GPX is valid").points
+    fn points() -> [Point; 2] {
+        let first = Point {
+            timestamp: 1000,
+            latitude: 1.5,
+            longitude: 2.0,
+            altitude: None,
+            speed: None,
+            bearing: None,
+            accuracy: None,
+            provider: "gps",
+        };
+        let second = Point { timestamp: 2000, latitude: 3.0, longitude: -4.25, altitude: Some(5.0), ..first };
+        [first, second]
     }
 
     #[test]

@@ -17,7 +17,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 
 use super::*;
-use crate::track;
+use crate::point::Point;
 
 /// What the server does to one request.
 enum Reply {
@@ -108,11 +108,23 @@ fn phone(settings: Settings) -> Phone {
     Phone::new(settings).expect("the settings are valid")
 }
 
-/// Uploads of so many locations each.
+/// Uploads of so many locations each, no two of them alike.
 fn uploads<const N: usize>(lengths: [usize; N]) -> Vec<Upload> {
-    let point = r#"<wpt lat="48.2081743" lon="16.3738189"><time>2026-03-14T09:26:53Z</time></wpt>"#;
-    let points = |length| format!(r#"<gpx version="1.1">{}</gpx>"#, point.repeat(length));
-    let points = |length| track::read(points(length).as_bytes()).expect("the test's GPX is valid").points;
+    let mut timestamp = 1_773_480_413_000;
+    let mut point = || {
+        timestamp += 1000;
+        Point {
+            timestamp,
+            latitude: 48.2081743,
+            longitude: 16.3738189,
+            accuracy: None,
+            altitude: None,
+            bearing: None,
+            speed: None,
+            provider: "gps",
+        }
+    };
+    let mut points = |length| (0..length).map(|_| point()).collect::<Vec<Point>>();
     lengths.map(|length| Upload::new("phone", &points(length))).into()
 }
 
@@ -120,7 +132,7 @@ fn uploads<const N: usize>(lengths: [usize; N]) -> Vec<Upload> {
 const PATIENCE: Duration = Duration::from_secs(20);
 
 async fn play(phone: &Phone, uploads: &[Upload], twice: bool) -> Summary {
-    let play = phone.play(uploads, twice, |_| ());
+    let play = phone.play(uploads.to_vec(), twice, |_| ());
     tokio::time::timeout(PATIENCE, play).await.expect("the play ends in time")
 }
 
@@ -183,7 +195,7 @@ async fn a_retry_goes_to_the_next_gateway() {
     let reasons = Mutex::new(Vec::new());
     let phone = phone(settings([first, second, third]));
     let summary = phone
-        .play(&uploads([1]), false, |progress| {
+        .play(uploads([1]), false, |progress| {
             if let Progress::Pausing { reason, .. } = progress {
                 reasons.lock().expect("unpoisoned").push(reason.to_owned());
             }
@@ -202,7 +214,7 @@ async fn a_pause_is_as_long_as_the_answer_asks_within_its_bound() {
     let pauses = Mutex::new(Vec::new());
     let begun = Instant::now();
     let summary = phone(Settings { retry_after_max: bound, ..settings([url]) })
-        .play(&uploads([1]), false, |progress| {
+        .play(uploads([1]), false, |progress| {
             if let Progress::Pausing { pause, .. } = progress {
                 pauses.lock().expect("unpoisoned").push(pause);
             }
@@ -237,7 +249,7 @@ async fn a_pause_is_as_long_as_a_date_asks() {
     let url = serve(Router::new().fallback(answer).with_state(Arc::default())).await;
     let pauses = Mutex::new(Vec::new());
     let summary = phone(settings([url]))
-        .play(&uploads([1]), false, |progress| {
+        .play(uploads([1]), false, |progress| {
             if let Progress::Pausing { pause, .. } = progress {
                 pauses.lock().expect("unpoisoned").push(pause);
             }
@@ -364,7 +376,7 @@ async fn a_stopped_play_ends_at_once_with_what_it_has() {
     let finished = Notify::new();
     let one_by_one = Settings { concurrency: 1, ..settings([url]) };
     let summary = phone(one_by_one)
-        .play_until(&uploads([2, 2, 2]), false, finished.notified(), |progress| {
+        .play_until(uploads([2, 2, 2]), false, finished.notified(), |progress| {
             if let Progress::Finished(_) = progress {
                 finished.notify_one();
             }
@@ -377,7 +389,7 @@ async fn a_stopped_play_ends_at_once_with_what_it_has() {
 #[tokio::test]
 async fn a_play_can_run_in_a_task_of_its_own() {
     let (url, _) = gateway([Say(200, ONE)]).await;
-    let play = tokio::spawn(async move { phone(settings([url])).play(&uploads([1]), false, |_| ()).await });
+    let play = tokio::spawn(async move { phone(settings([url])).play(uploads([1]), false, |_| ()).await });
     assert_eq!(play.await.expect("the task ends well").locations, 1);
 }
 
@@ -434,7 +446,7 @@ fn script(replies: impl IntoIterator<Item = Reply>) -> Arc<Script> {
 async fn reasons(settings: Settings) -> Vec<String> {
     let reasons = Mutex::new(Vec::new());
     let summary = phone(Settings { attempts_max: 2, ..settings })
-        .play(&uploads([1]), false, |progress| {
+        .play(uploads([1]), false, |progress| {
             if let Progress::Pausing { reason, .. } = progress {
                 reasons.lock().expect("unpoisoned").push(reason.to_owned());
             }
