@@ -24,7 +24,7 @@ pub struct Point {
     /// Radius in metres.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
-    /// Metres: `ele`.
+    /// Metres above the ellipsoid if the file tells `ele` and `geoidheight`; else `ele`, above mean sea level.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub altitude: Option<f64>,
     /// Degrees clockwise from north.
@@ -44,6 +44,8 @@ pub enum Field {
     Time,
     /// `ele`, above mean sea level.
     Elevation,
+    /// `geoidheight`: mean sea level above the ellipsoid.
+    GeoidHeight,
     /// `speed`, in metres per second: of GPX 1.0, OsmAnd, Garmin and Apple Health.
     Speed,
     /// `course`: of GPX 1.0, Garmin and Apple Health.
@@ -73,6 +75,7 @@ impl Field {
             "vacc" | "accuracy_vertical" | "vertical_accuracy" | "verticalaccuracy" => {
                 Some(Self::VerticalAccuracy)
             }
+            "geoidheight" => Some(Self::GeoidHeight),
             "time" if !is_in_extension => Some(Self::Time),
             "ele" if !is_in_extension => Some(Self::Elevation),
             "hdop" if !is_in_extension => Some(Self::Dilution),
@@ -109,6 +112,7 @@ pub struct Values {
     /// Absent, or not readable.
     time: Option<Option<i64>>,
     elevation: Option<f64>,
+    geoid_height: Option<f64>,
     speed: Option<f64>,
     course: Option<f64>,
     bearing: Option<f64>,
@@ -138,6 +142,7 @@ impl Values {
                 return;
             }
             Field::Elevation => (&mut self.elevation, -1e5..=1e8),
+            Field::GeoidHeight => (&mut self.geoid_height, -1e3..=1e3),
             Field::Speed => (&mut self.speed, 0.0..=1e5),
             Field::Course => (&mut self.course, 0.0..=360.0),
             Field::Bearing => (&mut self.bearing, 0.0..=360.0),
@@ -178,7 +183,7 @@ impl Values {
         if self.vertical_accuracy.is_some_and(|metres| metres < 0.0) {
             return None;
         }
-        self.elevation
+        self.elevation.map(|metres| self.geoid_height.map_or(metres, |geoid| metres + geoid))
     }
 }
 
@@ -308,6 +313,21 @@ mod tests {
         }
         assert_eq!(sent(&[(Field::Speed, "-1"), (Field::Speed, "2")]).speed, Some(2.0));
         assert_eq!(sent(&[(Field::Course, "360"), (Field::Course, "2")]).bearing, Some(360.0));
+    }
+
+    #[test]
+    fn the_height_of_the_geoid_makes_an_elevation_an_altitude_above_the_ellipsoid() {
+        for (fields, altitude) in [
+            (vec![(Field::Elevation, "100")], Some(100.0)),
+            (vec![(Field::Elevation, "100"), (Field::GeoidHeight, "45.5")], Some(145.5)),
+            (vec![(Field::GeoidHeight, "-20"), (Field::Elevation, "100")], Some(80.0)),
+            (vec![(Field::Elevation, "100"), (Field::GeoidHeight, "null")], Some(100.0)),
+            (vec![(Field::GeoidHeight, "45.5")], None),
+            (vec![(Field::Elevation, "0"), (Field::VerticalAccuracy, "-1")], None),
+            (vec![(Field::Elevation, "7"), (Field::VerticalAccuracy, "3")], Some(7.0)),
+        ] {
+            assert_eq!(sent(&fields).altitude, altitude, "{fields:?}");
+        }
     }
 
     #[test]

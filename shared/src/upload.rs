@@ -33,7 +33,7 @@ pub struct Location {
     /// Radius of the fix in metres, 0..=100,000,000.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
-    /// Metres above the ellipsoid, -100,000..=100,000,000.
+    /// Metres, -100,000..=100,000,000: above the ellipsoid if the client knows it, else above mean sea level.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub altitude: Option<f64>,
     /// Degrees clockwise from north, 0..=360.
