@@ -16,6 +16,9 @@ use reqwest::Url;
 /// but 200 is a failure. Points without a time are left out, and bad points are named by their lines; of a file
 /// that is cut off the whole points are sent. Ends with a table on standard output.
 ///
+/// Keys follow from the device and the points: after a crash run it again within the gateway's IDEMPOTENCY_TTL, with
+/// the same file, device, batch size and batch gap, and every point is stored once.
+///
 /// Durations are numbers with a unit: 500ms, 35s, 10min, 1h 30min.
 #[derive(Parser)]
 #[command(

@@ -144,6 +144,16 @@ mod tests {
         assert_eq!(lengths(&[302, 301, 0], 50), [2, 1]);
     }
 
+    #[test]
+    fn what_is_added_to_a_file_changes_no_upload_that_was_full() {
+        let before: Vec<_> = (0..25).map(|seconds| (Kind::Track, at(seconds))).collect();
+        let after: Vec<_> = (0..40).map(|seconds| (Kind::Track, at(seconds))).collect();
+        let keys = |points| uploads(points, 10).iter().map(|upload| upload.key).collect::<Vec<_>>();
+        let (before, after) = (keys(&before), keys(&after));
+        assert_eq!(before[..2], after[..2]);
+        assert_ne!(before[2], after[2]);
+    }
+
     proptest! {
         #[test]
         fn the_uploads_joined_are_the_points_and_each_is_within_its_bounds(

@@ -8,7 +8,8 @@
 //!
 //! What a client of Milepost must do, and this one does:
 //!
-//! - one idempotency key per upload, made before the first attempt and kept for all of them;
+//! - one idempotency key per upload, the same for all attempts, also of a later run: this client makes it from the
+//!   upload, and one that makes it at random has to keep it with the upload;
 //! - the same key always goes with the same bytes;
 //! - 202, 408, 429, 5xx, time-outs and lost connections are tried again, after a jittered pause that is never
 //!   shorter than the `Retry-After` of the answer (up to a bound); everything else is final.

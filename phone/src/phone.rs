@@ -1,5 +1,6 @@
 //! Sending: every upload is tried until it has an answer, with the same key and the same bytes.
 
+use std::collections::HashSet;
 use std::future::{self, Future};
 use std::time::Duration;
 
@@ -96,8 +97,16 @@ impl Phone {
         let watcher: Watcher<'_> = &progress;
         let uploads = uploads.into_iter();
         let total = uploads.len();
+        let mut keys = HashSet::new();
         let outcomes = stream::iter(uploads.enumerate())
-            .map(|(ordinal, upload)| async move { self.play_one(ordinal, &upload, twice, watcher).await })
+            .map(|(ordinal, upload)| {
+                let is_copy = !keys.insert(upload.key);
+                async move {
+                    let outcome = self.play_one(ordinal, &upload, twice, watcher).await;
+                    // Its locations were confirmed, or will be, where it came first.
+                    if is_copy { Outcome { locations: 0, ..outcome } } else { outcome }
+                }
+            })
             .buffer_unordered(self.settings.concurrency)
             .take_until(stop);
         let mut summary = outcomes

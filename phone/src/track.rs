@@ -195,4 +195,13 @@ mod tests {
         let locations: Vec<usize> = track.uploads("phone").map(|upload| upload.locations).collect();
         assert_eq!(locations, [50, 20, 47, 1]);
     }
+
+    #[test]
+    fn the_same_file_makes_the_same_uploads_under_the_same_keys() {
+        let uploads = || {
+            let mut track = track(include_str!("../sample.gpx"), CUT);
+            track.uploads("phone").map(|upload| (upload.key, upload.body)).collect::<Vec<_>>()
+        };
+        assert_eq!(uploads(), uploads());
+    }
 }

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::point::Point;
@@ -10,6 +11,10 @@ use crate::point::Point;
 pub const SINGLE: &str = "/api/v1/locations";
 /// The endpoint for 1..N locations of one device.
 pub const BATCH: &str = "/api/v1/locations/batch";
+
+/// The rule by which keys are made, part of what is hashed. A new rule needs a new name: a key never stands for other
+/// bytes.
+const KEY_RULE: &str = "milepost-phone 1";
 
 /// An upload. The bytes are made once: every attempt sends the same ones, under the same key.
 #[derive(Clone, Debug)]
@@ -42,7 +47,10 @@ struct Batch<'a> {
 }
 
 impl Upload {
-    /// An upload of `points` under a new random key. A lone point goes to the endpoint for one.
+    /// An upload of `points`. A lone point goes to the endpoint for one.
+    ///
+    /// Its key follows from the body, and so from the device and the points: whoever cuts the same file again, after a
+    /// crash say, sends the same upload under the same key, and Milepost stores it once.
     ///
     /// # Panics
     ///
@@ -55,8 +63,16 @@ impl Upload {
             locations => (BATCH, serde_json::to_vec(&Batch { device_id, locations })),
         };
         let body: Bytes = body.expect("strings and numbers are always JSON").into();
-        Self { key: Uuid::new_v4(), path, body, locations: points.len() }
+        Self { key: key(&body), path, body, locations: points.len() }
     }
+}
+
+/// The first 122 bits of a SHA-256, as a UUID of version 8 (RFC 9562).
+fn key(body: &[u8]) -> Uuid {
+    let hash = Sha256::new().chain_update(KEY_RULE).chain_update(body).finalize();
+    let mut bytes = [0; 16];
+    bytes.copy_from_slice(&hash[..16]);
+    Uuid::new_v8(bytes)
 }
 
 #[cfg(test)]
@@ -103,8 +119,33 @@ mod tests {
     }
 
     #[test]
-    fn two_uploads_of_the_same_points_have_two_keys() {
+    fn a_key_follows_from_the_device_and_every_value_of_every_point() {
         let points = points();
-        assert_ne!(Upload::new("phone", &points).key, Upload::new("phone", &points).key);
+        let key = Upload::new("phone", &points).key;
+        assert_eq!(Upload::new("phone", &points).key, key);
+        let changes: [fn(&mut [Point; 2]); 6] = [
+            |points| points[0].timestamp += 1,
+            |points| points[0].latitude = points[0].latitude.next_up(),
+            |points| points[1].longitude = 4.25,
+            |points| points[1].altitude = None,
+            |points| points[1].speed = Some(0.0),
+            |points| points.swap(0, 1),
+        ];
+        let mut keys = vec![key, Upload::new("phone 2", &points).key, Upload::new("phone", &points[..1]).key];
+        for change in changes {
+            let mut points = points.clone();
+            change(&mut points);
+            keys.push(Upload::new("phone", &points).key);
+        }
+        for (index, key) in keys.iter().enumerate() {
+            assert!(!keys[..index].contains(key), "{index}");
+        }
+    }
+
+    #[test]
+    fn the_rule_of_keys_never_changes_for_uploads_already_out_there() {
+        let key = Upload::new("phone 7", &points()).key;
+        assert_eq!(key.to_string(), "0973856a-d99f-843f-8f90-497e00bf17de");
+        assert_eq!(key.get_version_num(), 8);
     }
 }

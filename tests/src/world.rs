@@ -15,7 +15,7 @@ use milepost_shared::settings::KafkaSettings;
 use milepost_shared::topics::TopicNames;
 use milepost_shared::upload::Upload;
 use tempfile::TempDir;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use uuid::Uuid;
 
 use crate::client::Client;
@@ -181,8 +181,26 @@ impl World {
     /// # Errors
     /// It cannot be started, or has not ended within two minutes.
     pub async fn phone(&self, arguments: &[&str]) -> anyhow::Result<Output> {
-        let key = ("MILEPOST_API_KEY".to_owned(), self.account.secret.clone());
-        self.run("phone", arguments, BTreeMap::from([key])).await
+        self.run("phone", arguments, self.key_of_phone()).await
+    }
+
+    /// Starts `milepost-phone` likewise, to be killed. Its words are lost.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn start_phone(&self, arguments: &[&str]) -> anyhow::Result<Child> {
+        let mut command = self.command("phone", arguments, self.key_of_phone());
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().context("no milepost-phone: is it built?")
+    }
+
+    fn key_of_phone(&self) -> BTreeMap<String, String> {
+        BTreeMap::from([("MILEPOST_API_KEY".to_owned(), self.account.secret.clone())])
+    }
+
+    fn command(&self, program: &str, arguments: &[&str], environment: BTreeMap<String, String>) -> Command {
+        let mut command = Command::new(self.services.bin_dir.join(format!("milepost-{program}")));
+        command.args(arguments).env_clear().envs(environment).stdin(Stdio::null()).kill_on_drop(true);
+        command
     }
 
     /// Runs a program to its end. What it writes to standard error is a log; standard output may show secrets.
@@ -192,8 +210,7 @@ impl World {
         arguments: &[&str],
         environment: BTreeMap<String, String>,
     ) -> anyhow::Result<Output> {
-        let mut command = Command::new(self.services.bin_dir.join(format!("milepost-{program}")));
-        command.args(arguments).env_clear().envs(environment).stdin(Stdio::null()).kill_on_drop(true);
+        let mut command = self.command(program, arguments, environment);
         let output = tokio::time::timeout(RUN, command.output()).await;
         let output = output.with_context(|| format!("milepost-{program} does not end"))?;
         let output = output.with_context(|| format!("no milepost-{program}: is it built?"))?;

@@ -393,6 +393,17 @@ async fn a_play_can_run_in_a_task_of_its_own() {
     assert_eq!(play.await.expect("the task ends well").locations, 1);
 }
 
+#[tokio::test]
+async fn an_upload_that_a_file_holds_twice_is_answered_twice_and_counted_once() {
+    let (url, script) = gateway([Say(200, TWO), Replay(TWO)]).await;
+    let upload = uploads([2]).remove(0);
+    let one_by_one = Settings { concurrency: 1, ..settings([url]) };
+    let summary = play(&phone(one_by_one), &[upload.clone(), upload], false).await;
+    let expected = Summary { uploads: 2, attempts: 2, replays: 1, locations: 2, ..Summary::default() };
+    assert_eq!(summary, expected);
+    assert_eq!(script.seen()[0], script.seen()[1]);
+}
+
 /// A server on loopback that speaks TLS, and the certificate it has to be trusted by, as a file.
 async fn gateway_with_tls(script: Arc<Script>, name: &str) -> (Url, NamedTempFile) {
     let signed = rcgen::generate_simple_self_signed([name.to_owned()]).expect("a certificate");

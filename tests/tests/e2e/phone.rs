@@ -1,10 +1,12 @@
 //! The reference client: what it plays is what is stored.
 
+use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Context as _;
-use milepost_tests::{Plan, World};
+use milepost_tests::{Plan, World, eventually};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -90,6 +92,65 @@ async fn each_track_played_twice_is_stored_once_bit_equal_to_its_file() -> anyho
         assert_eq!(stored.len(), wanted.len(), "{device}");
         assert!(stored == wanted, "{device} is not stored bit for bit");
     }
+    let uploads: Vec<_> = world.tables.stored().await?.into_iter().map(|stored| stored.upload).collect();
+    world.finish(&uploads.iter().collect::<Vec<_>>()).await
+}
+
+/// What is stored of all points, in the order of their times.
+async fn stored_points(world: &World) -> anyhow::Result<Vec<Point>> {
+    let stored = world.tables.stored().await?;
+    let locations = stored.iter().flat_map(|one| &one.upload.locations);
+    let mut points: Vec<Point> = locations
+        .map(|one| {
+            let altitude = one.altitude.map(f64::to_bits);
+            (one.timestamp, one.latitude.to_bits(), one.longitude.to_bits(), altitude)
+        })
+        .collect();
+    points.sort_unstable();
+    Ok(points)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_phone_that_is_killed_and_run_again_stores_every_point_once() -> anyhow::Result<()> {
+    const POINTS: usize = 600;
+    let world = World::new(Plan::default()).await?;
+    let _consumer = world.consumer().await?;
+    let gateway = world.gateway().await?;
+    let url = format!("http://{}", world.client(&gateway)?.gateway());
+
+    let mut gpx = "<gpx version=\"1.0\"><trk><trkseg>\n".to_owned();
+    for second in 0..POINTS {
+        let (minute, second) = (second / 60, second % 60);
+        writeln!(
+            gpx,
+            "<trkpt lat=\"48.2\" lon=\"16.3\"><ele>{second}</ele><time>2026-03-14T09:{minute:02}:{second:02}Z</time></trkpt>"
+        )?;
+    }
+    let directory = tempfile::tempdir()?;
+    let track = directory.path().join("track.gpx");
+    // The end is missing, as it is when an app is killed too.
+    fs::write(&track, &gpx)?;
+    let file = track.to_string_lossy();
+    let arguments = [&*file, "--url", &url, "--batch-size", "2", "--json"];
+
+    let mut killed = world.start_phone(&[&arguments[..], &["--concurrency", "3"]].concat())?;
+    let some = eventually(Duration::from_secs(60), "some points are stored", async || {
+        Ok(Some(stored_points(&world).await?.len()).filter(|count| *count > 0))
+    });
+    some.await?;
+    killed.kill().await?;
+    world.settled().await?;
+    let first = stored_points(&world).await?;
+    anyhow::ensure!(first.len() < POINTS, "the phone was killed too late");
+
+    let again = world.phone(&arguments).await?;
+    assert!(again.status.success(), "{}", String::from_utf8_lossy(&again.stderr));
+    let table: serde_json::Value = serde_json::from_slice(&again.stdout)?;
+    assert_eq!((&table["locations"], &table["cutOff"]), (&POINTS.into(), &true.into()));
+    assert!(table["replays"].as_u64() >= Some(first.len() as u64 / 2), "{table}");
+    world.settled().await?;
+    let (wanted, _) = points(&gpx)?;
+    assert!(stored_points(&world).await? == wanted, "not every point is stored once");
     let uploads: Vec<_> = world.tables.stored().await?.into_iter().map(|stored| stored.upload).collect();
     world.finish(&uploads.iter().collect::<Vec<_>>()).await
 }
