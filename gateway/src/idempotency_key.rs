@@ -1,20 +1,33 @@
 //! The `Idempotency-Key` header: an RFC 8941 string in quotes, as the IETF draft has it, or the bare value,
-//! as most clients send it. Both forms of one value are one key.
+//! as most clients send it. Both forms of one value are one key. `X-Idempotency-Key` is another name of it.
 
 use http::{HeaderMap, HeaderName};
 
 /// The header's name.
 pub const NAME: HeaderName = HeaderName::from_static("idempotency-key");
+/// The name that many clients and libraries use.
+pub const ALIAS: HeaderName = HeaderName::from_static("x-idempotency-key");
 /// Longest key, characters.
 pub const CHARS_MAX: usize = 255;
 
 /// Reads the key of a request; `None` if there is none. A value is 1 to 255 visible ASCII characters (0x21 to
-/// 0x7E) in both forms, so no space either.
+/// 0x7E) in both forms, so no space either; a bare one has no comma, because proxies and `fetch` join two
+/// headers of one name by a comma.
 ///
 /// # Errors
 /// What is wrong with it. A key that cannot be read is never taken for absent: the client relies on it.
 pub fn parse(headers: &HeaderMap) -> Result<Option<String>, &'static str> {
-    let mut values = headers.get_all(NAME).iter();
+    match (one(headers, &NAME)?, one(headers, &ALIAS)?) {
+        (Some(key), Some(other)) if key != other => {
+            Err("Idempotency-Key and X-Idempotency-Key have different values.")
+        }
+        (key, other) => Ok(key.or(other)),
+    }
+}
+
+/// The key in the one header of this name.
+fn one(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, &'static str> {
+    let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
         return Err("Idempotency-Key is given more than once.");
@@ -32,6 +45,9 @@ pub fn parse(headers: &HeaderMap) -> Result<Option<String>, &'static str> {
     }
     if !key.iter().all(u8::is_ascii_graphic) {
         return Err("Idempotency-Key may hold visible ASCII characters only.");
+    }
+    if !value.as_bytes().starts_with(b"\"") && key.contains(&b',') {
+        return Err("A comma in Idempotency-Key has to be in double quotes, with the whole key.");
     }
     String::from_utf8(key).map(Some).map_err(|_| "Idempotency-Key may hold visible ASCII characters only.")
 }
@@ -87,6 +103,7 @@ mod tests {
             ("8e03978e-40d5-43dd-bc93-6894a57f9324", "8e03978e-40d5-43dd-bc93-6894a57f9324"),
             (r#""a\"b\\c""#, r#"a"b\c"#),
             (r#"a"b\c"#, r#"a"b\c"#),
+            ("\"k,k\"", "k,k"),
         ] {
             assert_eq!(parsed(&[header.as_bytes()]), Ok(Some(key.to_owned())), "{header}");
         }
@@ -99,7 +116,7 @@ mod tests {
     fn a_bad_key_is_named_and_never_taken_for_absent() {
         let too_long = "k".repeat(CHARS_MAX + 1);
         let too_long_quoted = quote(&too_long);
-        let cases: [(&[&[u8]], &str); 16] = [
+        let cases: [(&[&[u8]], &str); 21] = [
             (&[b"a", b"a"], "more than once"),
             (&[b""], "empty"),
             (&[b"\"\""], "empty"),
@@ -116,6 +133,12 @@ mod tests {
             (&[b"\"a\";p=1"], "Nothing may follow"),
             (&[b"\"a\"\"b\""], "Nothing may follow"),
             (&[br#""a\b""#], "backslash"),
+            // Two headers that a proxy or `fetch` has joined.
+            (&[b"k,k"], "comma"),
+            (&[b"k,"], "comma"),
+            (&[b",k"], "comma"),
+            (&[b"k, k"], "visible ASCII"),
+            (&[b"\"k\", \"k\""], "Nothing may follow"),
         ];
         for (values, message) in cases {
             let error = parsed(values).unwrap_err();
@@ -123,9 +146,35 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_alias_is_the_same_header_and_both_have_to_agree() {
+        let read = |pairs: &[(HeaderName, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in pairs {
+                headers.append(name, HeaderValue::from_str(value).unwrap());
+            }
+            parse(&headers)
+        };
+        let key = Ok(Some("k".to_owned()));
+        assert_eq!(read(&[(ALIAS, "k")]), key);
+        assert_eq!(read(&[(ALIAS, "\"k\"")]), key);
+        assert_eq!(read(&[(NAME, "k"), (ALIAS, "\"k\"")]), key);
+        for (pairs, message) in [
+            ([(NAME, "k"), (ALIAS, "l")], "different values"),
+            ([(ALIAS, "l"), (NAME, "k")], "different values"),
+            ([(ALIAS, "k"), (ALIAS, "k")], "more than once"),
+            ([(NAME, "k"), (ALIAS, "")], "empty"),
+            ([(NAME, "k"), (ALIAS, "k,k")], "comma"),
+            ([(NAME, "\"k"), (ALIAS, "k")], "no closing quote"),
+        ] {
+            let error = read(&pairs).unwrap_err();
+            assert!(error.contains(message), "{pairs:?}: {error}");
+        }
+    }
+
     proptest! {
         #[test]
-        fn quoted_and_bare_are_one_key(key in "[!-~]{1,255}") {
+        fn quoted_and_bare_are_one_key(key in "[!-+\\--~]{1,255}") {
             prop_assume!(!key.starts_with('"'));
             prop_assert_eq!(parsed(&[key.as_bytes()]), Ok(Some(key.clone())));
             prop_assert_eq!(parsed(&[quote(&key).as_bytes()]), Ok(Some(key)));
