@@ -179,7 +179,7 @@ impl Drop for OnlyWhole {
     }
 }
 
-/// The one secret of a request.
+/// The one secret of a request. Credentials of another scheme are not meant for us: proxies add them.
 fn secret(headers: &HeaderMap) -> Option<&str> {
     let mut given = None;
     for value in headers.get_all(X_API_KEY) {
@@ -189,10 +189,11 @@ fn secret(headers: &HeaderMap) -> Option<&str> {
         }
     }
     for value in headers.get_all(AUTHORIZATION) {
-        let (scheme, secret) = value.to_str().ok()?.split_once(' ')?;
+        // Bytes that are no text belong to another scheme too: a bearer's token is ASCII.
+        let Ok(text) = value.to_str() else { continue };
+        let (scheme, secret) = text.split_once(' ').unwrap_or((text, ""));
         let secret = secret.trim_start_matches(' ');
-        if !scheme.eq_ignore_ascii_case("bearer")
-            || given.replace(secret).is_some_and(|other| other != secret)
+        if scheme.eq_ignore_ascii_case("bearer") && given.replace(secret).is_some_and(|other| other != secret)
         {
             return None;
         }

@@ -64,6 +64,13 @@ fn a_secret_is_read_from_either_header() {
         &[("authorization", &bearer)],
         &[("authorization", &bearer.replace("Bearer ", "bEARER   "))],
         &[("authorization", &bearer), ("x-api-key", SECRET)],
+        // Proxies add schemes of their own.
+        &[("authorization", "Basic dTpw"), ("x-api-key", SECRET)],
+        &[("x-api-key", SECRET), ("authorization", "Negotiate")],
+        &[("x-api-key", SECRET), ("authorization", "")],
+        &[("authorization", "Digest username=\"a\", realm=\"b\""), ("x-api-key", SECRET)],
+        &[("authorization", "Basic dTpw"), ("authorization", &bearer)],
+        &[("x-api-key", SECRET), ("authorization", "Basic dTpw"), ("authorization", &bearer)],
     ] {
         assert_eq!(well_formed(&headers(pairs)), Some(SECRET), "{pairs:?}");
     }
@@ -73,6 +80,7 @@ fn a_secret_is_read_from_either_header() {
 fn what_is_no_single_well_formed_secret_is_none() {
     let bearer = format!("Bearer {OTHER}");
     let basic = format!("Basic {SECRET}");
+    let others = format!("Bearer {}", "e".repeat(40));
     for pairs in [
         &[][..],
         &[("x-api-key", "")],
@@ -85,7 +93,11 @@ fn what_is_no_single_well_formed_secret_is_none() {
         &[("x-api-key", &SECRET.to_uppercase())],
         &[("x-api-key", SECRET), ("x-api-key", OTHER)],
         &[("x-api-key", SECRET), ("authorization", &bearer)],
-        &[("x-api-key", SECRET), ("authorization", &basic)],
+        &[("x-api-key", SECRET), ("authorization", &others)],
+        &[("x-api-key", SECRET), ("authorization", "Bearer")],
+        &[("x-api-key", SECRET), ("authorization", "Bearer ")],
+        &[("x-api-key", SECRET), ("authorization", "Basic dTpw"), ("authorization", &others)],
+        &[("x-api-key", ""), ("authorization", &bearer)],
         &[("authorization", SECRET)],
         &[("authorization", &basic)],
         &[("authorization", "Bearer")],
