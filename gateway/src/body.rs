@@ -36,6 +36,8 @@ pub struct Arriving {
     /// Something was asked of it; a client that expects `100 Continue` has been told to send.
     begun: bool,
     ended: bool,
+    /// It cannot be read on; nor can the connection.
+    broken: bool,
 }
 
 /// A whole body. Its memory counts until this is dropped.
@@ -50,7 +52,7 @@ impl Arriving {
     /// Nothing is read yet.
     #[must_use]
     pub fn new(body: Body) -> Self {
-        Self { ended: body.is_end_stream(), body, begun: false }
+        Self { ended: body.is_end_stream(), body, begun: false, broken: false }
     }
 
     async fn chunk(&mut self) -> Option<Result<Bytes, Problem>> {
@@ -59,10 +61,13 @@ impl Arriving {
             match frame.map(hyper::body::Frame::into_data) {
                 Ok(Ok(chunk)) => return Some(Ok(chunk)),
                 Ok(Err(_trailers)) => {}
-                Err(_) => return Some(Err(Problem::UnreadableBody)),
+                Err(_) => {
+                    self.broken = true;
+                    return Some(Err(Problem::UnreadableBody));
+                }
             }
         }
-        self.ended = true;
+        self.ended = !self.broken;
         None
     }
 

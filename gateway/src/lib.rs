@@ -1,6 +1,7 @@
 //! The gateway: POST in, answer out.
 //!
-//! In the order of the flow: [`server`] accepts connections ([`connection`] keeps their deadlines),
+//! In the order of the flow: [`server`] accepts connections ([`connection`] keeps their deadlines and judges heads by
+//! [`strict_http`] and [`framing`], and they end with a [`linger`]),
 //! [`router`] admits requests, [`authenticate`] and [`rate`] say who may, [`media`] and [`body`] read what
 //! was sent, [`idempotency_key`], [`prefer`] and [`accept`] make an accepted upload of it. [`answers`] finds
 //! or makes its answer: [`in_flight`], [`cache`], [`lookup`], [`publish`] (by a [`producer`]) and the results [`tail`], joined by
@@ -14,10 +15,12 @@ pub mod body;
 pub mod cache;
 pub mod connection;
 pub mod flight;
+pub mod framing;
 pub mod idempotency_key;
 pub mod in_flight;
 pub mod journal_clock;
 pub mod late;
+pub mod linger;
 pub mod lookup;
 pub mod media;
 pub mod metric;

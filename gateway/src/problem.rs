@@ -1,7 +1,8 @@
 //! Every answer that is not a success: `application/problem+json` (RFC 9457) with a stable `code` and the
 //! request id.
 
-use std::time::Duration;
+use std::io::Write as _;
+use std::time::{Duration, SystemTime};
 
 use axum::body::Body;
 use axum::response::{IntoResponse, Response};
@@ -22,6 +23,8 @@ pub const RETRY_UNAVAILABLE: Duration = Duration::from_secs(2);
 pub enum Problem {
     /// 400: HTTP that different servers would read differently; the connection is closed.
     AmbiguousRequest(&'static str),
+    /// 400: no HTTP/1 at all; the connection is closed.
+    MalformedRequest,
     /// 400: the body is no upload.
     InvalidUpload(Invalid),
     /// 400: the body cannot be read: broken chunks or broken gzip.
@@ -48,6 +51,8 @@ pub enum Problem {
     UnsupportedEncoding,
     /// 422: the key stands for another upload.
     KeyReused,
+    /// 431: the head has too many bytes or fields; the connection is closed.
+    HeadTooLarge,
     /// 429: the account sends too fast; when to come back.
     RateLimited(Duration),
     /// 500: a fault of the gateway.
@@ -81,6 +86,7 @@ impl Problem {
     pub fn status_and_code(&self) -> (StatusCode, &'static str) {
         match self {
             Self::AmbiguousRequest(_) => (StatusCode::BAD_REQUEST, "ambiguous-request"),
+            Self::MalformedRequest => (StatusCode::BAD_REQUEST, "malformed-request"),
             Self::InvalidUpload(Invalid::Syntax { .. }) => (StatusCode::BAD_REQUEST, "malformed-json"),
             Self::InvalidUpload(Invalid::Faults { .. }) => (StatusCode::BAD_REQUEST, "invalid-upload"),
             Self::InvalidUpload(Invalid::TooMany { .. }) => {
@@ -98,6 +104,7 @@ impl Problem {
             Self::UnsupportedMediaType => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-media-type"),
             Self::UnsupportedEncoding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "unsupported-encoding"),
             Self::KeyReused => (StatusCode::UNPROCESSABLE_ENTITY, "key-reused"),
+            Self::HeadTooLarge => (StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, "head-too-large"),
             Self::RateLimited(_) => (StatusCode::TOO_MANY_REQUESTS, "rate-limited"),
             Self::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
             Self::Unavailable(Unavailable::Journal) => {
@@ -125,6 +132,8 @@ impl Problem {
             Self::BodyTooLarge(max) => {
                 return format!("A body may have {max} bytes, also after decompression.");
             }
+            Self::MalformedRequest => "This is no HTTP/1.1 request.",
+            Self::HeadTooLarge => "The head of a request may have 32768 bytes and 100 fields.",
             Self::UnreadableBody => "The body cannot be read to its end.",
             Self::Unauthorized => "Send a valid API key as X-API-Key or as Authorization: Bearer.",
             Self::NotFound => "There is nothing here.",
@@ -176,6 +185,30 @@ impl Problem {
         serde_json::to_vec(&page).expect("strings and integers are JSON")
     }
 
+    /// The whole answer to what never became a request; the connection is closed after it.
+    #[must_use]
+    pub fn raw(&self, request_id: Uuid, now: SystemTime, to_head: bool) -> Vec<u8> {
+        let (status, page) = (self.status_and_code().0, self.page(request_id));
+        let mut answer = format!(
+            "HTTP/1.1 {status}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\
+             cache-control: no-store\r\nx-request-id: {request_id}\r\nconnection: close\r\ndate: {}\r\n",
+            page.len(),
+            httpdate::fmt_http_date(now),
+        )
+        .into_bytes();
+        for (name, value) in &self.headers() {
+            // Writing into memory does not fail.
+            let _ = write!(answer, "{name}: ");
+            answer.extend_from_slice(value.as_bytes());
+            answer.extend_from_slice(b"\r\n");
+        }
+        answer.extend_from_slice(b"\r\n");
+        if !to_head {
+            answer.extend_from_slice(&page);
+        }
+        answer
+    }
+
     fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let retry_after = match self {
@@ -192,9 +225,6 @@ impl Problem {
             }
             Self::UnsupportedEncoding => {
                 headers.insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
-            }
-            Self::AmbiguousRequest(_) => {
-                headers.insert(http::header::CONNECTION, HeaderValue::from_static("close"));
             }
             _ => {}
         }
@@ -275,6 +305,22 @@ mod tests {
         assert_eq!(retry_after(Problem::RateLimited(Duration::from_millis(3001))).as_deref(), Some("4"));
         assert_eq!(retry_after(Problem::RateLimited(Duration::ZERO)).as_deref(), Some("1"));
         assert_eq!(retry_after(Problem::KeyReused), None);
+    }
+
+    #[test]
+    fn what_never_became_a_request_gets_a_whole_answer() {
+        let overload = Problem::Unavailable(Unavailable::Overload);
+        let answer = |to_head| overload.raw(Uuid::from_u128(7), SystemTime::UNIX_EPOCH, to_head);
+        let page = String::from_utf8(overload.page(Uuid::from_u128(7))).unwrap();
+        let head = format!(
+            "HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/problem+json\r\n\
+             content-length: {}\r\ncache-control: no-store\r\n\
+             x-request-id: 00000000-0000-0000-0000-000000000007\r\nconnection: close\r\n\
+             date: Thu, 01 Jan 1970 00:00:00 GMT\r\nretry-after: 2\r\n\r\n",
+            page.len()
+        );
+        assert_eq!(String::from_utf8(answer(true)).unwrap(), head);
+        assert_eq!(String::from_utf8(answer(false)).unwrap(), head + &page);
     }
 
     #[test]

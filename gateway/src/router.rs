@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, UNIX_EPOCH};
 
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
@@ -14,7 +14,7 @@ use bytes::Bytes;
 use futures::FutureExt as _;
 use http::header::{ALLOW, CONNECTION, CONTENT_ENCODING, EXPECT};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use milepost_shared::clock::Clock;
 use milepost_shared::planted::Planted;
 use milepost_shared::upload::Shape;
@@ -37,7 +37,8 @@ use crate::problem::{self, Problem};
 use crate::rate::Rates;
 use crate::respond::{self, Asked};
 use crate::settings::UploadSettings;
-use crate::{status, strict_http};
+use crate::status;
+use crate::strict_http::Refused;
 
 const LOCATIONS: &str = "/api/v1/locations";
 const BATCH: &str = "/api/v1/locations/batch";
@@ -59,6 +60,7 @@ pub struct Front {
     bodies: Bodies,
     acceptance: Acceptance,
     places: Semaphore,
+    clock: Clock,
     settings: UploadSettings,
     stop: CancellationToken,
 }
@@ -82,6 +84,7 @@ impl Front {
             bodies: Bodies::new(settings),
             acceptance: Acceptance::new(settings, clock, planted),
             places: Semaphore::new(usize::try_from(settings.requests_max).unwrap_or(usize::MAX)),
+            clock,
             settings: settings.clone(),
             stop,
         }
@@ -176,27 +179,57 @@ impl Front {
         response
     }
 
-    /// Lets a request in if it is plain HTTP and there is a place for it.
+    /// The answer to a head that is refused before it becomes a request.
+    #[must_use]
+    pub fn refuse_head(&self, refused: &Refused) -> Bytes {
+        let route = Route::Nowhere.name();
+        self.metrics.count(route, refused.problem.status_and_code().0, Duration::ZERO);
+        self.refuse(&refused.problem, refused.to_head)
+    }
+
+    /// The answer on a connection that there is no place for.
+    #[must_use]
+    pub fn refuse_connection(&self) -> Bytes {
+        self.refuse(&Problem::Unavailable(Unavailable::Overload), false)
+    }
+
+    fn refuse(&self, problem: &Problem, to_head: bool) -> Bytes {
+        let request_id = Uuid::now_v7();
+        let (status, code) = problem.status_and_code();
+        let (method, route, status) = ("none", Route::Nowhere.name(), status.as_u16());
+        tracing::info!(method, route, status, code, %request_id, "request");
+        let now = UNIX_EPOCH + Duration::from_millis(self.clock.now_ms().try_into().unwrap_or_default());
+        problem.raw(request_id, now, to_head).into()
+    }
+
+    /// Leads a request to its page.
     ///
     /// What is rare is boxed, here and below: hyper moves the future of every request, which is as large as its largest
     /// branch.
     async fn admit(&self, route: Route, request: Request) -> (Response, Told) {
         let Ok(_place) = self.places.try_acquire() else {
-            return untold(Problem::Unavailable(Unavailable::Overload));
+            return Box::pin(without_body(request, Problem::Unavailable(Unavailable::Overload))).await;
         };
-        if let Err(problem) = strict_http::check(request.version(), request.headers()) {
-            return untold(problem);
-        }
         match (route, request.method()) {
             (Route::Upload(shape), &Method::POST) => upload(self, shape, request).await,
-            (Route::Status, &Method::GET | &Method::HEAD) => {
-                untold(Box::pin(upload_status(self, request)).await)
+            (Route::Status, &Method::GET | &Method::HEAD) => Box::pin(upload_status(self, request)).await,
+            (Route::Upload(_), _) => {
+                Box::pin(without_body(request, ([(ALLOW, "POST")], Problem::MethodNotAllowed))).await
             }
-            (Route::Upload(_), _) => untold(([(ALLOW, "POST")], Problem::MethodNotAllowed)),
-            (Route::Status, _) => untold(([(ALLOW, "GET,HEAD")], Problem::MethodNotAllowed)),
-            (Route::Nowhere, _) => untold(Problem::NotFound),
+            (Route::Status, _) => {
+                Box::pin(without_body(request, ([(ALLOW, "GET,HEAD")], Problem::MethodNotAllowed))).await
+            }
+            (Route::Nowhere, _) => Box::pin(without_body(request, Problem::NotFound)).await,
         }
     }
+}
+
+/// The response to a request whose body does not count. It is read all the same, as after any refusal, so that the
+/// connection can go on.
+async fn without_body(request: Request, response: impl IntoResponse) -> (Response, Told) {
+    let (response, (parts, body)) = (response.into_response(), request.into_parts());
+    let body_ended = Arriving::new(body).discard(parts.headers.contains_key(EXPECT)).await;
+    (response, Told { body_ended, ..NOTHING_TOLD })
 }
 
 fn untold(response: impl IntoResponse) -> (Response, Told) {
@@ -286,8 +319,15 @@ fn outcome_name(outcome: &Outcome) -> &'static str {
     }
 }
 
-async fn upload_status(front: &Front, request: Request) -> Result<Response, Problem> {
-    let (headers, uri) = (request.headers(), request.uri());
+async fn upload_status(front: &Front, request: Request) -> (Response, Told) {
+    let response = match status_page(front, request.headers(), request.uri()).await {
+        Ok(response) => response,
+        Err(problem) => problem.into_response(),
+    };
+    without_body(request, response).await
+}
+
+async fn status_page(front: &Front, headers: &HeaderMap, uri: &Uri) -> Result<Response, Problem> {
     let account = front.api_keys.authenticate(headers).await?;
     media::check_accept(headers)?;
     let key_hash = key_hash(uri.path()).unwrap_or_default();

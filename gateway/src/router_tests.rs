@@ -44,8 +44,10 @@ async fn gateway(arguments: &[&str]) -> Gateway {
     let database = testing::database().await;
     create_key(&database, SECRET).await;
     let url = format!("--database-url={}", database.url(Role::Gateway));
-    let arguments: Vec<&str> =
-        [url.as_str(), "--publish-timeout=100ms"].into_iter().chain(arguments.iter().copied()).collect();
+    let mut arguments: Vec<&str> = arguments.iter().copied().chain([url.as_str()]).collect();
+    if !arguments.iter().any(|argument| argument.starts_with("--publish-timeout=")) {
+        arguments.push("--publish-timeout=100ms");
+    }
     let settings = settings(&arguments);
     let (readiness, stop) = (Readiness::default(), CancellationToken::new());
     let clock = Clock::new(0);
@@ -182,6 +184,8 @@ async fn every_refusal_is_a_problem_with_its_code_and_the_request_id() {
         (upload("", "{}"), 400, "invalid-upload"),
         (upload("Idempotency-Key: \"a\r\n", BODY), 400, "invalid-idempotency-key"),
         (upload("Host: other\r\n", BODY), 400, "ambiguous-request"),
+        ("hello\r\n\r\n".to_owned(), 400, "malformed-request"),
+        (head("GET /", &"X: y\r\n".repeat(100)), 431, "head-too-large"),
         (upload("", BODY).replace("Host: milepost\r\n", ""), 400, "ambiguous-request"),
         (upload("Content-Encoding: gzip\r\n", BODY), 400, "unreadable-body"),
         (upload("", BODY).replace(&key, ""), 401, "unauthorized"),
@@ -267,27 +271,6 @@ async fn gzip(bytes: &[u8]) -> Vec<u8> {
     };
     let ((), output) = tokio::join!(write, gzip.wait_with_output());
     output.unwrap().stdout
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn nothing_can_be_smuggled_behind_a_body_with_two_lengths() {
-    let gateway = gateway(&[]).await;
-    let smuggled = head("GET /smuggled", "");
-    for order in [
-        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
-        "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
-    ] {
-        let mut raw = gateway.connect().await;
-        raw.send(head("POST /api/v1/locations", order) + "0\r\n\r\n" + &smuggled).await;
-        let answer = raw.answer().await;
-        assert_eq!((answer.status, answer.header("connection")), (401, Some("close")), "{order}");
-        raw.closed().await;
-    }
-    let differing = "Content-Length: 5\r\nContent-Length: 6\r\n";
-    let mut raw = gateway.connect().await;
-    raw.send(head("POST /api/v1/locations", differing) + &smuggled).await;
-    assert_eq!(raw.answer().await.status, 400);
-    raw.closed().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -522,3 +505,6 @@ async fn a_panic_in_a_handler_is_a_500_with_a_fixed_page_and_the_server_lives_on
     answer = gateway.ask(upload("", BODY)).await;
     assert_eq!(answer.status, 503);
 }
+
+#[path = "router_wire_tests.rs"]
+mod wire;

@@ -3,6 +3,7 @@
 //! Not `axum::serve`: that has no deadlines and no limit of connections.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,31 +15,28 @@ use hyper_util::rt::TokioIo;
 use milepost_shared::ops::Readiness;
 use milepost_shared::planted::{Planted, PlantedBug};
 use milepost_shared::settings::duration;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
 use crate::connection::{Connection, Timeouts};
-use crate::outcome::Unavailable;
-use crate::problem::{Problem, RETRY_UNAVAILABLE};
+use crate::linger::Linger;
 use crate::router::Front;
+use crate::strict_http::HEAD_BYTES_MAX;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 /// The dependency that says whether new connections are taken.
 const ACCEPTING: &str = "accepting";
 /// Bytes of one connection's buffer: the largest head, and the largest piece of a body.
-const BUFFER_BYTES: usize = 32 << 10;
+const BUFFER_BYTES: usize = HEAD_BYTES_MAX;
 /// Refusals being told at once; past it a connection is closed without a word.
 const REFUSALS_MAX: usize = 256;
 /// Longest time to tell a refusal.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
-/// Most bytes of a refused request that are read, so that closing does not destroy the answer on its way.
-const REFUSED_BYTES_MAX: u64 = 64 << 10;
 /// Pause after a failed accept, which usually means that file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -105,8 +103,9 @@ pub async fn serve(
         } else {
             refused.increment(1);
             if let Ok(turn) = Arc::clone(&refusals).try_acquire_owned() {
+                let answer = front.refuse_connection();
                 connections.spawn(async move {
-                    let _ = timeout(REFUSAL_TIMEOUT, refuse(stream)).await;
+                    let _ = timeout(REFUSAL_TIMEOUT, refuse(stream, &answer)).await;
                     drop(turn);
                 });
             }
@@ -141,16 +140,10 @@ fn connection(
         idle: settings.idle_timeout,
         write: settings.write_timeout,
     };
-    let stream = Connection::new(stream, timeouts);
-    let phase = stream.phase();
+    let stream = Connection::new(stream, Arc::clone(&front), timeouts);
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        phase.busy();
-        let (phase, front) = (phase.clone(), Arc::clone(&front));
-        async move {
-            let response = front.answer(request).await;
-            phase.idle();
-            Ok::<_, Infallible>(response)
-        }
+        let front = Arc::clone(&front);
+        async move { Ok::<_, Infallible>(front.answer(request).await) }
     });
     let mut serving = Box::pin(
         http1::Builder::new()
@@ -175,21 +168,10 @@ fn connection(
 }
 
 /// Tells a client that there are too many, without reading what it wants.
-async fn refuse(mut stream: TcpStream) -> std::io::Result<()> {
-    let request_id = Uuid::now_v7();
-    let page = Problem::Unavailable(Unavailable::Overload).page(request_id);
-    let mut answer = format!(
-        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n\
-         Retry-After: {}\r\nX-Request-Id: {request_id}\r\nConnection: close\r\n\r\n",
-        page.len(),
-        RETRY_UNAVAILABLE.as_secs(),
-    )
-    .into_bytes();
-    answer.extend_from_slice(&page);
-    stream.write_all(&answer).await?;
+async fn refuse(mut stream: TcpStream, answer: &[u8]) -> std::io::Result<()> {
+    stream.write_all(answer).await?;
     stream.shutdown().await?;
-    let mut rest = stream.take(REFUSED_BYTES_MAX);
-    let mut buffer = [0; 1024];
-    while rest.read(&mut buffer).await? > 0 {}
+    let mut linger = Linger::new();
+    poll_fn(|context| linger.poll(&mut stream, context)).await;
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use milepost_shared::upload::{Rules, Shape, Upload, decode};
-use milepost_tests::{Answer, Client, Fact, Plan, Post, World};
+use milepost_tests::{Answer, Client, Fact, Plan, Post, Raw, World};
 use reqwest::StatusCode;
 use serde_json::Value;
 use tokio::process::Command;
@@ -100,6 +100,16 @@ async fn provoked(client: &Client, stranger: &Client) -> anyhow::Result<Vec<(&'s
         ("key-reused", other.key("used")),
     ] {
         answers.push((code, client.post(&post).await?));
+    }
+    let many = format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(100));
+    for (code, bytes) in [
+        ("ambiguous-request", "GET / HTTP/1.1\r\nHost: a\r\nHost: a\r\n\r\n"),
+        ("malformed-request", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"),
+        ("head-too-large", &many),
+    ] {
+        let mut raw = Raw::connect(client.gateway()).await?;
+        raw.send(bytes.as_bytes()).await?;
+        answers.push((code, raw.answer(COMMAND).await?));
     }
     Ok(answers)
 }

@@ -1,0 +1,237 @@
+//! What goes over the wire: heads that are refused, refusals that arrive, headers that every answer has.
+
+use super::*;
+
+fn post(headers: &str, body: &str) -> String {
+    head("POST /api/v1/locations", headers) + body
+}
+
+/// An answer that HTTP itself demands: a page of its own, its id, and the end of the connection.
+async fn refused(gateway: &Gateway, request: &str, status: u16, code: &str) {
+    let mut raw = gateway.connect().await;
+    raw.send(request).await;
+    let answer = raw.answer().await;
+    let shown = &request[..request.len().min(200)];
+    assert_eq!((answer.status, answer.code().as_str()), (status, code), "{shown:?}");
+    let page: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    assert_eq!(answer.header("x-request-id"), page["requestId"].as_str(), "{shown:?}");
+    assert_eq!(answer.header("connection"), Some("close"), "{shown:?}");
+    assert_eq!(answer.header("cache-control"), Some("no-store"), "{shown:?}");
+    assert!(answer.header("date").is_some(), "{shown:?}");
+    raw.closed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_that_servers_read_differently_are_refused_and_nothing_behind_them_is_carried_out() {
+    let gateway = gateway(&[]).await;
+    let smuggled = head("GET /smuggled", "");
+    for host in ["a b", "a/b", "u@a", "a,b", "a, b", "http://a", "a:b"] {
+        let request = format!("GET / HTTP/1.1\r\nHost: {host}\r\n\r\n{smuggled}");
+        refused(&gateway, &request, 400, "ambiguous-request").await;
+    }
+    for fields in [
+        "Transfer-Encoding: gzip, chunked\r\n",
+        "Transfer-Encoding: gzip\r\n",
+        "Transfer-Encoding: chunked, chunked\r\n",
+        "Transfer-Encoding: xchunked\r\nContent-Length: 5\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: five\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5\r\nContent-Length: 6\r\n",
+        "Transfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+        "Content-Length: 5\r\nTransfer-Encoding: chunked\r\n",
+        "Content-Length: 5\r\nTransfer-Encoding: identity\r\n",
+        "Content-Length: 5\r\nContent-Length: 6\r\n",
+        "Content-Length: 6\r\nContent-Length: 5\r\n",
+        "Content-Length: 5, 5\r\n",
+        "Content-Length: +5\r\n",
+        "Content-Length: 0x5\r\n",
+    ] {
+        refused(&gateway, &post(fields, &format!("0\r\n\r\n{smuggled}")), 400, "ambiguous-request").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_http_1_gets_a_page_with_a_request_id() {
+    let gateway = gateway(&[]).await;
+    for bytes in [
+        "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\x12\x04\0\0\0\0\0",
+        "\x16\x03\x01\x02\0\x01\0\x01\u{fc}",
+        "GET / HTTP/3\r\n\r\n",
+        "GET /\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost : a\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost: a\r\n folded\r\n\r\n",
+        "GET nowhere HTTP/1.1\r\nHost: a\r\n\r\n",
+        "hello\r\n\r\n",
+    ] {
+        refused(&gateway, bytes, 400, "malformed-request").await;
+    }
+    let mut raw = gateway.connect().await;
+    raw.send("HEAD / HTTP/1.1\r\n\r\n").await;
+    assert_eq!(raw.answer_to_head().await.status, 400);
+    raw.closed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_bound_of_a_head_is_32_kib_and_100_fields_however_it_is_sent() {
+    let gateway = gateway(&[]).await;
+    let of = |bytes: usize| {
+        head("GET /", &format!("X: {}\r\n", "x".repeat(bytes - head("GET /", "X: \r\n").len())))
+    };
+    let fields = |count: usize| head("GET /", &"X: y\r\n".repeat(count - 1));
+    for (fits, not) in [(of(32 << 10), of((32 << 10) + 1)), (fields(100), fields(101))] {
+        assert_eq!(gateway.ask(&fits).await.status, 404);
+        refused(&gateway, &not, 431, "head-too-large").await;
+        for (request, status) in [(&fits, 404), (&not, 431)] {
+            let mut raw = gateway.connect().await;
+            for part in request.as_bytes().chunks(3000) {
+                raw.send(part).await;
+                tokio::task::yield_now().await;
+            }
+            assert_eq!(raw.answer().await.status, status);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_to_requests_before_a_refused_head_come_first() {
+    let gateway = gateway(&[]).await;
+    let mut raw = gateway.connect().await;
+    let chunked = post("Transfer-Encoding: chunked\r\n", "2\r\n{}\r\n0\r\nX: y\r\n\r\n");
+    let plain = post("Content-Length: 2\r\n", "{}");
+    raw.send([plain.as_str(), &chunked, &plain, "GET / HTTP/1.1\r\n\r\n", &plain].concat()).await;
+    for status in [401, 401, 401, 400] {
+        assert_eq!(raw.answer().await.status, status);
+    }
+    raw.closed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn requests_in_one_stream_are_told_apart_wherever_it_is_cut() {
+    let gateway = gateway(&[]).await;
+    let requests = [
+        post("Transfer-Encoding: chunked\r\n", "3;a=b\r\n{ }\r\n00\r\nX: y\r\nZ:\r\n\r\n"),
+        post("Content-Length: 3\r\n", "{ }"),
+        head("GET /", ""),
+        post("Transfer-Encoding: chunked\r\n", "0\r\n\r\n"),
+        head("GET /", ""),
+    ];
+    let stream = requests.concat();
+    for cut in 0..stream.len() {
+        let mut raw = gateway.connect().await;
+        raw.stream.set_nodelay(true).unwrap();
+        raw.send(&stream[..cut]).await;
+        tokio::task::yield_now().await;
+        raw.send(&stream[cut..]).await;
+        for status in [401, 401, 404, 401, 404] {
+            assert_eq!(raw.answer().await.status, status, "{cut}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trailers_that_end_with_a_bare_line_feed_do_not_eat_the_next_request() {
+    let gateway = gateway(&[]).await;
+    let next = head("GET /next", "");
+    let key =
+        format!("X-API-Key: {SECRET}\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n");
+    for end in [
+        "0\r\nX: y\n\r\n",
+        "0\r\nX: y\n\n",
+        "0\r\nX: y\r\n\n",
+        "0\r\n\n",
+        "0\n\r\n",
+        "0\r\nX: y\rZ: z\r\n\r\n",
+    ] {
+        for (path, status) in [("/api/v1/locations", 400), ("/", 404)] {
+            let mut raw = gateway.connect().await;
+            raw.send(head(&format!("POST {path}"), &key) + "2\r\n{}\r\n" + end + &next).await;
+            let answer = raw.answer().await;
+            assert_eq!(
+                (answer.status, answer.header("connection")),
+                (status, Some("close")),
+                "{path} {end:?}"
+            );
+            raw.closed().await;
+        }
+    }
+    let mut raw = gateway.connect().await;
+    raw.send(head("POST /", &key) + "2\r\n{}\r\n0\r\nX: y\r\n\r\n" + &next).await;
+    for _ in 0..2 {
+        let answer = raw.answer().await;
+        assert_eq!((answer.status, answer.header("connection")), (404, None));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_head_in_the_packet_of_the_first_has_a_heads_deadline() {
+    let gateway = gateway(&["--header-timeout=300ms", "--idle-timeout=60s"]).await;
+    for first in [head("GET /", ""), post("Content-Length: 2\r\n", "{}")] {
+        let mut raw = gateway.connect().await;
+        raw.send(first + "GET / HTTP/1.1\r\n").await;
+        assert!([401, 404].contains(&raw.answer().await.status));
+        let took = raw.closed().await;
+        assert!(took >= Duration::from_millis(150) && took < Duration::from_secs(5), "{took:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_small_body_of_a_request_for_nothing_is_read_and_the_connection_goes_on() {
+    let gateway = gateway(&[]).await;
+    let mut raw = gateway.connect().await;
+    let key = format!("X-API-Key: {SECRET}\r\n");
+    let body = " ".repeat(60_000);
+    let status = format!("/api/v1/uploads/{}", "0".repeat(64));
+    for (request, wanted) in [
+        ("POST /".to_owned(), 404),
+        (format!("PUT {LOCATIONS}"), 405),
+        (format!("POST {status}"), 405),
+        (format!("GET {status}"), 401),
+        ("DELETE /x".to_owned(), 404),
+    ] {
+        for framing in ["Content-Length: 60000\r\n", "Transfer-Encoding: chunked\r\n"] {
+            let chunked = framing.starts_with('T');
+            raw.send(head(&request, framing)).await;
+            raw.send(if chunked { format!("ea60\r\n{body}\r\n0\r\n\r\n") } else { body.clone() }).await;
+            let answer = raw.answer().await;
+            assert_eq!((answer.status, answer.header("connection")), (wanted, None), "{request} {framing}");
+        }
+    }
+    raw.send(head("POST /", &format!("{key}Content-Length: 70000\r\n")) + &" ".repeat(70_000)).await;
+    assert_eq!(raw.answer().await.header("connection"), Some("close"));
+    raw.closed().await;
+    let mut raw = gateway.connect().await;
+    raw.send(head("POST /", "Expect: 100-continue\r\nContent-Length: 5\r\n")).await;
+    let answer = raw.answer().await;
+    assert_eq!((answer.status, answer.header("connection")), (404, Some("close")));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_writes_16_mib_before_it_reads_gets_its_refusal() {
+    let gateway = gateway(&["--connections-max=100"]).await;
+    let body = " ".repeat(16 << 20);
+    let chunks = format!("{:x}\r\n{body}\r\n0\r\n\r\n", body.len());
+    let cases = [
+        (upload("", &body), 413),
+        (upload("", &body).replace(SECRET, "nobody"), 401),
+        (upload_head("", 0).replace("Content-Length: 0", "Transfer-Encoding: chunked") + &chunks, 413),
+        (upload("Host: other\r\n", &body), 400),
+        (head("PUT /", &format!("Content-Length: {}\r\n", body.len())) + &body, 404),
+    ];
+    for (request, status) in &cases {
+        for _ in 0..8 {
+            let mut raw = gateway.connect().await;
+            raw.send(request).await;
+            assert_eq!(raw.answer().await.status, *status);
+            raw.closed().await;
+        }
+    }
+    let mut seated = Vec::new();
+    for _ in 0..100 {
+        let mut raw = gateway.connect().await;
+        raw.send(head("GET /", "")).await;
+        assert_eq!(raw.answer().await.status, 404);
+        seated.push(raw);
+    }
+    let mut raw = gateway.connect().await;
+    raw.send(&cases[0].0).await;
+    assert_eq!(raw.answer().await.status, 503);
+}
