@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures::poll;
 use http_body_util::BodyExt as _;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::outcome::Unavailable;
 use crate::problem::Problem;
@@ -20,14 +20,32 @@ use crate::settings::UploadSettings;
 const DISCARDED_BYTES_MAX: usize = 64 << 10;
 /// How long a refusal waits for that.
 const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
+/// A body that has not arrived within this time is slow.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
+/// Slow bodies together may have this part of the memory, so that they cannot keep others from it.
+const SLOW_PART: usize = 2;
 
 /// The bounds of all bodies. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Bodies {
     bytes_max: usize,
+    silence: Duration,
     timeout: Duration,
     /// One permit for each byte held.
     memory: Arc<Semaphore>,
+    /// One for each byte that the bodies that are slow will have, besides.
+    slow_memory: Arc<Semaphore>,
+}
+
+/// How a body arrives.
+struct Pace {
+    /// How many bytes it will have at most.
+    whole: usize,
+    /// When it first had to be waited for.
+    waited_since: Option<Instant>,
+    /// If it is slow, its part of the slow bodies' memory, until it is whole: all of it from the beginning, so that
+    /// those that have begun can end.
+    slow: Option<OwnedSemaphorePermit>,
 }
 
 /// A body on its way.
@@ -53,6 +71,12 @@ impl Arriving {
     #[must_use]
     pub fn new(body: Body) -> Self {
         Self { ended: body.is_end_stream(), body, begun: false, broken: false }
+    }
+
+    /// How many bytes it may have yet, if so many are allowed.
+    fn most(&self, bytes_max: usize) -> usize {
+        let upper = self.body.size_hint().upper().and_then(|upper| upper.try_into().ok());
+        upper.map_or(bytes_max, |upper: usize| upper.min(bytes_max))
     }
 
     async fn chunk(&mut self) -> Option<Result<Bytes, Problem>> {
@@ -96,8 +120,10 @@ impl Bodies {
         let memory = kib.saturating_mul(1024).min(Semaphore::MAX_PERMITS);
         Self {
             bytes_max: usize::try_from(settings.body_bytes_max).unwrap_or(usize::MAX),
+            silence: settings.body_silence,
             timeout: settings.body_timeout,
             memory: Arc::new(Semaphore::new(memory)),
+            slow_memory: Arc::new(Semaphore::new(memory / SLOW_PART)),
         }
     }
 
@@ -110,43 +136,60 @@ impl Bodies {
         if body.body.size_hint().lower() > self.bytes_max as u64 {
             return Err(Problem::BodyTooLarge(self.bytes_max));
         }
-        let mut reading = pin!(self.read_all(body));
-        // Most bodies came with their heads: those need no timer.
-        match poll!(reading.as_mut()) {
-            Poll::Ready(held) => held,
-            Poll::Pending => timeout(self.timeout, reading).await.unwrap_or(Err(Problem::BodyTimeout)),
-        }
-    }
-
-    async fn read_all(&self, body: &mut Arriving) -> Result<Held, Problem> {
-        let mut held = Held { bytes: Vec::new(), memory: self.take(0)? };
-        while let Some(chunk) = body.chunk().await {
+        let mut held = Held { bytes: Vec::new(), memory: take(&self.memory, 0)? };
+        let mut pace = Pace { whole: body.most(self.bytes_max), waited_since: None, slow: None };
+        while let Some(chunk) = self.chunk(body, &mut pace).await {
             let chunk = chunk?;
             if held.bytes.len() + chunk.len() > self.bytes_max {
                 return Err(Problem::BodyTooLarge(self.bytes_max));
             }
-            held.memory.merge(self.take(chunk.len())?);
+            held.memory.merge(take(&self.memory, chunk.len())?);
             held.bytes.extend_from_slice(&chunk);
         }
         Ok(held)
     }
 
-    fn take(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
-        let overload = Problem::Unavailable(Unavailable::Overload);
-        let Ok(bytes) = u32::try_from(bytes) else { return Err(overload) };
-        Arc::clone(&self.memory).try_acquire_many_owned(bytes).map_err(|_| overload)
+    /// The next chunk of a body. Most bodies came with their heads: those need no timer.
+    async fn chunk(&self, body: &mut Arriving, pace: &mut Pace) -> Option<Result<Bytes, Problem>> {
+        let mut chunk = pin!(body.chunk());
+        if let Poll::Ready(arrived) = poll!(chunk.as_mut()) {
+            return arrived;
+        }
+        let now = Instant::now();
+        let since = *pace.waited_since.get_or_insert(now);
+        let last = (now + self.silence).min(since + self.timeout);
+        let mut until = if pace.slow.is_none() { last.min(since + SLOW_AFTER) } else { last };
+        loop {
+            match timeout_at(until, chunk.as_mut()).await {
+                Ok(arrived) => return arrived,
+                Err(_) if until == last => return Some(Err(Problem::BodyTimeout)),
+                Err(_) => match take(&self.slow_memory, pace.whole) {
+                    Ok(memory) => pace.slow = Some(memory),
+                    Err(overload) => return Some(Err(overload)),
+                },
+            }
+            until = last;
+        }
     }
+}
+
+/// Memory for so many bytes, if there is any.
+fn take(memory: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
+    let overload = Problem::Unavailable(Unavailable::Overload);
+    let Ok(bytes) = u32::try_from(bytes) else { return Err(overload) };
+    Arc::clone(memory).try_acquire_many_owned(bytes).map_err(|_| overload)
 }
 
 #[cfg(test)]
 mod tests {
-    use futures::stream;
+    use futures::{StreamExt as _, stream};
 
     use super::*;
 
     fn bodies() -> Bodies {
-        let memory = Arc::new(Semaphore::new(150));
-        Bodies { bytes_max: 100, timeout: Duration::from_secs(1), memory }
+        let (memory, slow_memory) = (Arc::new(Semaphore::new(150)), Arc::new(Semaphore::new(100)));
+        let (silence, timeout) = (Duration::from_secs(2), Duration::from_secs(5));
+        Bodies { bytes_max: 100, silence, timeout, memory, slow_memory }
     }
 
     async fn read(bodies: &Bodies, body: Body) -> Result<Held, Problem> {
@@ -190,16 +233,53 @@ mod tests {
         assert_eq!(bodies.memory.available_permits(), 150);
     }
 
+    /// A body of pieces so long that comes one piece after the other, each after a pause.
+    fn drip(piece: &'static [u8], pause: Duration, pieces: usize) -> Body {
+        Body::from_stream(stream::unfold(0, move |sent| async move {
+            tokio::time::sleep(pause).await;
+            (sent < pieces).then_some((Ok::<_, std::io::Error>(piece), sent + 1))
+        }))
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_drips_is_given_up_at_the_deadline() {
-        let drip = stream::unfold((), |()| async {
-            tokio::time::sleep(Duration::from_millis(300)).await;
-            Some((Ok::<_, std::io::Error>(&b"x"[..]), ()))
-        });
-        let begun = tokio::time::Instant::now();
-        let read = read(&bodies(), Body::from_stream(drip)).await;
-        assert_eq!(read.map(drop), Err(Problem::BodyTimeout));
-        assert_eq!(begun.elapsed(), Duration::from_secs(1));
+    async fn a_body_may_take_until_the_deadline_if_it_is_never_silent_for_long() {
+        let took = async |body| {
+            let begun = Instant::now();
+            let read = read(&bodies(), body).await.map(|held| held.bytes.len());
+            (read, begun.elapsed())
+        };
+        let ms = Duration::from_millis;
+        assert_eq!(took(drip(b"x", ms(1900), 1)).await, (Ok(1), ms(3800)));
+        assert_eq!(took(drip(b"x", ms(300), 15)).await, (Ok(15), ms(4800)));
+        assert_eq!(took(drip(b"x", ms(300), 1000)).await, (Err(Problem::BodyTimeout), ms(5000)));
+        assert_eq!(took(drip(b"x", ms(2100), 1)).await, (Err(Problem::BodyTimeout), ms(2000)));
+        let stops = stream::iter([Ok::<_, std::io::Error>(&b"x"[..])]).chain(stream::pending());
+        assert_eq!(took(Body::from_stream(stops)).await, (Err(Problem::BodyTimeout), ms(2000)));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn slow_bodies_leave_others_their_part_of_the_memory_and_end_if_they_have_theirs() {
+        let bodies = bodies();
+        let overload = Err(Problem::Unavailable(Unavailable::Overload));
+        let slow = |body| {
+            let bodies = bodies.clone();
+            tokio::spawn(async move {
+                let begun = Instant::now();
+                (read(&bodies, body).await.map(|held| held.bytes.len()), begun.elapsed())
+            })
+        };
+        let drips = slow(drip(&[0; 15], Duration::from_millis(600), 6));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        // One that goes on and one that does not: there is no part left for either.
+        let stops = stream::iter([Ok::<_, std::io::Error>(&b"x"[..])]).chain(stream::pending());
+        let refused = [slow(drip(&[0; 15], Duration::from_millis(600), 6)), slow(Body::from_stream(stops))];
+        for refused in refused {
+            assert_eq!(refused.await.unwrap(), (overload.clone(), SLOW_AFTER));
+        }
+        assert_eq!(bodies.slow_memory.available_permits(), 0);
+        assert_eq!(read(&bodies, Body::from(vec![0; 100])).await.map(drop), Ok(()));
+        assert_eq!(drips.await.unwrap(), (Ok(90), Duration::from_millis(4200)));
+        assert_eq!((bodies.memory.available_permits(), bodies.slow_memory.available_permits()), (150, 100));
     }
 
     #[tokio::test(start_paused = true)]

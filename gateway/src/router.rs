@@ -1,5 +1,5 @@
-//! The pages, and what every request passes on its way to one: a request id, a log line, a place among those
-//! in flight.
+//! The pages, and what every request passes on its way to one: a request id, a log line, and, once its body is
+//! read, a place among those being served.
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -18,7 +18,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use milepost_shared::clock::Clock;
 use milepost_shared::planted::Planted;
 use milepost_shared::upload::Shape;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_http::decompression::RequestDecompressionLayer;
@@ -207,10 +207,10 @@ impl Front {
     /// What is rare is boxed, here and below: hyper moves the future of every request, which is as large as its largest
     /// branch.
     async fn admit(&self, route: Route, request: Request) -> (Response, Told) {
-        let Ok(_place) = self.places.try_acquire() else {
-            return Box::pin(without_body(request, Problem::Unavailable(Unavailable::Overload))).await;
-        };
         match (route, request.method()) {
+            _ if self.places.available_permits() == 0 => {
+                Box::pin(without_body(request, Problem::Unavailable(Unavailable::Overload))).await
+            }
             (Route::Upload(shape), &Method::POST) => upload(self, shape, request).await,
             (Route::Status, &Method::GET | &Method::HEAD) => Box::pin(upload_status(self, request)).await,
             (Route::Upload(_), _) => {
@@ -221,6 +221,11 @@ impl Front {
             }
             (Route::Nowhere, _) => Box::pin(without_body(request, Problem::NotFound)).await,
         }
+    }
+
+    /// A place among the requests being served.
+    fn place(&self) -> Result<SemaphorePermit<'_>, Problem> {
+        self.places.try_acquire().map_err(|_| Problem::Unavailable(Unavailable::Overload))
     }
 }
 
@@ -297,6 +302,8 @@ async fn answer(
     media::check_content(headers)?;
     let key = idempotency_key::parse(headers).map_err(Problem::InvalidKey)?;
     let held = front.bodies.read(body).await?;
+    // Not before: a phone on a slow network would keep others from it.
+    let _place = front.place()?;
     let preference = Preference::of(headers);
     let (default, max) = front.waits();
     let patience = preference.patience(default, max);
@@ -328,6 +335,7 @@ async fn upload_status(front: &Front, request: Request) -> (Response, Told) {
 }
 
 async fn status_page(front: &Front, headers: &HeaderMap, uri: &Uri) -> Result<Response, Problem> {
+    let _place = front.place()?;
     let account = front.api_keys.authenticate(headers).await?;
     media::check_accept(headers)?;
     let key_hash = key_hash(uri.path()).unwrap_or_default();

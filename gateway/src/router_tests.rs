@@ -370,15 +370,22 @@ async fn past_the_limit_of_connections_a_new_one_gets_503_and_a_place_that_is_le
 
 #[tokio::test(flavor = "multi_thread")]
 async fn past_the_limit_of_requests_in_flight_a_new_one_gets_503() {
-    let gateway = gateway(&["--requests-max=1"]).await;
+    // The journal is away: an upload is served for as long as its publishing may take.
+    let gateway = gateway(&["--requests-max=1", "--publish-timeout=3s"]).await;
     let mut first = gateway.connect().await;
-    first.send(upload_head("Expect: 100-continue\r\n", BODY.len())).await;
-    // It is in flight for sure once it is told to go on.
-    assert_eq!(first.answer().await.status, 100);
-    let answer = gateway.ask(head("GET /", "")).await;
-    assert_eq!((answer.status, answer.code().as_str()), (503, "overload"));
-    assert_eq!(answer.header("retry-after"), Some("2"));
-    first.send(BODY).await;
+    first.send(upload("", BODY)).await;
+    let mut second = gateway.connect().await;
+    let refused = async || {
+        second.send(head("GET /", "Content-Length: 2\r\n") + "{}").await;
+        let answer = second.answer().await;
+        if answer.status != 503 {
+            return false;
+        }
+        assert_eq!((answer.code().as_str(), answer.header("connection")), ("overload", None));
+        assert_eq!(answer.header("retry-after"), Some("2"));
+        true
+    };
+    crate::testing::eventually("the first is being served", refused).await;
     assert_eq!(first.answer().await.code(), "journal-unavailable");
     assert_eq!(gateway.ask(head("GET /", "")).await.status, 404);
 }

@@ -235,3 +235,38 @@ async fn a_client_that_writes_16_mib_before_it_reads_gets_its_refusal() {
     raw.send(&cases[0].0).await;
     assert_eq!(raw.answer().await.status, 503);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_on_their_way_take_no_places_of_requests() {
+    let gateway = gateway(&["--requests-max=1"]).await;
+    let mut slow = Vec::new();
+    for _ in 0..5 {
+        let mut raw = gateway.connect().await;
+        raw.send(upload_head("Expect: 100-continue\r\n", BODY.len())).await;
+        // It is being read for sure once it is told to go on.
+        assert_eq!(raw.answer().await.status, 100);
+        slow.push(raw);
+    }
+    assert_eq!(gateway.ask(upload("", BODY)).await.code(), "journal-unavailable");
+    for mut raw in slow {
+        raw.send(BODY).await;
+        assert_eq!(raw.answer().await.code(), "journal-unavailable");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_may_take_long_if_it_is_never_silent_for_long() {
+    let gateway = gateway(&["--body-silence=400ms", "--body-timeout=20s"]).await;
+    let mut raw = gateway.connect().await;
+    raw.send(upload_head("", BODY.len())).await;
+    let mut pace = tokio::time::interval(Duration::from_millis(25));
+    for byte in BODY.bytes() {
+        pace.tick().await;
+        raw.send([byte]).await;
+    }
+    assert_eq!(raw.answer().await.code(), "journal-unavailable");
+    raw.send(upload_head("", BODY.len()) + &BODY[..5]).await;
+    let begun = Moment::now();
+    assert_eq!(raw.answer().await.code(), "body-timeout");
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}

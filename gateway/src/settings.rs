@@ -65,7 +65,7 @@ pub struct GatewaySettings {
 /// The bounds of uploads and of the waits for their answers.
 #[derive(Debug, Clone, Args)]
 pub struct UploadSettings {
-    /// Most requests being served at once; past it 503 [1..=1000000].
+    /// Most requests being served at once, not counting bodies on their way; past it 503 [1..=1000000].
     #[arg(long, env, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub requests_max: u32,
 
@@ -77,8 +77,12 @@ pub struct UploadSettings {
     #[arg(long, env, default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(4096..=64 << 20))]
     pub body_memory_kib: u32,
 
-    /// Longest wait for a whole body; past it 408 [100ms..=5m].
+    /// Longest silence of a client that is sending a body; past it 408 [100ms..=5m].
     #[arg(long, env, default_value = "15s", value_parser = duration(100 * MS, 300 * SECOND))]
+    pub body_silence: Duration,
+
+    /// Longest wait for a whole body; past it 408 [100ms..=1h].
+    #[arg(long, env, default_value = "5m", value_parser = duration(100 * MS, 3600 * SECOND))]
     pub body_timeout: Duration,
 
     /// Most locations of one upload; past it 413 [1..=10000].

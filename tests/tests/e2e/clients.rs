@@ -147,3 +147,73 @@ async fn past_the_limit_of_memory_for_bodies_new_ones_get_503_and_memory_stays_b
     load.settle(&[world.client(&gateway)?], 1).await?;
     world.finish(&load.expected()).await
 }
+
+/// Clients that send a piece of a body of 20,000 bytes now and then.
+struct Slow {
+    connections: Vec<Raw>,
+    gone: usize,
+}
+
+impl Slow {
+    async fn open(gateway: std::net::SocketAddr, secret: &str, count: usize) -> anyhow::Result<Self> {
+        let head = format!(
+            "POST /api/v1/locations HTTP/1.1\r\nHost: milepost\r\nX-API-Key: {secret}\r\n\
+             Content-Type: application/json\r\nContent-Length: 20000\r\n\r\n"
+        );
+        let mut connections = Vec::with_capacity(count);
+        for _ in 0..count {
+            let mut connection = Raw::connect(gateway).await?;
+            connection.send(head.as_bytes()).await?;
+            connections.push(connection);
+        }
+        Ok(Self { connections, gone: 0 })
+    }
+
+    /// Sends a piece of each body. Those that are refused are gone.
+    async fn send(&mut self, bytes: usize) {
+        let (piece, before) = (vec![b' '; bytes], self.connections.len());
+        let mut kept = Vec::with_capacity(before);
+        for mut connection in self.connections.drain(..) {
+            let refused = connection.answer(Duration::from_millis(1)).await.is_ok();
+            if !refused && connection.send(&piece).await.is_ok() {
+                kept.push(connection);
+            }
+        }
+        self.gone += before - kept.len();
+        self.connections = kept;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn bodies_that_come_slowly_keep_no_others_waiting() -> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let mut gateway = world.new_gateway()?;
+    gateway.set("REQUESTS_MAX", "50");
+    gateway.set("BODY_MEMORY_KIB", "4096");
+    gateway.start().await?;
+    let _consumer = world.consumer().await?;
+    let client = world.client(&gateway)?;
+    let load = Load::new(&world, 100);
+
+    // Four times as many as may be served at once, and more bytes than slow bodies have memory for.
+    let mut slow = Slow::open(client.gateway(), &world.account.secret, 200).await?;
+    let mut longest = Duration::ZERO;
+    for posts in load.posts.chunks(20) {
+        slow.send(500).await;
+        for post in posts {
+            let begun = std::time::Instant::now();
+            let answer = client.post(post).await?;
+            assert!([200, 202].contains(&answer.status), "{:?}", answer.told());
+            longest = longest.max(begun.elapsed());
+        }
+    }
+    eventually(MINUTE, "the slow that have no part of the memory are refused", async || {
+        slow.send(1).await;
+        Ok((slow.gone > 0).then_some(()))
+    })
+    .await?;
+    assert!(slow.connections.len() >= 50, "{} are left", slow.connections.len());
+    println!("{} slow bodies refused, {} left, longest wait {longest:?}", slow.gone, slow.connections.len());
+    load.settle(&[client], 1).await?;
+    world.finish(&load.expected()).await
+}
