@@ -6,7 +6,7 @@
 //! was sent, [`idempotency_key`], [`prefer`] and [`accept`] make an accepted upload of it. [`answers`] finds
 //! or makes its answer: [`in_flight`], [`cache`], [`lookup`], [`publish`] (by a [`producer`]) and the results [`tail`], joined by
 //! a [`flight`]. [`respond`] turns the [`outcome`] into HTTP, and [`status`] tells what became of a 202.
-//! [`problem`] is every other answer, [`metric`] what is counted, [`settings`] the command line, [`start`] what is checked before.
+//! [`problem`] is every other answer ([`refusals`] says which get a log line), [`metric`] what is counted, [`settings`] the command line, [`start`] what is checked before.
 
 pub mod accept;
 pub mod answers;
@@ -32,6 +32,7 @@ pub mod producer;
 pub mod publish;
 pub mod rate;
 pub mod receipt;
+pub mod refusals;
 pub mod respond;
 pub mod router;
 pub mod server;

@@ -12,7 +12,7 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::FutureExt as _;
-use http::header::{ALLOW, CONNECTION, CONTENT_ENCODING, EXPECT};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, EXPECT, VARY};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use milepost_shared::clock::Clock;
@@ -35,6 +35,7 @@ use crate::outcome::{Outcome, Unavailable};
 use crate::prefer::Preference;
 use crate::problem::{self, Problem};
 use crate::rate::Rates;
+use crate::refusals::Refusals;
 use crate::respond::{self, Asked};
 use crate::settings::UploadSettings;
 use crate::status;
@@ -44,6 +45,8 @@ const LOCATIONS: &str = "/api/v1/locations";
 const BATCH: &str = "/api/v1/locations/batch";
 const UPLOADS: &str = "/api/v1/uploads/";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What a status page, which is the only one that is asked for by GET, depends on besides its address.
+const STATUS_VARIES: HeaderValue = HeaderValue::from_static("accept, authorization, x-api-key");
 /// The longest wait for a final answer once the gateway is stopping: the connection must end well before the
 /// program.
 const PATIENCE_AT_THE_END: Duration = Duration::from_secs(1);
@@ -60,6 +63,7 @@ pub struct Front {
     bodies: Bodies,
     acceptance: Acceptance,
     places: Semaphore,
+    refusals: Refusals,
     clock: Clock,
     settings: UploadSettings,
     stop: CancellationToken,
@@ -84,6 +88,7 @@ impl Front {
             bodies: Bodies::new(settings),
             acceptance: Acceptance::new(settings, clock, planted),
             places: Semaphore::new(usize::try_from(settings.requests_max).unwrap_or(usize::MAX)),
+            refusals: Refusals::default(),
             clock,
             settings: settings.clone(),
             stop,
@@ -163,6 +168,7 @@ impl Front {
         if let Ok(value) = HeaderValue::from_str(request_id.as_hyphenated().encode_lower(&mut text)) {
             response.headers_mut().insert(REQUEST_ID, value);
         }
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         let status = response.status();
         let elapsed = begun.elapsed();
         let Told { outcome, bytes, .. } = told;
@@ -173,10 +179,18 @@ impl Front {
         // What was refused is looked for by its request id; of all else the metrics tell, at less cost than a line each.
         if status < 400 {
             tracing::debug!(method, route, status, outcome, %request_id, duration_ms, bytes, "request");
-        } else {
-            tracing::info!(method, route, status, code, outcome, %request_id, duration_ms, bytes, "request");
+        } else if let Some(left_out) = self.refusals.say(code, begun) {
+            let left_out = Some(left_out).filter(|left_out| *left_out > 0);
+            tracing::info!(method, route, status, code, outcome, %request_id, duration_ms, bytes, left_out, "request");
         }
         response
+    }
+
+    /// Tells of refusals that got no line of their own and that no later line has told of.
+    pub fn tell_left_out(&self) {
+        for (code, left_out) in self.refusals.left_out() {
+            tracing::info!(code, left_out, "requests");
+        }
     }
 
     /// The answer to a head that is refused before it becomes a request.
@@ -197,7 +211,10 @@ impl Front {
         let request_id = Uuid::now_v7();
         let (status, code) = problem.status_and_code();
         let (method, route, status) = ("none", Route::Nowhere.name(), status.as_u16());
-        tracing::info!(method, route, status, code, %request_id, "request");
+        if let Some(left_out) = self.refusals.say(code, Instant::now()) {
+            let left_out = Some(left_out).filter(|left_out| *left_out > 0);
+            tracing::info!(method, route, status, code, %request_id, left_out, "request");
+        }
         let now = UNIX_EPOCH + Duration::from_millis(self.clock.now_ms().try_into().unwrap_or_default());
         problem.raw(request_id, now, to_head).into()
     }
@@ -327,10 +344,11 @@ fn outcome_name(outcome: &Outcome) -> &'static str {
 }
 
 async fn upload_status(front: &Front, request: Request) -> (Response, Told) {
-    let response = match status_page(front, request.headers(), request.uri()).await {
+    let mut response = match status_page(front, request.headers(), request.uri()).await {
         Ok(response) => response,
         Err(problem) => problem.into_response(),
     };
+    response.headers_mut().append(VARY, STATUS_VARIES);
     without_body(request, response).await
 }
 

@@ -270,3 +270,27 @@ async fn a_body_may_take_long_if_it_is_never_silent_for_long() {
     assert_eq!(raw.answer().await.code(), "body-timeout");
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_answer_may_be_stored_by_caches() {
+    let gateway = gateway(&[]).await;
+    let upload_of = decode(BODY.as_bytes(), Shape::Single, Rules::STORABLE).unwrap();
+    let key_hash = KeyHash::new(ACCOUNT, "k");
+    store(&gateway.database, key_hash, &upload_of).await;
+    let key = format!("X-API-Key: {SECRET}\r\n");
+    let status = head(&format!("GET {UPLOADS}{key_hash}"), &key);
+    for (request, wanted) in [
+        (upload("Idempotency-Key: k\r\n", BODY), 200),
+        (status.clone(), 200),
+        (status.replace("_xxx", "_yyy"), 401),
+        (head("GET /", ""), 404),
+        (upload("", "{"), 400),
+        (upload("", BODY), 503),
+    ] {
+        let answer = gateway.ask(&request).await;
+        assert_eq!((answer.status, answer.header("cache-control")), (wanted, Some("no-store")), "{request}");
+        let is_page = request.starts_with(&format!("GET {UPLOADS}"));
+        let vary = is_page.then_some("accept, authorization, x-api-key");
+        assert_eq!(answer.header("vary"), vary, "{request}");
+    }
+}

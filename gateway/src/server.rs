@@ -37,6 +37,8 @@ const BUFFER_BYTES: usize = HEAD_BYTES_MAX;
 const REFUSALS_MAX: usize = 256;
 /// Longest time to tell a refusal.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
+/// How often it is told what the log leaves out.
+const TELL_EVERY: Duration = Duration::from_secs(10);
 /// Pause after a failed accept, which usually means that file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -81,6 +83,7 @@ pub async fn serve(
     refused.absolute(0);
     let (connections, cut_off) = (TaskTracker::new(), CancellationToken::new());
     readiness.up(ACCEPTING);
+    tokio::spawn(tell_left_out(Arc::clone(&front), stop.clone()));
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let stream = match accepted {
             Ok((stream, _)) => stream,
@@ -117,6 +120,14 @@ pub async fn serve(
     if timeout(settings.drain_timeout, connections.wait()).await.is_err() {
         tracing::warn!(connections = connections.len(), "connections cut off at the end");
         cut_off.cancel();
+    }
+    front.tell_left_out();
+}
+
+/// Tells now and then how many refusals got no log line.
+async fn tell_left_out(front: Arc<Front>, stop: CancellationToken) {
+    while stop.run_until_cancelled(sleep(TELL_EVERY)).await.is_some() {
+        front.tell_left_out();
     }
 }
 

@@ -217,3 +217,32 @@ async fn bodies_that_come_slowly_keep_no_others_waiting() -> anyhow::Result<()> 
     load.settle(&[client], 1).await?;
     world.finish(&load.expected()).await
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_again_and_again_fills_no_log_and_is_counted_there() -> anyhow::Result<()> {
+    const REFUSALS: usize = 3000;
+    let world = World::new(Plan::default()).await?;
+    let gateway = world.gateway().await?;
+    let mut connection = Raw::connect(world.client(&gateway)?.gateway()).await?;
+    let begun = std::time::Instant::now();
+    for _ in 0..REFUSALS / 100 {
+        connection.send("GET /api/v1/uploads/x HTTP/1.1\r\nHost: a\r\n\r\n".repeat(100).as_bytes()).await?;
+        for _ in 0..100 {
+            assert_eq!(connection.answer(MINUTE).await?.status, 401);
+        }
+    }
+    let seconds = usize::try_from(begun.elapsed().as_secs())? + 2;
+    let counted = async || {
+        let told = gateway.told()?;
+        let of_it = || told.lines().filter(|line| line.contains("unauthorized"));
+        let left_out = |line: &str| {
+            let (_, rest) = line.split_once("left_out=")?;
+            rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<usize>().ok()
+        };
+        let lines = of_it().filter(|line| line.contains("request_id")).count();
+        assert!(lines <= 10 * seconds, "{lines} lines in {seconds} s");
+        Ok((lines + of_it().filter_map(left_out).sum::<usize>() == REFUSALS).then_some(()))
+    };
+    eventually(MINUTE, "every refusal is told or counted", counted).await?;
+    world.finish(&[]).await
+}
