@@ -16,7 +16,8 @@ use crate::outcome::Accepted;
 use crate::problem::Problem;
 use crate::settings::UploadSettings;
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+/// The header that links an upload to its sender's trace.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// What every upload is judged by.
 #[derive(Debug, Clone)]

@@ -28,7 +28,8 @@ use crate::problem::Problem;
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
 const API_KEYS: &str = "api_keys";
-const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// The header of an API key.
+pub const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// One for refreshing, two for keys that are not known.
 const CONNECTIONS: u32 = 3;
 /// Longest time to load all keys.

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-const PREFER: HeaderName = HeaderName::from_static("prefer");
+/// The header's name.
+pub const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// What a client prefers. What cannot be read is ignored, as RFC 7240 section 2 asks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -15,8 +15,10 @@ use crate::problem::{Problem, seconds};
 
 /// When to ask for an answer that is pending.
 pub const RETRY_PENDING: Duration = Duration::from_secs(1);
-const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
-const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
+/// Marks an answer that was given before.
+pub const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+/// Says what was done as the client preferred.
+pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// Whose upload it was, and what was done as the client preferred.

@@ -12,7 +12,8 @@ use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::FutureExt as _;
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, EXPECT, VARY};
+use futures::future::Either;
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, EXPECT, ORIGIN, VARY};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use milepost_shared::clock::Clock;
@@ -21,6 +22,7 @@ use milepost_shared::upload::Shape;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tower::{Layer as _, ServiceExt as _, service_fn};
+use tower_http::cors::CorsLayer;
 use tower_http::decompression::RequestDecompressionLayer;
 use uuid::Uuid;
 
@@ -28,6 +30,7 @@ use crate::accept::{Acceptance, Sent};
 use crate::answers::Answers;
 use crate::authenticate::ApiKeys;
 use crate::body::{Arriving, Bodies};
+use crate::cors;
 use crate::idempotency_key;
 use crate::media;
 use crate::metric::HttpMetrics;
@@ -44,7 +47,8 @@ use crate::strict_http::Refused;
 const LOCATIONS: &str = "/api/v1/locations";
 const BATCH: &str = "/api/v1/locations/batch";
 const UPLOADS: &str = "/api/v1/uploads/";
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// The header that names a request.
+pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// What a status page, which is the only one that is asked for by GET, depends on besides its address.
 const STATUS_VARIES: HeaderValue = HeaderValue::from_static("accept, authorization, x-api-key");
 /// The longest wait for a final answer once the gateway is stopping: the connection must end well before the
@@ -65,6 +69,7 @@ pub struct Front {
     places: Semaphore,
     refusals: Refusals,
     clock: Clock,
+    cors: Option<CorsLayer>,
     settings: UploadSettings,
     stop: CancellationToken,
 }
@@ -90,6 +95,7 @@ impl Front {
             places: Semaphore::new(usize::try_from(settings.requests_max).unwrap_or(usize::MAX)),
             refusals: Refusals::default(),
             clock,
+            cors: cors::layer(&settings.cors_origins),
             settings: settings.clone(),
             stop,
         }
@@ -156,7 +162,11 @@ impl Front {
         let method = method_name(request.method());
         let route = Route::of(request.uri().path());
         let has_body = !request.body().is_end_stream();
-        let admitting = pin!(self.admit(route, request.map(Body::new)));
+        let request = request.map(Body::new);
+        let admitting = pin!(match &self.cors {
+            None => Either::Left(self.admit(route, request)),
+            Some(cors) => Either::Right(Box::pin(self.admit_page(cors, route, request))),
+        });
         let answering = AssertUnwindSafe(admitting).catch_unwind();
         let (mut response, told) = answering.await.unwrap_or_else(|_| untold(Problem::Internal));
         if has_body && !told.body_ended {
@@ -217,6 +227,26 @@ impl Front {
         }
         let now = UNIX_EPOCH + Duration::from_millis(self.clock.now_ms().try_into().unwrap_or_default());
         problem.raw(request_id, now, to_head).into()
+    }
+
+    /// Leads a request to its page, and tells a browser what other pages may do with the answer.
+    async fn admit_page(&self, cors: &CorsLayer, route: Route, request: Request) -> (Response, Told) {
+        let headers = request.headers();
+        let is_asked = request.method() != Method::OPTIONS || cors::is_preflight(request.method(), headers);
+        if !is_asked || !headers.contains_key(ORIGIN) {
+            let (mut response, told) = self.admit(route, request).await;
+            response.headers_mut().append(VARY, HeaderValue::from_static("origin"));
+            return (response, told);
+        }
+        let admitting = service_fn(|request| async {
+            let (mut response, told) = self.admit(route, request).await;
+            response.extensions_mut().insert(told);
+            Ok::<_, Infallible>(response)
+        });
+        // The layer answers by itself what a browser asks beforehand.
+        let Ok(mut response) = cors.layer(admitting).oneshot(request).await;
+        let told = response.extensions_mut().remove().unwrap_or(NOTHING_TOLD);
+        (response, told)
     }
 
     /// Leads a request to its page.

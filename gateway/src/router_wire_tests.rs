@@ -294,3 +294,92 @@ async fn no_answer_may_be_stored_by_caches() {
         assert_eq!(answer.header("vary"), vary, "{request}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_allowed_origins_a_web_page_is_told_nothing() {
+    let gateway = gateway(&[]).await;
+    let asking = "Origin: https://app.example\r\nAccess-Control-Request-Method: POST\r\n";
+    let answer = gateway.ask(head(&format!("OPTIONS {LOCATIONS}"), asking)).await;
+    assert_eq!((answer.status, answer.header("allow")), (405, Some("POST")));
+    let answers = [answer, gateway.ask(upload("Origin: https://app.example\r\n", BODY)).await];
+    for answer in answers {
+        let told = |name: &http::HeaderName| name.as_str().starts_with("access-control-");
+        assert!(!answer.headers.keys().any(told) && answer.header("vary").is_none());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_an_allowed_origin_may_upload_and_read_the_answer() {
+    let gateway = gateway(&["--cors-origins=https://app.example,capacitor://localhost"]).await;
+    for (origin, allowed) in [
+        ("https://app.example", true),
+        ("capacitor://localhost", true),
+        ("https://evil.example", false),
+        ("http://app.example", false),
+        ("null", false),
+    ] {
+        let wanted = allowed.then_some(origin);
+        let asking = format!(
+            "Origin: {origin}\r\nAccess-Control-Request-Method: POST\r\n\
+             Access-Control-Request-Headers: content-type,idempotency-key,x-api-key\r\n"
+        );
+        let answer = gateway.ask(head(&format!("OPTIONS {BATCH}"), &asking)).await;
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, wanted));
+        assert!(answer.header("x-request-id").is_some());
+        assert_eq!(answer.header("cache-control"), Some("no-store"));
+        let listed = |name: &str| answer.header(name).unwrap_or_default().to_ascii_lowercase();
+        let of = |list: String, name: &str| list.split(',').any(|one| one.trim() == name);
+        for name in [
+            "x-api-key",
+            "authorization",
+            "content-type",
+            "content-encoding",
+            "idempotency-key",
+            "x-idempotency-key",
+            "prefer",
+            "traceparent",
+        ] {
+            assert!(of(listed("access-control-allow-headers"), name), "{name}");
+        }
+        assert!(of(listed("access-control-allow-methods"), "post"));
+
+        let origin_header = format!("Origin: {origin}\r\n");
+        for (request, status) in [
+            (upload(&origin_header, BODY), 503),
+            (upload(&origin_header, "{"), 400),
+            (upload(&origin_header, BODY).replace(SECRET, "nobody"), 401),
+            (head("GET /", &origin_header), 404),
+        ] {
+            let answer = gateway.ask(request).await;
+            assert_eq!((answer.status, answer.header("access-control-allow-origin")), (status, wanted));
+            assert!(answer.header("vary").is_some_and(|vary| vary.contains("origin")));
+            let exposed =
+                answer.header("access-control-expose-headers").unwrap_or_default().to_ascii_lowercase();
+            for name in
+                ["x-request-id", "idempotency-replayed", "retry-after", "location", "preference-applied"]
+            {
+                assert!(of(exposed.clone(), name), "{name}");
+            }
+        }
+    }
+    // Who is no browser is served as ever, but the answer differs by what the header might have been.
+    let answer = gateway.ask(upload("", BODY)).await;
+    assert_eq!((answer.status, answer.header("vary")), (503, Some("origin")));
+    // An OPTIONS that asks for nothing is none of a browser's.
+    let answer = gateway.ask(head(&format!("OPTIONS {LOCATIONS}"), "Origin: https://app.example\r\n")).await;
+    assert_eq!(answer.status, 405);
+    // The connection goes on after a small body that was refused.
+    let mut raw = gateway.connect().await;
+    for _ in 0..2 {
+        raw.send(upload("Origin: https://app.example\r\n", "{")).await;
+        let answer = raw.answer().await;
+        assert_eq!((answer.status, answer.header("connection")), (400, None));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn any_origin_can_be_allowed() {
+    let gateway = gateway(&["--cors-origins=*"]).await;
+    let answer = gateway.ask(upload("Origin: null\r\n", BODY)).await;
+    assert_eq!((answer.status, answer.header("access-control-allow-origin")), (503, Some("*")));
+}

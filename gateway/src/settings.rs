@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::{Args, Parser};
+use http::HeaderValue;
 use milepost_shared::settings::{
     DatabaseSettings, KafkaSettings, Settings, TelemetrySettings, TestSettings, duration, socket_address,
 };
@@ -11,6 +12,7 @@ use milepost_shared::upload::LOCATIONS_MAX;
 
 use crate::answers::MiddleSettings;
 use crate::authenticate::ApiKeySettings;
+use crate::cors;
 use crate::server::ServerSettings;
 
 const MS: Duration = Duration::from_millis(1);
@@ -108,6 +110,11 @@ pub struct UploadSettings {
     /// Uploads that one account may send at once before the rate counts [1..=1000000].
     #[arg(long, env, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate_burst: u32,
+
+    /// Origins of web pages that may send uploads, comma separated, such as https://app.example,capacitor://localhost;
+    /// * is any. Without it a browser lets none.
+    #[arg(long, env, value_delimiter = ',', value_parser = cors::origin)]
+    pub cors_origins: Vec<HeaderValue>,
 }
 
 impl Settings for GatewaySettings {
