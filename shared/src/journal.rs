@@ -3,11 +3,13 @@
 //! Kafka key: the key hash in hex. Value, JSON:
 //! `{"schema":1,"account":"…","fingerprint":"…","upload":{"deviceId":"…","locations":[…]}}`.
 
+use serde::de::MapAccess;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use uuid::Uuid;
 
 use crate::fingerprint::Fingerprint;
-use crate::json::Json;
+use crate::json::{self, Depth, Name, Reader, Value};
 use crate::key::KeyHash;
 use crate::upload::{self, Rules, Shape, Upload};
 
@@ -43,7 +45,7 @@ pub enum Undecodable {
 }
 
 #[derive(Serialize)]
-struct Value<'a> {
+struct Envelope<'a> {
     schema: i64,
     account: Uuid,
     fingerprint: Fingerprint,
@@ -69,33 +71,63 @@ impl JournalRecord {
         if value.len() > VALUE_BYTES_MAX {
             return Err(too_large(value));
         }
-        let json = Json::parse(value).map_err(|error| {
-            garbage(format!("not JSON at line {}, column {}", error.line(), error.column()))
-        })?;
-        let Json::Object(fields) = &json else {
-            return Err(garbage(format!("{} instead of an object", json.kind())));
-        };
-        let field = |name: &str| fields.iter().find(|(field, _)| field == name).map(|(_, value)| value);
-        match field("schema") {
-            Some(Json::Integer(SCHEMA)) => {}
-            Some(Json::Integer(newer)) if *newer > SCHEMA => return Err(Undecodable::NewerSchema(*newer)),
+        let fields = json::read(value, Fields([None; 4]))
+            .map_err(|error| {
+                garbage(format!("not JSON at line {}, column {}", error.line(), error.column()))
+            })?
+            .map_err(|kind| garbage(format!("{kind} instead of an object")))?;
+        let [schema, account, fingerprint, upload] = fields.0;
+        match parse(schema) {
+            Some(SCHEMA) => {}
+            Some(newer) if newer > SCHEMA => return Err(Undecodable::NewerSchema(newer)),
             _ => return Err(garbage("no schema known")),
         }
         let key_hash = key
             .and_then(|key| std::str::from_utf8(key).ok()?.parse().ok())
             .ok_or_else(|| garbage("the key is not 64 lower-case hex digits"))?;
-        let text = |name| field(name).and_then(Json::as_text);
-        let account = text("account").and_then(|text| text.parse().ok());
-        let fingerprint = text("fingerprint").and_then(|text| text.parse().ok());
-        let upload = field("upload").ok_or_else(|| garbage("no upload"))?;
+        let upload = upload.ok_or_else(|| garbage("no upload"))?;
         Ok(Self {
             key_hash,
-            account: account.ok_or_else(|| garbage("no account"))?,
-            fingerprint: fingerprint.ok_or_else(|| garbage("no fingerprint"))?,
-            upload: upload::decode_json(upload, Shape::Batch, Rules::STORABLE)
+            account: parse(account).ok_or_else(|| garbage("no account"))?,
+            fingerprint: parse(fingerprint).ok_or_else(|| garbage("no fingerprint"))?,
+            upload: upload::decode(upload.get().as_bytes(), Shape::Batch, Rules::STORABLE)
                 .map_err(|invalid| garbage(format!("invalid upload: {invalid}")))?,
         })
     }
+}
+
+/// The fields of a record's value.
+const FIELDS: [&str; 4] = ["schema", "account", "fingerprint", "upload"];
+
+/// Them, as they were written.
+struct Fields<'a>([Option<&'a RawValue>; FIELDS.len()]);
+
+impl<'de> Reader<'de> for Fields<'de> {
+    type Output = Result<Self, &'static str>;
+
+    fn depth(&self) -> Depth {
+        Depth::MAX
+    }
+
+    fn value(self, value: Value<'de>) -> Self::Output {
+        Err(value.kind())
+    }
+
+    fn object<A: MapAccess<'de>>(mut self, mut entries: A) -> Result<Self::Output, A::Error> {
+        let known = |name: &str| FIELDS.iter().position(|field| *field == name);
+        while let Some(field) = entries.next_key_seed(Name(known))? {
+            let value = entries.next_value()?;
+            // Of equal fields the first counts; what is not known is passed.
+            if let Some(field) = field {
+                self.0[field].get_or_insert(value);
+            }
+        }
+        Ok(Ok(self))
+    }
+}
+
+fn parse<'a, T: Deserialize<'a>>(field: Option<&'a RawValue>) -> Option<T> {
+    serde_json::from_str(field?.get()).ok()
 }
 
 /// As [`JournalRecord::encode`], from parts.
@@ -104,7 +136,7 @@ impl JournalRecord {
 /// Never: an upload holds no number that JSON lacks.
 #[must_use]
 pub fn encode(account: Uuid, fingerprint: Fingerprint, upload: &Upload) -> Vec<u8> {
-    serde_json::to_vec(&Value { schema: SCHEMA, account, fingerprint, upload })
+    serde_json::to_vec(&Envelope { schema: SCHEMA, account, fingerprint, upload })
         .expect("an upload is made of strings and finite numbers")
 }
 

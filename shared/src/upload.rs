@@ -5,7 +5,7 @@
 
 mod decode;
 
-pub use decode::{Rules, decode, decode_json};
+pub use decode::{Rules, decode};
 
 use serde::Serialize;
 

@@ -135,7 +135,7 @@ fn times_before_1970_or_too_far_ahead_or_between_milliseconds_are_refused_and_an
     let cases = [
         (r#""timestamp":-1"#, "timestamp: must not be before 1970"),
         (&late, "timestamp: is too far in the future; it counts milliseconds since 1970"),
-        (r#""timestamp":1e18"#, "timestamp: must be a whole number of milliseconds since 1970"),
+        (r#""timestamp":1e18"#, "timestamp: is too far in the future; it counts milliseconds since 1970"),
         (r#""timestamp":1.5"#, "timestamp: must be a whole number of milliseconds since 1970"),
     ];
     for (field, fault) in cases {
@@ -187,7 +187,7 @@ fn duplicate_and_unknown_fields_are_named() {
             r#"{"deviceId":"d","locations":[{"timestamp":1,"latitude":1,"longitude":2,"x":0}],"y":0}"#,
             Shape::Batch
         ),
-        ["y: is not a known field", "locations[0].x: is not a known field"]
+        ["locations[0].x: is not a known field", "y: is not a known field"]
     );
 }
 
@@ -223,9 +223,61 @@ fn an_empty_batch_is_refused_and_one_with_too_many_is_told_the_bound() {
 }
 
 #[test]
-fn a_body_nested_too_deeply_is_refused() {
+fn faults_come_in_the_order_of_the_body_and_what_is_missing_at_the_end_of_its_object() {
+    let body = r#"{"x":0,"locations":[{"speed":"a","latitude":"b","y":0,"timestamp":-1},[],{"latitude":91,"longitude":1,
+        "timestamp":1,"latitude":1}],"deviceId":"","z":0,"locations":[]}"#;
+    assert_eq!(
+        faults(body, Shape::Batch),
+        [
+            "x: is not a known field",
+            "locations[0].speed: must be a number, not a string",
+            "locations[0].latitude: must be a number, not a string",
+            "locations[0].y: is not a known field",
+            "locations[0].timestamp: must not be before 1970",
+            "locations[0].longitude: is required",
+            "locations[1]: must be an object, not an array",
+            "locations[2].latitude: must be between -90 and 90",
+            "locations[2].latitude: is given twice; both spellings of a name count as one field",
+            "deviceId: must not be empty",
+            "z: is not a known field",
+            "locations: is given twice; both spellings of a name count as one field",
+        ]
+    );
+    assert_eq!(
+        faults(r#"{"speed":"a","longitude":181,"deviceId":7}"#, Shape::Single),
+        [
+            "speed: must be a number, not a string",
+            "longitude: must be between -180 and 180",
+            "deviceId: must be a string, not a number",
+            "timestamp: is required",
+            "latitude: is required",
+        ]
+    );
+}
+
+#[test]
+fn a_body_may_be_nested_128_deep_and_no_deeper() {
+    let nested = |field: &str, levels: usize| {
+        let (open, close) = ("[".repeat(levels), "]".repeat(levels));
+        format!(r#"{{"deviceId":"d","locations":[{{"{field}":{open}{close}}}]}}"#)
+    };
+    for field in ["speed", "x"] {
+        // The body, its locations and the location are three.
+        let deepest = decode(nested(field, 125).as_bytes(), Shape::Batch, RULES);
+        assert!(matches!(deepest, Err(Invalid::Faults { .. })), "{deepest:?}");
+        let deeper = decode(nested(field, 126).as_bytes(), Shape::Batch, RULES);
+        assert!(matches!(deeper, Err(Invalid::Syntax { line: 1, .. })), "{deeper:?}");
+    }
     let body = "[".repeat(100_000);
     assert!(matches!(decode(body.as_bytes(), Shape::Batch, RULES), Err(Invalid::Syntax { .. })));
+}
+
+#[test]
+fn too_many_locations_are_told_before_any_fault_and_after_any_break() {
+    let many = r#"{"x":0,"locations":[0,{},{"a":1},[],7],"deviceId":7}"#;
+    assert_eq!(decode(many.as_bytes(), Shape::Batch, RULES), Err(Invalid::TooMany { max: 3 }));
+    let broken = many.replace(":7}", ":7");
+    assert!(matches!(decode(broken.as_bytes(), Shape::Batch, RULES), Err(Invalid::Syntax { .. })));
 }
 
 #[test]
@@ -235,8 +287,8 @@ fn every_fault_is_named_up_to_the_bound_and_then_counted() {
     assert_eq!(
         faults(body, Shape::Batch),
         [
-            "locations[1].timestamp: is required",
             "locations[1].latitude: must be between -90 and 90",
+            "locations[1].timestamp: is required",
             "locations[1].longitude: is required",
             "locations[2]: must be an object, not a number",
         ]
