@@ -99,7 +99,8 @@ impl Plain {
             return StatusCode::BAD_REQUEST.into_response();
         };
         let timestamp_max = self.clock.now_ms() + millis(DAY);
-        let upload = match decode(body, shape, Rules { locations_max: 1000, timestamp_max }) {
+        let upload = match decode(body, shape, Rules { locations_max: 1000, timestamp_min: 0, timestamp_max })
+        {
             Ok(upload) => upload,
             Err(invalid) => return (StatusCode::BAD_REQUEST, invalid.to_string()).into_response(),
         };

@@ -23,6 +23,7 @@ pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 #[derive(Debug, Clone)]
 pub struct Acceptance {
     locations_max: usize,
+    timestamp_min: i64,
     timestamp_ahead_max: Duration,
     clock: Clock,
     planted: Planted,
@@ -51,6 +52,7 @@ impl Acceptance {
     pub fn new(settings: &UploadSettings, clock: Clock, planted: Planted) -> Self {
         Self {
             locations_max: usize::try_from(settings.locations_max).unwrap_or(usize::MAX),
+            timestamp_min: settings.timestamp_min,
             timestamp_ahead_max: settings.timestamp_ahead_max,
             clock,
             planted,
@@ -64,6 +66,7 @@ impl Acceptance {
     pub fn accept(&self, sent: Sent<'_>) -> Result<Accepted, Problem> {
         let rules = Rules {
             locations_max: self.locations_max,
+            timestamp_min: self.timestamp_min,
             timestamp_max: self.clock.now_ms().saturating_add(millis(self.timestamp_ahead_max)),
         };
         let upload = upload::decode(sent.body, sent.shape, rules).map_err(Problem::InvalidUpload)?;
@@ -105,6 +108,7 @@ mod tests {
         let clock = Clock::new(NOW_MS - Clock::new(0).now_ms());
         Acceptance {
             locations_max: 2,
+            timestamp_min: 2,
             timestamp_ahead_max: Duration::from_secs(3600),
             clock,
             planted: Planted::default(),
@@ -142,12 +146,15 @@ mod tests {
 
     #[test]
     fn the_settings_bound_number_and_time_of_locations() {
-        let too_many = accept(Shape::Batch, None, &batch(&[1, 2, 3])).unwrap_err();
+        let too_many = accept(Shape::Batch, None, &batch(&[3, 4, 5])).unwrap_err();
         assert_eq!(too_many, Problem::InvalidUpload(Invalid::TooMany { max: 2 }));
         assert!(accept(Shape::Batch, None, &batch(&[NOW_MS + 3_590_000])).is_ok());
         let ahead = accept(Shape::Batch, None, &batch(&[5, NOW_MS + 3_660_000])).unwrap_err();
         let Problem::InvalidUpload(Invalid::Faults { faults, .. }) = ahead else { panic!("{ahead:?}") };
         assert_eq!(faults[0].field, "locations[1].timestamp");
+        let seconds = accept(Shape::Batch, None, &batch(&[2, 1])).unwrap_err();
+        let Problem::InvalidUpload(Invalid::Faults { faults, .. }) = seconds else { panic!("{seconds:?}") };
+        assert_eq!(faults[0].message, "looks like seconds; milliseconds are wanted");
     }
 
     #[test]

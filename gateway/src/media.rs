@@ -62,10 +62,17 @@ fn is_json(content_type: &HeaderValue) -> bool {
     let media = parts.next().unwrap_or_default();
     media.eq_ignore_ascii_case("application/json")
         && parts.filter(|parameter| !parameter.is_empty()).all(|parameter| {
-            parameter.split_once('=').is_some_and(|(name, value)| {
-                name.eq_ignore_ascii_case("charset") && value.trim_matches('"').eq_ignore_ascii_case("utf-8")
-            })
+            parameter
+                .split_once('=')
+                .is_some_and(|(name, value)| name.eq_ignore_ascii_case("charset") && is_utf_8(value))
         })
+}
+
+/// Whether a charset is UTF-8, by its name or a usual misspelling, or a part of it.
+fn is_utf_8(value: &str) -> bool {
+    let quoted = value.strip_prefix('"').map(|rest| rest.strip_suffix('"').unwrap_or_default());
+    let charset = quoted.unwrap_or(value);
+    ["utf-8", "utf8", "us-ascii"].iter().any(|known| charset.eq_ignore_ascii_case(known))
 }
 
 #[cfg(test)]
@@ -115,11 +122,20 @@ mod tests {
             "Application/Json",
             "application/json; charset=utf-8",
             "application/json;charset=\"UTF-8\"",
+            "application/json; charset=utf8",
+            "application/json; charset=\"Utf8\"",
+            "application/json; charset=US-ASCII",
             "application/json;",
         ] {
             assert_eq!(check_content(&headers(&CONTENT_TYPE, &[value])), Ok(()), "{value}");
         }
-        let refused: [&[&str]; 8] = [
+        let refused: [&[&str]; 14] = [
+            &["application/json; charset=\"utf-8"],
+            &["application/json; charset=utf-8\""],
+            &["application/json; charset=\"\"utf-8\"\""],
+            &["application/json; charset=\""],
+            &["application/json; charset="],
+            &["application/json; charset='utf-8'"],
             &[],
             &[""],
             &["text/plain"],

@@ -18,7 +18,7 @@ use crate::server;
 use crate::testing::{ACCOUNT, SECRET, create_key, settings};
 
 const PATIENCE: Duration = Duration::from_secs(10);
-const BODY: &str = r#"{"deviceId":"d","timestamp":5,"latitude":48.2,"longitude":16.3}"#;
+const BODY: &str = r#"{"deviceId":"d","timestamp":1773480413000,"latitude":48.2,"longitude":16.3}"#;
 
 #[test]
 fn the_future_of_a_request_has_no_room_for_what_is_rare() {
@@ -174,7 +174,7 @@ fn upload(headers: &str, body: &str) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_refusal_is_a_problem_with_its_code_and_the_request_id() {
     let gateway = gateway(&["--locations-max=1", "--body-bytes-max=2000"]).await;
-    let location = r#"{"timestamp":5,"latitude":1,"longitude":2}"#;
+    let location = r#"{"timestamp":1773480413000,"latitude":1,"longitude":2}"#;
     let two = format!(r#"{{"deviceId":"d","locations":[{location},{location}]}}"#);
     let batch = |body: &str| upload("", body).replacen("/locations", "/locations/batch", 1);
     let uploads = format!("GET /api/v1/uploads/{}", "0".repeat(64));

@@ -91,6 +91,11 @@ pub struct UploadSettings {
     #[arg(long, env, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=LOCATIONS_MAX as i64))]
     pub locations_max: u32,
 
+    /// Least time of a location, milliseconds since 1970: what is below is taken for seconds and refused. 0 takes any
+    /// [0..=100000000000].
+    #[arg(long, env, default_value_t = 100_000_000_000, value_parser = clap::value_parser!(i64).range(0..=100_000_000_000))]
+    pub timestamp_min: i64,
+
     /// How far a location's time may be ahead of the gateway's clock [0s..=3650d].
     #[arg(long, env, default_value = "24h", value_parser = duration(Duration::ZERO, 3650 * DAY))]
     pub timestamp_ahead_max: Duration,

@@ -13,13 +13,16 @@ use crate::json::{self, Depth, Name, Reader, Seed, Shallow, Value};
 pub struct Rules {
     /// Most locations in a batch.
     pub locations_max: usize,
+    /// Least `timestamp`, milliseconds since 1970: what is below was counted in seconds.
+    pub timestamp_min: i64,
     /// Greatest `timestamp`, milliseconds since 1970.
     pub timestamp_max: i64,
 }
 
 impl Rules {
     /// What the tables can hold: the rules for records that a gateway has already let in.
-    pub const STORABLE: Self = Self { locations_max: LOCATIONS_MAX, timestamp_max: YEAR_9999_MS };
+    pub const STORABLE: Self =
+        Self { locations_max: LOCATIONS_MAX, timestamp_min: 0, timestamp_max: YEAR_9999_MS };
 }
 
 /// The last millisecond of the year 9999, far inside what Postgres can hold.
@@ -281,10 +284,10 @@ impl Draft {
             Field::Timestamp => self.timestamp = timestamp(value, path, rules, faults),
             Field::Latitude => self.latitude = number(value, path, -90.0, 90.0, faults),
             Field::Longitude => self.longitude = number(value, path, -180.0, 180.0, faults),
-            Field::Accuracy => self.accuracy = number(value, path, 0.0, 1e8, faults),
+            Field::Accuracy => self.accuracy = magnitude(value, path, 1e8, faults),
             Field::Altitude => self.altitude = number(value, path, -1e5, 1e8, faults),
-            Field::Bearing => self.bearing = number(value, path, 0.0, 360.0, faults),
-            Field::Speed => self.speed = number(value, path, 0.0, 1e5, faults),
+            Field::Bearing => self.bearing = magnitude(value, path, 360.0, faults),
+            Field::Speed => self.speed = magnitude(value, path, 1e5, faults),
             Field::BatteryLevel => self.battery_level = number(value, path, 0.0, 100.0, faults),
             Field::Provider => self.provider = text(value, path, LABEL_CHARS_MAX, faults),
             Field::NetworkType => self.network_type = text(value, path, LABEL_CHARS_MAX, faults),
@@ -327,17 +330,34 @@ fn device(value: &Value<'_>, path: Path<'_>, faults: &mut Faults) -> Option<Stri
 }
 
 #[expect(clippy::cast_precision_loss, reason = "an integer beyond 2^53 lies outside of every range here")]
-fn number(value: &Value<'_>, path: Path<'_>, min: f64, max: f64, faults: &mut Faults) -> Option<f64> {
-    let number = match value {
-        Value::Integer(integer) => *integer as f64,
-        Value::Float(float) => *float,
+fn any_number(value: &Value<'_>, path: Path<'_>, faults: &mut Faults) -> Option<f64> {
+    match value {
+        Value::Integer(integer) => Some(*integer as f64),
+        Value::Float(float) => Some(*float),
         other => {
             faults.add(path, format_args!("must be a number, not {}", other.kind()));
-            return None;
+            None
         }
-    };
+    }
+}
+
+fn number(value: &Value<'_>, path: Path<'_>, min: f64, max: f64, faults: &mut Faults) -> Option<f64> {
+    let number = any_number(value, path, faults)?;
     if !(min..=max).contains(&number) {
         faults.add(path, format_args!("must be between {min} and {max}"));
+        return None;
+    }
+    Some(number)
+}
+
+/// Negative is absent: it is how phones say that they do not know.
+fn magnitude(value: &Value<'_>, path: Path<'_>, max: f64, faults: &mut Faults) -> Option<f64> {
+    let number = any_number(value, path, faults)?;
+    if number < 0.0 {
+        return None;
+    }
+    if number > max {
+        faults.add(path, format_args!("must be between 0 and {max}"));
         return None;
     }
     Some(number)
@@ -350,11 +370,7 @@ fn timestamp(value: &Value<'_>, path: Path<'_>, rules: Rules, faults: &mut Fault
             clippy::cast_possible_truncation,
             reason = "what does not fit becomes the nearest that does"
         )]
-        Value::Float(float) if float.fract() == 0.0 => *float as i64,
-        Value::Float(_) => {
-            faults.add(path, "must be a whole number of milliseconds since 1970");
-            return None;
-        }
+        Value::Float(float) => float.floor() as i64,
         other => {
             faults.add(path, format_args!("must be a number, not {}", other.kind()));
             return None;
@@ -362,6 +378,8 @@ fn timestamp(value: &Value<'_>, path: Path<'_>, rules: Rules, faults: &mut Fault
     };
     let fault = if millis < 0 {
         "must not be before 1970"
+    } else if millis < rules.timestamp_min {
+        "looks like seconds; milliseconds are wanted"
     } else if millis > rules.timestamp_max {
         "is too far in the future; it counts milliseconds since 1970"
     } else {

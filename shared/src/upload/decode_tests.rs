@@ -1,9 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::fingerprint::Fingerprint;
 
 const NOW_MS: i64 = 1_773_480_413_000;
-const RULES: Rules = Rules { locations_max: 3, timestamp_max: NOW_MS + 86_400_000 };
+const RULES: Rules = Rules { locations_max: 3, timestamp_min: 0, timestamp_max: NOW_MS + 86_400_000 };
 
 fn faults(body: &str, shape: Shape) -> Vec<String> {
     match decode(body.as_bytes(), shape, RULES) {
@@ -70,11 +71,11 @@ fn a_number_out_of_range_is_named_with_its_range() {
         (r#""latitude":-91"#, "latitude: must be between -90 and 90"),
         (r#""longitude":180.1"#, "longitude: must be between -180 and 180"),
         (r#""longitude":-1e300"#, "longitude: must be between -180 and 180"),
-        (r#""accuracy":-1"#, "accuracy: must be between 0 and 100000000"),
         (r#""altitude":1e9"#, "altitude: must be between -100000 and 100000000"),
         (r#""bearing":361"#, "bearing: must be between 0 and 360"),
-        (r#""bearing":-1"#, "bearing: must be between 0 and 360"),
-        (r#""speed":-0.1"#, "speed: must be between 0 and 100000"),
+        (r#""speed":100000.1"#, "speed: must be between 0 and 100000"),
+        (r#""batteryLevel":-1"#, "batteryLevel: must be between 0 and 100"),
+        (r#""altitude":-100001"#, "altitude: must be between -100000 and 100000000"),
         (r#""batteryLevel":101"#, "batteryLevel: must be between 0 and 100"),
         (r#""accuracy":18446744073709551615"#, "accuracy: must be between 0 and 100000000"),
     ];
@@ -130,19 +131,81 @@ fn a_missing_or_null_required_field_is_named_and_a_null_optional_one_is_absent()
 }
 
 #[test]
-fn times_before_1970_or_too_far_ahead_or_between_milliseconds_are_refused_and_any_age_is_accepted() {
+fn times_before_1970_or_too_far_ahead_are_refused_and_any_age_is_accepted() {
     let late = format!(r#""timestamp":{}"#, RULES.timestamp_max + 1);
     let cases = [
         (r#""timestamp":-1"#, "timestamp: must not be before 1970"),
         (&late, "timestamp: is too far in the future; it counts milliseconds since 1970"),
         (r#""timestamp":1e18"#, "timestamp: is too far in the future; it counts milliseconds since 1970"),
-        (r#""timestamp":1.5"#, "timestamp: must be a whole number of milliseconds since 1970"),
+        (r#""timestamp":-0.5"#, "timestamp: must not be before 1970"),
+        (r#""timestamp":-1e300"#, "timestamp: must not be before 1970"),
     ];
     for (field, fault) in cases {
         assert_eq!(faults(&with(field), Shape::Single), [fault]);
     }
     for field in [r#""timestamp":0"#, r#""timestamp":1"#, r#""timestamp":1.0"#] {
         single(&with(field));
+    }
+}
+
+#[test]
+fn a_time_between_milliseconds_is_the_one_before() {
+    for (written, timestamp) in [
+        ("1773480413000.999", NOW_MS),
+        ("1.773480413000999e12", NOW_MS),
+        ("1773480413000.0", NOW_MS),
+        ("0.9", 0),
+        ("-0.0", 0),
+    ] {
+        let upload = single(&with(&format!(r#""timestamp":{written}"#)));
+        assert_eq!(upload.locations[0].timestamp, timestamp, "{written}");
+    }
+}
+
+#[test]
+fn a_time_that_looks_like_seconds_is_a_fault_where_it_is_asked_for() {
+    let rules = Rules { timestamp_min: 100_000_000_000, ..RULES };
+    let decoded = |timestamp: &str| {
+        let body = with(&format!(r#""timestamp":{timestamp}"#));
+        match decode(body.as_bytes(), Shape::Single, rules) {
+            Err(Invalid::Faults { faults, .. }) => Err(faults[0].message.clone()),
+            decoded => Ok(decoded.unwrap().locations[0].timestamp),
+        }
+    };
+    for seconds in ["1773480413", "1773480413.123", "0", "99999999999.9"] {
+        assert_eq!(
+            decoded(seconds),
+            Err("looks like seconds; milliseconds are wanted".to_owned()),
+            "{seconds}"
+        );
+    }
+    assert_eq!(decoded("100000000000"), Ok(100_000_000_000));
+    assert_eq!(decoded("-1"), Err("must not be before 1970".to_owned()));
+}
+
+#[test]
+fn a_negative_accuracy_bearing_or_speed_is_absent_and_makes_no_other_upload() {
+    let without = Fingerprint::of(&single(&with(r#""altitude":1"#)));
+    for name in ["accuracy", "bearing", "speed"] {
+        for value in ["-1", "-0.1", "-1e300", "-9223372036854775808"] {
+            let upload = single(&with(&format!(r#""altitude":1,"{name}":{value}"#)));
+            let location = &upload.locations[0];
+            assert_eq!(
+                (location.accuracy, location.bearing, location.speed),
+                (None, None, None),
+                "{name} {value}"
+            );
+            assert_eq!(Fingerprint::of(&upload), without);
+        }
+    }
+}
+
+#[test]
+fn a_byte_order_mark_is_skipped_once_and_only_at_the_beginning() {
+    let body = with(r#""speed":1"#);
+    assert_eq!(single(&format!("\u{feff}{body}")), single(&body));
+    for broken in [format!("\u{feff}\u{feff}{body}"), format!(" \u{feff}{body}"), format!("{body}\u{feff}")] {
+        assert!(matches!(decode(broken.as_bytes(), Shape::Single, RULES), Err(Invalid::Syntax { .. })));
     }
 }
 

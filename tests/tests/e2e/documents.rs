@@ -75,10 +75,10 @@ fn every_problem_is_documented_with_its_status_and_every_documented_one_exists()
 
 /// What a client can do wrong alone, by the code it gets.
 async fn provoked(client: &Client, stranger: &Client) -> anyhow::Result<Vec<(&'static str, Answer)>> {
-    let fine = || Post::to(SINGLE, r#"{"deviceId":"d","timestamp":1,"latitude":2,"longitude":3}"#);
-    let other = Post::to(SINGLE, r#"{"deviceId":"e","timestamp":1,"latitude":2,"longitude":3}"#);
+    let fine = || Post::to(SINGLE, r#"{"deviceId":"d","timestamp":1773480413000,"latitude":2,"longitude":3}"#);
+    let other = Post::to(SINGLE, r#"{"deviceId":"e","timestamp":1773480413000,"latitude":2,"longitude":3}"#);
     let faulty = r#"{"deviceId":"curl","locations":[{"timestamp":"x","latitude":91,"longitude":16},
-        {"timestamp":1,"latitude":1,"longitude":1,"lat":2}]}"#;
+        {"timestamp":1773480413000,"latitude":1,"longitude":1,"lat":2}]}"#;
     let crowd = format!(r#"{{"deviceId":"d","locations":[{}]}}"#, vec!["0"; 1001].join(","));
     let mut answers = vec![
         ("unknown-upload", client.get("/api/v1/uploads/nothing").await?),
@@ -139,7 +139,7 @@ async fn problems_read_as_documented() -> anyhow::Result<()> {
         }
     }
     let upload = decode(
-        br#"{"deviceId":"d","timestamp":1,"latitude":2,"longitude":3}"#,
+        br#"{"deviceId":"d","timestamp":1773480413000,"latitude":2,"longitude":3}"#,
         Shape::Single,
         Rules::STORABLE,
     )?;
