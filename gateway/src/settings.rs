@@ -116,7 +116,7 @@ pub struct UploadSettings {
     #[arg(long, env, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub rate_burst: u32,
 
-    /// Origins of web pages that may send uploads, comma separated, such as https://app.example,capacitor://localhost;
+    /// Origins of web pages that may send uploads, comma separated, such as `https://app.example,capacitor://localhost`;
     /// * is any. Without it a browser lets none.
     #[arg(long, env, value_delimiter = ',', value_parser = cors::origin)]
     pub cors_origins: Vec<HeaderValue>,
