@@ -1,6 +1,9 @@
-//! Makes an accepted upload of what was sent: validated, keyed, fingerprinted. Pure but for the random key of
+//! Makes an accepted upload of what was sent: decompressed, validated, keyed, fingerprinted. Pure but for the random key of
 //! an upload without one; nothing is stored.
 
+use std::num::NonZero;
+use std::sync::Arc;
+use std::thread::available_parallelism;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderName};
@@ -9,28 +12,45 @@ use milepost_shared::fingerprint::Fingerprint;
 use milepost_shared::journal;
 use milepost_shared::key::KeyHash;
 use milepost_shared::planted::{Planted, PlantedBug};
-use milepost_shared::upload::{self, Rules, Shape};
+use milepost_shared::upload::{self, Rules, Shape, Upload};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use uuid::Uuid;
 
-use crate::outcome::Accepted;
+use crate::body::Held;
+use crate::coding::{Codings, Undecoded};
+use crate::outcome::{Accepted, Unavailable};
 use crate::problem::Problem;
 use crate::settings::UploadSettings;
 
 /// The header that links an upload to its sender's trace.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
+/// Bytes that are read at once, where the request is; some 250 microseconds. More of them go to a thread of their own, so
+/// that they hold up nobody else.
+const SHORT: usize = 64 << 10;
+/// The same before decompression: each of many empty members takes a while.
+const SHORT_COMPRESSED: usize = 8 << 10;
+/// Longest wait for such a thread. There are as many as cores.
+const TURN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Memory that reading a body takes at most, for each of its bytes, besides itself (`shared/tests/memory.rs`).
+pub const MEMORY_PER_BYTE: usize = 7;
+
 /// What every upload is judged by.
 #[derive(Debug, Clone)]
 pub struct Acceptance {
+    bytes_max: usize,
     locations_max: usize,
     timestamp_min: i64,
     timestamp_ahead_max: Duration,
     clock: Clock,
     planted: Planted,
+    /// One permit for each long body that may be read at the same time.
+    turns: Arc<Semaphore>,
 }
 
-/// What was sent, as far as it is read already.
-#[derive(Debug, Clone, Copy)]
+/// What was sent, without its body.
+#[derive(Debug)]
 pub struct Sent<'a> {
     /// Who sent it.
     pub account: Uuid,
@@ -40,8 +60,8 @@ pub struct Sent<'a> {
     pub shape: Shape,
     /// All headers.
     pub headers: &'a HeaderMap,
-    /// The whole body.
-    pub body: &'a [u8],
+    /// How the body is compressed.
+    pub codings: Codings,
     /// How long the client will wait.
     pub patience: Duration,
 }
@@ -51,39 +71,124 @@ impl Acceptance {
     #[must_use]
     pub fn new(settings: &UploadSettings, clock: Clock, planted: Planted) -> Self {
         Self {
+            bytes_max: usize::try_from(settings.body_bytes_max).unwrap_or(usize::MAX),
             locations_max: usize::try_from(settings.locations_max).unwrap_or(usize::MAX),
             timestamp_min: settings.timestamp_min,
             timestamp_ahead_max: settings.timestamp_ahead_max,
             clock,
             planted,
+            turns: Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get))),
         }
     }
 
-    /// Accepts an upload.
+    /// Accepts an upload. Its body's memory becomes the upload's.
     ///
     /// # Errors
-    /// [`Problem::InvalidUpload`], naming every fault.
-    pub fn accept(&self, sent: Sent<'_>) -> Result<Accepted, Problem> {
-        let rules = Rules {
-            locations_max: self.locations_max,
-            timestamp_min: self.timestamp_min,
-            timestamp_max: self.clock.now_ms().saturating_add(millis(self.timestamp_ahead_max)),
+    /// [`Problem::InvalidUpload`], naming every fault; the body is not compressed as said, or is too large, or there is no
+    /// memory or no thread for it.
+    pub async fn accept(&self, mut held: Held, sent: Sent<'_>) -> Result<(Accepted, Held), Problem> {
+        let (rules, shape) = (self.rules(), sent.shape);
+        let at_once = self.read_short(&held.bytes, &sent.codings, shape, rules);
+        let (upload, fingerprint) = match at_once {
+            Some(read) => read?,
+            None => {
+                let read;
+                (held, read) = Box::pin(self.read_long(held, sent.codings, shape, rules)).await?;
+                read?
+            }
         };
-        let upload = upload::decode(sent.body, sent.shape, rules).map_err(Problem::InvalidUpload)?;
+        held.replace(upload.heap_bytes())?;
         let account =
             if self.planted.is(PlantedBug::KeyHashWithoutAccount) { Uuid::nil() } else { sent.account };
         // Not a hash of anything: no client's key can be equal to it.
         let key_hash = sent.key.map_or_else(|| KeyHash(rand::random()), |key| KeyHash::new(account, key));
-        Ok(Accepted {
+        let accepted = Accepted {
             account: sent.account,
             key_hash,
             has_key: sent.key.is_some(),
-            fingerprint: Fingerprint::of(&upload),
+            fingerprint,
             upload,
             traceparent: traceparent(sent.headers),
             patience: sent.patience,
-        })
+        };
+        Ok((accepted, held))
     }
+
+    fn rules(&self) -> Rules {
+        Rules {
+            locations_max: self.locations_max,
+            timestamp_min: self.timestamp_min,
+            timestamp_max: self.clock.now_ms().saturating_add(millis(self.timestamp_ahead_max)),
+        }
+    }
+
+    /// Reads a body that is short, also after decompression; `None` if it is not.
+    fn read_short(
+        &self,
+        sent: &[u8],
+        codings: &Codings,
+        shape: Shape,
+        rules: Rules,
+    ) -> Option<Result<Read, Problem>> {
+        if sent.len() > if codings.is_none() { SHORT } else { SHORT_COMPRESSED } {
+            return None;
+        }
+        if codings.is_none() {
+            return Some(read(sent, shape, rules));
+        }
+        match decompress(sent, codings, SHORT.min(self.bytes_max)) {
+            Err(Problem::BodyTooLarge(_)) => None,
+            decompressed => Some(decompressed.and_then(|body| read(&body, shape, rules))),
+        }
+    }
+
+    /// Reads a body on a thread that may be held up. If the client goes away meanwhile, its memory still counts until then.
+    async fn read_long(
+        &self,
+        mut held: Held,
+        codings: Codings,
+        shape: Shape,
+        rules: Rules,
+    ) -> Result<(Held, Result<Read, Problem>), Problem> {
+        let turn = timeout(TURN_TIMEOUT, Arc::clone(&self.turns).acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else { return Err(Problem::Unavailable(Unavailable::Overload)) };
+        let bytes_max = self.bytes_max;
+        let body_bytes = if codings.is_none() { held.bytes.len() } else { bytes_max };
+        held.reserve(body_bytes.saturating_mul(1 + MEMORY_PER_BYTE).saturating_sub(held.bytes.len()))?;
+        let reading = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            if !codings.is_none() {
+                match decompress(&held.bytes, &codings, bytes_max) {
+                    Ok(body) => held.bytes = body,
+                    Err(problem) => return (held, Err(problem)),
+                }
+            }
+            let read = read(&held.bytes, shape, rules);
+            (held, read)
+        });
+        match reading.await {
+            Ok(read) => Ok(read),
+            Err(failed) => failed
+                .try_into_panic()
+                .map_or(Err(Problem::Internal), |panic| std::panic::resume_unwind(panic)),
+        }
+    }
+}
+
+/// An upload and its fingerprint.
+type Read = (Upload, Fingerprint);
+
+fn decompress(sent: &[u8], codings: &Codings, bytes_max: usize) -> Result<Vec<u8>, Problem> {
+    codings.take_off(sent, bytes_max).map_err(|undecoded| match undecoded {
+        Undecoded::Broken => Problem::UnreadableBody,
+        Undecoded::TooLarge => Problem::BodyTooLarge(bytes_max),
+    })
+}
+
+fn read(body: &[u8], shape: Shape, rules: Rules) -> Result<Read, Problem> {
+    let upload = upload::decode(body, shape, rules).map_err(Problem::InvalidUpload)?;
+    let fingerprint = Fingerprint::of(&upload);
+    Ok((upload, fingerprint))
 }
 
 /// The request's `traceparent`, if it is valid (W3C Trace Context, version 00). An invalid one starts no
@@ -100,26 +205,35 @@ mod tests {
     use milepost_shared::upload::Invalid;
 
     use super::*;
+    use crate::body::{Arriving, Bodies};
+    use crate::testing::settings;
 
     const ACCOUNT: Uuid = Uuid::from_u128(1);
     const NOW_MS: i64 = 1_773_480_413_000;
 
     fn acceptance() -> Acceptance {
         let clock = Clock::new(NOW_MS - Clock::new(0).now_ms());
+        let turns = Arc::new(Semaphore::new(1));
         Acceptance {
+            bytes_max: 1 << 20,
             locations_max: 2,
             timestamp_min: 2,
             timestamp_ahead_max: Duration::from_secs(3600),
             clock,
             planted: Planted::default(),
+            turns,
         }
     }
 
-    fn accept(shape: Shape, key: Option<&str>, body: &str) -> Result<Accepted, Problem> {
-        let headers = HeaderMap::new();
-        let patience = Duration::from_secs(1);
-        let body = body.as_bytes();
-        acceptance().accept(Sent { account: ACCOUNT, key, shape, headers: &headers, body, patience })
+    fn sent<'a>(shape: Shape, key: Option<&'a str>, headers: &'a HeaderMap) -> Sent<'a> {
+        let (patience, codings) = (Duration::from_secs(1), Codings::of(headers).unwrap());
+        Sent { account: ACCOUNT, key, shape, headers, codings, patience }
+    }
+
+    async fn accept(shape: Shape, key: Option<&str>, body: &str) -> Result<Accepted, Problem> {
+        let (bodies, headers) = (Bodies::new(&settings(&[]).uploads), HeaderMap::new());
+        let held = bodies.read(&mut Arriving::new(body.to_owned().into())).await?;
+        acceptance().accept(held, sent(shape, key, &headers)).await.map(|(accepted, _)| accepted)
     }
 
     fn batch(timestamps: &[i64]) -> String {
@@ -128,33 +242,79 @@ mod tests {
         format!(r#"{{"deviceId":"d","locations":[{}]}}"#, locations.join(","))
     }
 
-    #[test]
-    fn an_upload_is_keyed_and_fingerprinted() {
-        let accepted = accept(Shape::Batch, Some("k"), &batch(&[5])).unwrap();
+    #[tokio::test]
+    async fn an_upload_is_keyed_and_fingerprinted() {
+        let accepted = accept(Shape::Batch, Some("k"), &batch(&[5])).await.unwrap();
         assert!(accepted.has_key);
         assert_eq!(accepted.key_hash, KeyHash::new(ACCOUNT, "k"));
         assert_eq!(accepted.fingerprint, Fingerprint::of(&accepted.upload));
         let single = r#"{"device_id":"d","timestamp":5.0,"latitude":1.0,"longitude":2}"#;
-        assert_eq!(accept(Shape::Single, None, single).unwrap().fingerprint, accepted.fingerprint);
+        assert_eq!(accept(Shape::Single, None, single).await.unwrap().fingerprint, accepted.fingerprint);
     }
 
-    #[test]
-    fn two_uploads_without_a_key_have_nothing_in_common() {
-        let hashes = [0, 1].map(|_| accept(Shape::Batch, None, &batch(&[5])).unwrap().key_hash);
-        assert_ne!(hashes[0], hashes[1]);
+    #[tokio::test]
+    async fn two_uploads_without_a_key_have_nothing_in_common() {
+        let one = accept(Shape::Batch, None, &batch(&[5])).await.unwrap();
+        let other = accept(Shape::Batch, None, &batch(&[5])).await.unwrap();
+        assert_ne!(one.key_hash, other.key_hash);
     }
 
-    #[test]
-    fn the_settings_bound_number_and_time_of_locations() {
-        let too_many = accept(Shape::Batch, None, &batch(&[3, 4, 5])).unwrap_err();
+    #[tokio::test]
+    async fn the_settings_bound_number_and_time_of_locations() {
+        let too_many = accept(Shape::Batch, None, &batch(&[3, 4, 5])).await.unwrap_err();
         assert_eq!(too_many, Problem::InvalidUpload(Invalid::TooMany { max: 2 }));
-        assert!(accept(Shape::Batch, None, &batch(&[NOW_MS + 3_590_000])).is_ok());
-        let ahead = accept(Shape::Batch, None, &batch(&[5, NOW_MS + 3_660_000])).unwrap_err();
+        assert!(accept(Shape::Batch, None, &batch(&[NOW_MS + 3_590_000])).await.is_ok());
+        let ahead = accept(Shape::Batch, None, &batch(&[5, NOW_MS + 3_660_000])).await.unwrap_err();
         let Problem::InvalidUpload(Invalid::Faults { faults, .. }) = ahead else { panic!("{ahead:?}") };
         assert_eq!(faults[0].field, "locations[1].timestamp");
-        let seconds = accept(Shape::Batch, None, &batch(&[2, 1])).unwrap_err();
+        let seconds = accept(Shape::Batch, None, &batch(&[2, 1])).await.unwrap_err();
         let Problem::InvalidUpload(Invalid::Faults { faults, .. }) = seconds else { panic!("{seconds:?}") };
         assert_eq!(faults[0].message, "looks like seconds; milliseconds are wanted");
+    }
+
+    #[tokio::test]
+    async fn a_short_body_is_read_at_once_and_a_long_one_holds_nobody_up() {
+        let (bodies, headers) = (Bodies::new(&settings(&[]).uploads), HeaderMap::new());
+        let mut compressed = HeaderMap::new();
+        compressed.insert("content-encoding", HeaderValue::from_static("zstd"));
+        let short = batch(&[NOW_MS]);
+        let long = short.replace("]}", &format!("]{}}}", " ".repeat(1 << 19)));
+        for (body, headers, at_once) in [
+            (short.clone().into_bytes(), &headers, true),
+            (long.clone().into_bytes(), &headers, false),
+            (zstd::stream::encode_all(short.as_bytes(), 3).unwrap(), &compressed, true),
+            (zstd::stream::encode_all(long.as_bytes(), 3).unwrap(), &compressed, false),
+        ] {
+            let held = bodies.read(&mut Arriving::new(body.into())).await.unwrap();
+            let acceptance = acceptance();
+            let mut accepting = std::pin::pin!(acceptance.accept(held, sent(Shape::Batch, None, headers)));
+            let polled = futures::poll!(accepting.as_mut());
+            assert_eq!(polled.is_ready(), at_once);
+            let accepted = match polled {
+                std::task::Poll::Ready(accepted) => accepted,
+                std::task::Poll::Pending => accepting.await,
+            };
+            assert_eq!(accepted.unwrap().0.upload.locations.len(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn memory_counts_while_a_long_body_is_read_and_then_only_what_is_left() {
+        let bodies = Bodies::new(&settings(&["--body-memory-kib=8192"]).uploads);
+        let headers = HeaderMap::new();
+        let long = |bytes: usize| {
+            let body = batch(&[NOW_MS]).replace("]}", &format!("]{}}}", " ".repeat(bytes)));
+            axum::body::Body::from(body)
+        };
+        let first = bodies.read(&mut Arriving::new(long(1_000_000))).await.unwrap();
+        let second = bodies.read(&mut Arriving::new(long(1_000_000))).await.unwrap();
+        let acceptance = acceptance();
+        let refused = acceptance.accept(second, sent(Shape::Batch, None, &headers)).await;
+        assert_eq!(refused.map(drop), Err(Problem::Unavailable(Unavailable::Overload)));
+        let (_accepted, held) = acceptance.accept(first, sent(Shape::Batch, None, &headers)).await.unwrap();
+        let again = bodies.read(&mut Arriving::new(long(1_000_000))).await.unwrap();
+        assert!(acceptance.accept(again, sent(Shape::Batch, None, &headers)).await.is_ok());
+        drop(held);
     }
 
     #[test]

@@ -25,6 +25,9 @@ const SLOW_AFTER: Duration = Duration::from_secs(1);
 /// Slow bodies together may have this part of the memory, so that they cannot keep others from it.
 const SLOW_PART: usize = 2;
 
+/// What of an upload's memory may count wrongly: as much as it takes anyway, with its request and its connection.
+const UNCOUNTED_MAX: usize = 4 << 10;
+
 /// The bounds of all bodies. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Bodies {
@@ -58,12 +61,40 @@ pub struct Arriving {
     broken: bool,
 }
 
-/// A whole body. Its memory counts until this is dropped.
+/// A whole body, or what was made of it. Its memory counts until this is dropped.
 #[derive(Debug)]
 pub struct Held {
-    /// What was sent, after decompression.
+    /// What was sent.
     pub bytes: Vec<u8>,
     memory: OwnedSemaphorePermit,
+}
+
+impl Held {
+    /// Counts more memory, needed to make something of the body.
+    ///
+    /// # Errors
+    /// There is no more.
+    pub fn reserve(&mut self, bytes: usize) -> Result<(), Problem> {
+        self.memory.merge(take(self.memory.semaphore(), bytes)?);
+        Ok(())
+    }
+
+    /// Drops the body for what was made of it, which takes so much memory and counts as that.
+    ///
+    /// # Errors
+    /// There is no more memory.
+    pub fn replace(&mut self, bytes: usize) -> Result<(), Problem> {
+        self.bytes = Vec::new();
+        let counted = self.memory.num_permits();
+        if bytes > counted.saturating_add(UNCOUNTED_MAX) {
+            return self.reserve(bytes - counted);
+        }
+        // None of it is given back at once if it is little: that would take a lock.
+        if counted > bytes.saturating_add(UNCOUNTED_MAX) {
+            drop(self.memory.split(counted - bytes));
+        }
+        Ok(())
+    }
 }
 
 impl Arriving {
@@ -143,7 +174,7 @@ impl Bodies {
             if held.bytes.len() + chunk.len() > self.bytes_max {
                 return Err(Problem::BodyTooLarge(self.bytes_max));
             }
-            held.memory.merge(take(&self.memory, chunk.len())?);
+            held.reserve(chunk.len())?;
             held.bytes.extend_from_slice(&chunk);
         }
         Ok(held)
@@ -231,6 +262,24 @@ mod tests {
         drop(first);
         assert_eq!(read(&bodies, Body::from(vec![0; 100])).await.map(drop), Ok(()));
         assert_eq!(bodies.memory.available_permits(), 150);
+    }
+
+    #[tokio::test]
+    async fn what_is_made_of_a_body_counts_instead_of_it() {
+        let memory = Arc::new(Semaphore::new(50_000));
+        let bodies = Bodies { bytes_max: 30_000, memory, ..bodies() };
+        let mut held = read(&bodies, Body::from(vec![0; 20_000])).await.unwrap();
+        held.reserve(10_000).unwrap();
+        assert_eq!(held.reserve(20_001), Err(Problem::Unavailable(Unavailable::Overload)));
+        for (bytes, free) in [(5000, 45_000), (1000, 45_000), (9000, 45_000), (9001 + 4096, 50_000 - 13_097)]
+        {
+            held.replace(bytes).unwrap();
+            assert_eq!(bodies.memory.available_permits(), free, "{bytes}");
+        }
+        assert_eq!(held.bytes.capacity(), 0);
+        assert_eq!(held.replace(60_000), Err(Problem::Unavailable(Unavailable::Overload)));
+        drop(held);
+        assert_eq!(bodies.memory.available_permits(), 50_000);
     }
 
     /// A body of pieces so long that comes one piece after the other, each after a pause.

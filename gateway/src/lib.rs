@@ -2,7 +2,7 @@
 //!
 //! In the order of the flow: [`server`] accepts connections ([`connection`] keeps their deadlines and judges heads by
 //! [`strict_http`] and [`framing`], and they end with a [`linger`]),
-//! [`router`] admits requests (of web pages by [`cors`]), [`authenticate`] and [`rate`] say who may, [`media`] and [`body`] read what
+//! [`router`] admits requests (of web pages by [`cors`]), [`authenticate`] and [`rate`] say who may, [`media`], [`coding`] and [`body`] read what
 //! was sent, [`idempotency_key`], [`prefer`] and [`accept`] make an accepted upload of it. [`answers`] finds
 //! or makes its answer: [`in_flight`], [`cache`], [`lookup`], [`publish`] (by a [`producer`]) and the results [`tail`], joined by
 //! a [`flight`]. [`respond`] turns the [`outcome`] into HTTP, and [`status`] tells what became of a 202.
@@ -13,6 +13,7 @@ pub mod answers;
 pub mod authenticate;
 pub mod body;
 pub mod cache;
+pub mod coding;
 pub mod connection;
 pub mod cors;
 pub mod flight;

@@ -12,6 +12,7 @@ use milepost_shared::upload::{Fault, Invalid};
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::coding;
 use crate::outcome::Unavailable;
 
 /// When a 503 may be tried again.
@@ -27,7 +28,7 @@ pub enum Problem {
     MalformedRequest,
     /// 400: the body is no upload.
     InvalidUpload(Invalid),
-    /// 400: the body cannot be read: broken chunks or broken gzip.
+    /// 400: the body cannot be read: broken chunks or a broken compression.
     UnreadableBody,
     /// 400: the `Idempotency-Key` is none; what is wrong with it.
     InvalidKey(&'static str),
@@ -47,7 +48,7 @@ pub enum Problem {
     BodyTooLarge(usize),
     /// 415: the body is not said to be JSON.
     UnsupportedMediaType,
-    /// 415: neither plain nor gzip.
+    /// 415: neither plain nor compressed in a way known here.
     UnsupportedEncoding,
     /// 422: the key stands for another upload.
     KeyReused,
@@ -142,7 +143,9 @@ impl Problem {
             Self::NotAcceptable => "Answers are application/json.",
             Self::BodyTimeout => "The body did not arrive in time.",
             Self::UnsupportedMediaType => "The body must be application/json in UTF-8.",
-            Self::UnsupportedEncoding => "The body may be sent as it is or with Content-Encoding: gzip.",
+            Self::UnsupportedEncoding => {
+                "The body may be sent as it is or with Content-Encoding: gzip, zstd, br or deflate."
+            }
             Self::KeyReused => "This Idempotency-Key has been used for another upload.",
             Self::RateLimited(_) => "This account sends too many uploads; slow down.",
             Self::Internal => "Something went wrong here. Try again with the same Idempotency-Key.",
@@ -224,7 +227,7 @@ impl Problem {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"milepost\""));
             }
             Self::UnsupportedEncoding => {
-                headers.insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+                headers.insert(http::header::ACCEPT_ENCODING, coding::ACCEPTED);
             }
             _ => {}
         }

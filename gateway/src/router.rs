@@ -1,7 +1,6 @@
 //! The pages, and what every request passes on its way to one: a request id, a log line, and, once its body is
 //! read, a place among those being served.
 
-use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
@@ -13,7 +12,7 @@ use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use futures::future::Either;
-use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, EXPECT, ORIGIN, VARY};
+use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, EXPECT, ORIGIN, VARY};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use milepost_shared::clock::Clock;
@@ -23,7 +22,6 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 use tower::{Layer as _, ServiceExt as _, service_fn};
 use tower_http::cors::CorsLayer;
-use tower_http::decompression::RequestDecompressionLayer;
 use uuid::Uuid;
 
 use crate::accept::{Acceptance, Sent};
@@ -302,31 +300,7 @@ fn method_name(method: &Method) -> &'static str {
     }
 }
 
-/// Only what says that it is encoded goes through the decoder, which would put every body into further boxes.
 async fn upload(front: &Front, shape: Shape, request: Request) -> (Response, Told) {
-    if !request.headers().contains_key(CONTENT_ENCODING) {
-        return take(front, shape, request).await;
-    }
-    // What is no gzip is left for the media check to refuse.
-    let decoder = RequestDecompressionLayer::new().pass_through_unaccepted(true);
-    let taking = service_fn(|request: http::Request<_>| async {
-        let (mut response, told) = take(front, shape, request.map(Body::new)).await;
-        response.extensions_mut().insert(told);
-        Ok::<_, Infallible>(response)
-    });
-    match Box::pin(decoder.layer(taking).oneshot(request)).await {
-        Ok(mut response) => {
-            let told = response.extensions_mut().remove().unwrap_or(NOTHING_TOLD);
-            (response.map(Body::new), told)
-        }
-        Err(never) => {
-            tracing::error!(error = %never, "the decoder failed");
-            untold(Problem::Internal)
-        }
-    }
-}
-
-async fn take(front: &Front, shape: Shape, request: Request) -> (Response, Told) {
     let (parts, body) = request.into_parts();
     let mut body = Arriving::new(body);
     let (response, told) = match answer(front, shape, &parts, &mut body).await {
@@ -346,20 +320,20 @@ async fn answer(
     let account = front.api_keys.authenticate(headers).await?;
     front.rates.check(account)?;
     media::check_accept(headers)?;
-    media::check_content(headers)?;
+    let codings = media::check_content(headers)?;
     let key = idempotency_key::parse(headers).map_err(Problem::InvalidKey)?;
     let held = front.bodies.read(body).await?;
     // Not before: a phone on a slow network would keep others from it.
     let _place = front.place()?;
+    let bytes = held.bytes.len();
     let preference = Preference::of(headers);
     let (default, max) = front.waits();
     let patience = preference.patience(default, max);
-    let body = &held.bytes;
-    let accepted =
-        front.acceptance.accept(Sent { account, key: key.as_deref(), shape, headers, body, patience })?;
+    let sent = Sent { account, key: key.as_deref(), shape, headers, codings, patience };
+    let (accepted, _held) = front.acceptance.accept(held, sent).await?;
     let asked = Asked { account, key_hash: accepted.key_hash, preference_applied: preference.applied(max) };
     let outcome = front.answers.answer(accepted).await;
-    let told = Told { outcome: outcome_name(&outcome), bytes: held.bytes.len(), ..NOTHING_TOLD };
+    let told = Told { outcome: outcome_name(&outcome), bytes, ..NOTHING_TOLD };
     Ok((respond::respond(outcome, asked), told))
 }
 

@@ -10,6 +10,7 @@ use milepost_shared::settings::{
 };
 use milepost_shared::upload::LOCATIONS_MAX;
 
+use crate::accept::MEMORY_PER_BYTE;
 use crate::answers::MiddleSettings;
 use crate::authenticate::ApiKeySettings;
 use crate::cors;
@@ -132,6 +133,11 @@ impl Settings for GatewaySettings {
         if self.uploads.wait_max >= self.server.drain_timeout {
             faults.push("WAIT_MAX must be shorter than DRAIN_TIMEOUT".to_owned());
         }
+        // Else a body of the greatest size could never be read.
+        let reading = u64::from(self.uploads.body_bytes_max) * (MEMORY_PER_BYTE as u64 + 1);
+        if reading > u64::from(self.uploads.body_memory_kib) << 10 {
+            faults.push("BODY_MEMORY_KIB must hold eight times BODY_BYTES_MAX".to_owned());
+        }
         if self.listen == self.ops_listen && self.listen.port() != 0 {
             faults.push("LISTEN and OPS_LISTEN must differ".to_owned());
         }
@@ -187,7 +193,8 @@ mod tests {
             "--ops-listen=127.0.0.1:8080",
             "--publish-linger=1s",
             "--publish-timeout=1s",
+            "--body-memory-kib=8191",
         ]);
-        assert_eq!(found.len(), 4, "{found:?}");
+        assert_eq!(found.len(), 5, "{found:?}");
     }
 }

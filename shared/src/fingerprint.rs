@@ -23,14 +23,17 @@ impl Fingerprint {
     /// Takes the fingerprint of an upload.
     #[must_use]
     pub fn of(upload: &Upload) -> Self {
-        let mut canonical = Vec::with_capacity(64 + 96 * upload.locations.len());
+        let (mut hash, mut canonical) = (Sha256::new(), Vec::with_capacity(256));
         canonical.push(VERSION);
         push_text(&mut canonical, Some(&upload.device));
         canonical.extend_from_slice(&(upload.locations.len() as u64).to_be_bytes());
         for location in &upload.locations {
             push_location(&mut canonical, location);
+            hash.update(&canonical);
+            canonical.clear();
         }
-        Self(Sha256::digest(&canonical).into())
+        hash.update(&canonical);
+        Self(hash.finalize().into())
     }
 }
 

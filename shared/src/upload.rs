@@ -20,6 +20,17 @@ pub struct Upload {
     pub locations: Vec<Location>,
 }
 
+impl Upload {
+    /// The memory it takes besides its own struct, bytes.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        let label = |label: &Option<String>| label.as_ref().map_or(0, String::capacity);
+        let labels = |location: &Location| label(&location.provider) + label(&location.network_type);
+        let locations = self.locations.capacity() * size_of::<Location>();
+        self.device.capacity() + locations + self.locations.iter().map(labels).sum::<usize>()
+    }
+}
+
 /// One location fix. Optional fields are absent from JSON when unknown.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]

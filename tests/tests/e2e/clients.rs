@@ -1,5 +1,6 @@
 //! Clients that are slow, silent or too many: each has its deadline, and all together have their bounds.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -107,7 +108,7 @@ async fn past_the_limit_of_memory_for_bodies_new_ones_get_503_and_memory_stays_b
 {
     let world = World::new(Plan::default()).await?;
     let mut gateway = world.new_gateway()?;
-    gateway.set("BODY_MEMORY_KIB", "4096");
+    gateway.set("BODY_MEMORY_KIB", "8192");
     gateway.set("BODY_TIMEOUT", "10s");
     gateway.start().await?;
     let head = format!(
@@ -116,7 +117,7 @@ async fn past_the_limit_of_memory_for_bodies_new_ones_get_503_and_memory_stays_b
         world.account.secret
     );
 
-    // Bodies that do not end: together they would take twenty times what is allowed.
+    // Bodies that do not end: together they would take ten times what is allowed.
     let before = gateway.memory()?;
     let mut connections = Vec::new();
     for _ in 0..100 {
@@ -245,4 +246,34 @@ async fn who_is_refused_again_and_again_fills_no_log_and_is_counted_there() -> a
     };
     eventually(MINUTE, "every refusal is told or counted", counted).await?;
     world.finish(&[]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_kilobyte_of_gzip_takes_no_memory_and_holds_up_nobody() -> anyhow::Result<()> {
+    let world = World::new(Plan::default()).await?;
+    let gateway = world.gateway().await?;
+    let _consumer = world.consumer().await?;
+    let objects = vec!["{}"; 349_000].join(",");
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::best());
+    write!(encoder, r#"{{"deviceId":"d","locations":[{objects}]}}"#)?;
+    let body = encoder.finish()?;
+    assert!(body.len() < 1200, "{}", body.len());
+
+    let before = gateway.memory()?;
+    let bombs = (0..50).map(|_| {
+        let post = Post::to("/api/v1/locations/batch", body.clone()).header("Content-Encoding", "gzip");
+        anyhow::Ok(tokio::spawn(send(world.client(&gateway)?, post)))
+    });
+    let bombs: Vec<_> = bombs.collect::<Result<_, _>>()?;
+    let load = Load::new(&world, 1);
+    load.settle(&[world.client(&gateway)?], 1).await?;
+    let mut most = 0;
+    for bomb in bombs {
+        let answer = bomb.await??;
+        assert_eq!((answer.status, answer.json()["code"].as_str()), (413, Some("too-many-locations")));
+        most = most.max(gateway.memory()?);
+    }
+    let grown = most.saturating_sub(before);
+    assert!(grown < 48 << 20, "memory has grown by {grown} bytes");
+    world.finish(&load.expected()).await
 }

@@ -75,7 +75,8 @@ fn every_problem_is_documented_with_its_status_and_every_documented_one_exists()
 
 /// What a client can do wrong alone, by the code it gets.
 async fn provoked(client: &Client, stranger: &Client) -> anyhow::Result<Vec<(&'static str, Answer)>> {
-    let fine = || Post::to(SINGLE, r#"{"deviceId":"d","timestamp":1773480413000,"latitude":2,"longitude":3}"#);
+    let fine =
+        || Post::to(SINGLE, r#"{"deviceId":"d","timestamp":1773480413000,"latitude":2,"longitude":3}"#);
     let other = Post::to(SINGLE, r#"{"deviceId":"e","timestamp":1773480413000,"latitude":2,"longitude":3}"#);
     let faulty = r#"{"deviceId":"curl","locations":[{"timestamp":"x","latitude":91,"longitude":16},
         {"timestamp":1773480413000,"latitude":1,"longitude":1,"lat":2}]}"#;
@@ -96,7 +97,7 @@ async fn provoked(client: &Client, stranger: &Client) -> anyhow::Result<Vec<(&'s
         ("body-too-large", Post::to(SINGLE, vec![b' '; (1 << 20) + 1])),
         ("too-many-locations", Post::to(BATCH, crowd)),
         ("unsupported-media-type", Post { headers: Vec::new(), ..fine() }),
-        ("unsupported-encoding", fine().header("Content-Encoding", "br")),
+        ("unsupported-encoding", fine().header("Content-Encoding", "compress")),
         ("key-reused", other.key("used")),
     ] {
         answers.push((code, client.post(&post).await?));
