@@ -58,7 +58,7 @@ async fn a_batch_with_faults_in_locations_3_and_7_names_each_by_its_path_and_not
 
     let mut body = serde_json::to_value(world.planted.upload(9))?;
     body["locations"][3]["latitude"] = json!(90.5);
-    body["locations"][3]["accuracy"] = json!(-1);
+    body["locations"][3]["accuracy"] = json!(1e9);
     body["locations"][7]["timestamp"] = json!("yesterday");
     body["locations"][7]["colour"] = json!("red");
     let post = Post::to("/api/v1/locations/batch", body.to_string()).key(&world.planted.key());
