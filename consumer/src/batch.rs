@@ -153,6 +153,7 @@ impl Batch {
         for record in &mut self.records {
             let Some(garbage) = record.stranger.take() else { continue };
             if matches!(&record.content, Content::Upload(upload) if !exists(upload.account)) {
+                self.locations -= record.content.locations();
                 record.content = Content::Garbage(*garbage);
             }
         }
@@ -399,15 +400,16 @@ mod tests {
         batch.retain_partitions(|partition, _| partition == 1);
         assert_eq!((batch.locations, batch.bytes), (1, 100));
         assert!(!batch.is_full(bounds));
-        batch.push(record(1, 2, true), 100, 1, 0);
-        batch.push(record(1, 3, true), 100, 1, 0);
+        push(&mut batch, record(1, 2, true), 1, 0);
+        push(&mut batch, record(1, 3, true), 1, 0);
         assert!(batch.is_full(bounds));
         batch.cut(1, 3);
         assert_eq!((batch.locations, batch.bytes), (2, 200));
         // Won again: what was polled before goes.
-        batch.push(record(1, 2, true), 100, 2, 0);
+        push(&mut batch, record(1, 2, true), 2, 0);
         assert_eq!((batch.records.len(), batch.locations, batch.bytes), (1, 1, 100));
-        batch.refuse("stranger", |_| true);
+        batch.records[0].stranger = Some(Box::new(Garbage { reason: String::new(), key: None, value: None }));
+        batch.refuse_strangers(|_| false);
         assert_eq!((batch.locations, batch.bytes), (0, 100));
     }
 

@@ -1,6 +1,7 @@
 //! The pages, and what every request passes on its way to one: a request id, a log line, and, once its body is
 //! read, a place among those being served.
 
+use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;

@@ -85,5 +85,10 @@ impl Database {
 fn table_partition(accepted_at: JournalTime) -> KeyPartition {
     let start = JournalTime(accepted_at.0 - accepted_at.0.rem_euclid(millis(TTL)));
     let end = start.plus(TTL);
-    KeyPartition { name: String::new(), accepted: Stretch { start, end }, keep_until: end.plus(TTL), retry_at: None }
+    KeyPartition {
+        name: String::new(),
+        accepted: Stretch { start, end },
+        keep_until: end.plus(TTL),
+        retry_at: None,
+    }
 }
