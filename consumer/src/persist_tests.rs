@@ -489,6 +489,19 @@ async fn a_dead_letter_as_large_as_decoding_leaves_it_is_stored() {
 }
 
 #[tokio::test]
+async fn an_upload_is_stored_whatever_time_a_broker_with_a_wrong_clock_has_stamped() {
+    let mut fixture = Fixture::new().await;
+    let mut persister = fixture.persister(1000);
+    for (key, time) in [(0, START_MS), (1, 0), (2, START_MS + 31_536_000_000), (3, 221_845_392_000_000)] {
+        let mut record = upload(0, i64::from(key), key, 1, 1);
+        record.time = JournalTime(time);
+        let persisting = persister.persist(batch(0, [record]));
+        tokio::time::timeout(Duration::from_secs(60), persisting).await.expect("it is refused").unwrap();
+    }
+    assert_eq!((fixture.count("locations").await, fixture.count("idempotency_keys").await), (4, 4));
+}
+
+#[tokio::test]
 async fn garbage_of_whatever_time_makes_no_table_partition() {
     let mut fixture = Fixture::new().await;
     let mut untimed = garbage(0);
