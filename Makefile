@@ -1,9 +1,9 @@
 # The commands of Milepost. Settings go in the environment: GPX=file make run, GATEWAYS=2 CONSUMERS=2 make up.
 .DEFAULT_GOAL := help
-.PHONY: help run up down test torture mutants bench model check-compose clean
+.PHONY: help run up down test torture mutants bench model check-compose check-workflow check-dependencies clean
 
 help: ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## Run all of it and play a track (GPX=file); Ctrl-C stops it
 	@services/run
@@ -31,6 +31,12 @@ model: ## Check every state of the protocol's model (SIZE=standard|big)
 
 check-compose: ## Check docker-compose.yml, as far as it can be without Docker
 	@services/check-compose
+
+check-workflow: ## Check the CI workflow with actionlint
+	@tests/check-workflow
+
+check-dependencies: ## Check licences, sources, duplicates and unused dependencies (ADVISORIES=1: known faults too)
+	@tests/check-dependencies
 
 clean: ## Stop it and remove what the others left: data, logs, downloads, builds
 	@services/clean
