@@ -136,13 +136,21 @@ pub struct Client {
     secret: String,
 }
 
+/// Begins an HTTP client for servers of this machine. None of them speaks TLS, but in a build with the phone's client `reqwest`
+/// makes no client before it knows whose TLS it would use.
+pub fn http() -> reqwest::ClientBuilder {
+    // An error says that it is known already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy()
+}
+
 impl Client {
     /// A client with connections of its own.
     ///
     /// # Errors
     /// It cannot be made.
     pub fn new(gateway: SocketAddr, secret: &str) -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder().timeout(REQUEST_TIMEOUT).no_proxy().build()?;
+        let http = http().timeout(REQUEST_TIMEOUT).build()?;
         Ok(Self { http, gateway, secret: secret.to_owned() })
     }
 

@@ -19,7 +19,7 @@ mod subscriber;
 mod tables;
 mod world;
 
-pub use client::{Answer, Client, Post};
+pub use client::{Answer, Client, Post, http};
 pub use database::Database;
 pub use eventually::eventually;
 pub use kafka::{Kafka, Record, Transaction};

@@ -13,6 +13,7 @@ use nix::sys::signal::kill;
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
+use crate::client::http;
 use crate::eventually;
 use crate::server::state;
 
@@ -51,7 +52,7 @@ impl Program {
         if let Some(listen) = listen {
             environment.insert("LISTEN".to_owned(), listen.to_string());
         }
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(2)).no_proxy().build()?;
+        let http = http().timeout(Duration::from_secs(2)).build()?;
         Ok(Self { name, ops, listen, log, binary, environment, child: None, http })
     }
 

@@ -75,11 +75,10 @@ impl Driver {
     /// # Errors
     /// There is no HTTP client to be had.
     pub fn new(target: Target, recorder: Recorder) -> anyhow::Result<Self> {
-        let http = reqwest::Client::builder()
+        let http = milepost_tests::http()
             .timeout(ATTEMPT_TIMEOUT)
             .connect_timeout(Duration::from_secs(2))
             .pool_max_idle_per_host(target.clients)
-            .no_proxy()
             .build()
             .context("no HTTP client")?;
         Ok(Self(Arc::new(Shared {
