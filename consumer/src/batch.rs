@@ -6,7 +6,7 @@ use milepost_shared::clock::JournalTime;
 use uuid::Uuid;
 
 use crate::assign::Assigned;
-use crate::record::{Content, Garbage, Record};
+use crate::record::{Content, Record};
 
 /// Bounds of a batch; the first one reached closes it.
 #[derive(Debug, Clone, Copy)]
@@ -157,19 +157,6 @@ impl Batch {
                 record.content = Content::Garbage(*garbage);
             }
         }
-    }
-
-    /// Planted ([`DeadLetterOnDatabaseError`](milepost_shared::planted::PlantedBug::DeadLetterOnDatabaseError)): turns all
-    /// uploads into garbage.
-    pub fn refuse_all(&mut self, reason: &str) {
-        for record in &mut self.records {
-            if let Content::Upload(upload) = &record.content {
-                let key = upload.key_hash.to_string();
-                let garbage = Garbage::new(reason.to_owned(), Some(key.as_bytes()), Some(&upload.encode()));
-                record.content = Content::Garbage(garbage);
-            }
-        }
-        self.sum();
     }
 
     /// Drops what stopped partitions hold from where they stopped: by partition, the assignment and the offset.

@@ -81,12 +81,7 @@ pub fn recall(position: Position, time: JournalTime, rows: &[KeyState]) -> Optio
 
 /// The windows of the keys in a batch: what the table holds, and what the batch itself has claimed so far.
 #[derive(Debug, Default)]
-pub struct Windows(
-    HashMap<KeyHash, Vec<KeyState>>,
-    /// Planted: the wall clock.
-    #[cfg(feature = "planted-bugs")]
-    Option<JournalTime>,
-);
+pub struct Windows(HashMap<KeyHash, Vec<KeyState>>);
 
 impl Windows {
     /// Adds a row of the table.
@@ -100,12 +95,6 @@ impl Windows {
         let windows = self.0.entry(claim.key_hash).or_default();
         let newest = answer::newest(windows.iter());
         let decision = decide(claim, newest);
-        // Two windows of the same instant would only be stopped by the table's primary key.
-        #[cfg(feature = "planted-bugs")]
-        let decision = match self.1.filter(|_| newest.is_none_or(|state| state.accepted_at != claim.time)) {
-            Some(time) => decide(&Claim { time, ..*claim }, newest),
-            None => decision,
-        };
         match newest {
             Some(state) if decision != Decision::New => (decision, state.clone()),
             _ => {
@@ -113,23 +102,6 @@ impl Windows {
                 windows.push(state.clone());
                 (decision, state)
             }
-        }
-    }
-
-    /// Planted ([`DecideByWallClock`](milepost_shared::planted::PlantedBug::DecideByWallClock)): asks at this time whether
-    /// a window is open.
-    #[cfg(feature = "planted-bugs")]
-    pub fn decide_at(&mut self, now: JournalTime) {
-        self.1 = Some(now);
-    }
-
-    /// Planted ([`ReEmitByNewestRow`](milepost_shared::planted::PlantedBug::ReEmitByNewestRow)): forgets all but the
-    /// newest window of each key.
-    #[cfg(feature = "planted-bugs")]
-    pub fn keep_newest(&mut self) {
-        for windows in self.0.values_mut() {
-            answer::oldest_first(windows);
-            windows.drain(..windows.len() - 1);
         }
     }
 

@@ -23,7 +23,6 @@ use milepost_shared::fact::{
 };
 use milepost_shared::journal::JournalRecord;
 use milepost_shared::ops::Readiness;
-use milepost_shared::planted::{Planted, PlantedBug};
 use milepost_shared::result::ResultRecord;
 use milepost_shared::topics::TopicNames;
 use milepost_shared::trouble::PATIENCE;
@@ -89,8 +88,6 @@ pub struct EmitSettings {
     pub fact_linger: Duration,
     /// Longest pause between attempts.
     pub backoff_max: Duration,
-    /// For tests.
-    pub planted: Planted,
 }
 
 /// Emits batches, one after the other.
@@ -215,8 +212,7 @@ impl Emitter {
     pub async fn facts_acknowledged(&mut self) -> Result<(), Failure> {
         let Some(Pending { facts, begun, .. }) = self.pending.front_mut() else { return Ok(()) };
         let late = (*begun + PATIENCE, &self.readiness, self.settings.topics.locations.as_str());
-        let give_up = self.settings.planted.is(PlantedBug::GiveUpOnAFact);
-        let all = pin!(all_acknowledged(facts, give_up));
+        let all = pin!(all_acknowledged(facts));
         tell_if_late(late, self.facts.unless_lost(all)).await
     }
 
@@ -243,15 +239,6 @@ impl Emitter {
         counter!(metric::EMITTED, "topic" => "locations").increment(facts as u64);
         self.crash.point(CrashPoint::AfterEmit);
         Ok(progress(&batch))
-    }
-
-    /// Planted ([`PlantedBug::NoFlushAtShutdown`]): drops what is not acknowledged, and tells how far that would have come.
-    #[must_use]
-    pub fn give_up(self) -> BTreeMap<i32, Emitted> {
-        let Self { facts, pending, .. } = self;
-        // First of all: while the other producer ends, what lingers in this one would be sent.
-        drop(facts);
-        pending.iter().flat_map(|pending| progress(&pending.batch)).collect()
     }
 
     /// Emits the batches from `first` on, until their results are acknowledged; after a failure, all that is pending.
@@ -341,10 +328,10 @@ async fn tell_if_late<T>(
 
 /// The producers of results and of facts.
 fn clients(settings: &EmitSettings) -> Result<[Client; 2], KafkaError> {
-    let (brokers, planted) = (&settings.brokers, settings.planted);
+    let brokers = &settings.brokers;
     Ok([
-        Client::new("milepost-consumer-results", brokers, settings.result_linger, planted)?,
-        Client::new("milepost-consumer-facts", brokers, settings.fact_linger, planted)?,
+        Client::new("milepost-consumer-results", brokers, settings.result_linger)?,
+        Client::new("milepost-consumer-facts", brokers, settings.fact_linger)?,
     ])
 }
 
@@ -355,7 +342,6 @@ async fn deliver(
     pending: &mut Pending,
     crash: &Crash,
 ) -> Result<(), Failure> {
-    let copies_too = settings.planted.is(PlantedBug::FactsForCopies);
     let mut deliveries = VecDeque::with_capacity(pending.batch.len());
     pending.facts.clear();
     for emission in &pending.batch {
@@ -366,7 +352,7 @@ async fn deliver(
                 .encode();
         let result = || record(&settings.topics.results, emission, &key, &result);
         enqueue(results, &mut deliveries, emission.position, result).await?;
-        if *is_fact || copies_too && state.fingerprint == upload.fingerprint {
+        if *is_fact {
             let value = fact::encode(upload.account, emission.time, &upload.upload);
             let fact = || {
                 record(&settings.topics.locations, emission, &key, &value).headers(headers(emission, upload))
@@ -376,7 +362,7 @@ async fn deliver(
     }
     crash.point(CrashPoint::Emitting);
     counter!(metric::EMITTED, "topic" => "results").increment(deliveries.len() as u64);
-    all_acknowledged(&mut deliveries, settings.planted.is(PlantedBug::GiveUpOnAFact)).await?;
+    all_acknowledged(&mut deliveries).await?;
     histogram!(metric::EMIT, "topic" => "results").record(pending.begun.elapsed());
     Ok(())
 }
@@ -428,11 +414,11 @@ async fn acknowledged(delivery: &mut DeliveryFuture) -> Result<(), Failure> {
 
 /// Waits for all of them; may be dropped and called again. The last first: when it has come, most others have, and each that
 /// is awaited wakes this task.
-async fn all_acknowledged(deliveries: &mut VecDeque<DeliveryFuture>, give_up: bool) -> Result<(), Failure> {
+async fn all_acknowledged(deliveries: &mut VecDeque<DeliveryFuture>) -> Result<(), Failure> {
     while let Some(delivery) = deliveries.back_mut() {
         let delivered = acknowledged(delivery).await;
         deliveries.pop_back();
-        if let (Err(failure), false) = (delivered, give_up) {
+        if let Err(failure) = delivered {
             let refused = failure.refused.is_none().then(|| refused_among(deliveries)).flatten();
             return Err(refused.unwrap_or(failure));
         }

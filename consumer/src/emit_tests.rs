@@ -38,7 +38,6 @@ fn stoppable(cluster: &Cluster, fact_linger: Duration, stopped: StoppedPartition
         result_linger: Duration::ZERO,
         fact_linger,
         backoff_max: Duration::from_millis(100),
-        planted: Planted::default(),
     };
     Emitter::new(settings, stopped, Readiness::default(), Crash::default(), CancellationToken::new()).unwrap()
 }

@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use metrics::{counter, gauge};
 use milepost_shared::clock::{Clock, JournalTime};
-use milepost_shared::planted::{Planted, PlantedBug};
 use milepost_shared::store::partitions::{self, Expiry, KeyPartition, Partitioned};
 use milepost_shared::store::progress::{self, Progress};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -51,8 +50,6 @@ pub struct ExpireSettings {
     pub interval: Duration,
     /// Longest look.
     pub timeout: Duration,
-    /// For tests.
-    pub planted: Planted,
 }
 
 /// What decides about expiry, of one journal partition.
@@ -136,7 +133,7 @@ async fn look(
     let emitted = emitted.snapshot();
     let progress = progress::load(&mut connection, &settings.topic).await?;
     let put_back = put_back(&emitted, &progress, assignment);
-    if !put_back.is_empty() && !settings.planted.is(PlantedBug::NoFence) {
+    if !put_back.is_empty() {
         return Ok(put_back);
     }
     for (partition, emitted) in emitted {
@@ -219,13 +216,8 @@ async fn expired(
 ) -> anyhow::Result<Expired> {
     // Two clocks, and the earlier one counts, so that one wrong clock cannot expire a key too early.
     let wall = settings.clock.now().min(server);
-    let wall = if settings.planted.is(PlantedBug::ExpireByWallClock) { settings.clock.now() } else { wall };
     let mut candidates = partitions::key_partitions(connection).await?;
     candidates.retain(|partition| partition.keep_until.plus(settings.grace) <= wall);
-    if settings.planted.is(PlantedBug::ExpireByWallClock) {
-        candidates.retain(|partition| partition.keep_until <= server);
-        return Ok(Expired { partitions: candidates, drained: (0..settings.partitions).collect() });
-    }
     candidates.retain(|partition| partition.retry_at.is_none_or(|retry_at| retry_at <= server));
     if candidates.is_empty() {
         return Ok(Expired::default());
@@ -235,11 +227,8 @@ async fn expired(
     let ends = tokio::task::spawn_blocking(move || journal_ends(&watermarks, &before)).await??;
     let progress = progress::load(connection, &settings.topic).await?;
     let of = |partition: i32| progress.iter().find(|progress| progress.partition == partition);
-    let mut clocks: Vec<JournalClock> =
+    let clocks: Vec<JournalClock> =
         (0..).zip(&ends).map(|(partition, end)| journal_clock(of(partition), *end, wall)).collect();
-    if settings.planted.is(PlantedBug::ExpireBeforeEmission) {
-        clocks.iter_mut().for_each(|clock| clock.emitted = clock.passed);
-    }
     candidates.retain(|partition| may_expire(partition, &clocks, settings.grace));
     let drained = (0..).zip(ends).filter(|(partition, end)| is_drained(of(*partition), *end));
     Ok(Expired { partitions: candidates, drained: drained.map(|(partition, _)| partition).collect() })

@@ -198,7 +198,6 @@ async fn sessions(
 fn parts(settings: &ConsumerSettings, options: PgConnectOptions, readiness: Readiness) -> Parts {
     let topics = TopicNames::new(&settings.kafka.topic_prefix);
     let brokers = settings.kafka.kafka_brokers.clone();
-    let planted = settings.test.planted();
     Parts {
         poll: PollSettings {
             brokers: brokers.clone(),
@@ -207,7 +206,6 @@ fn parts(settings: &ConsumerSettings, options: PgConnectOptions, readiness: Read
             session_timeout: settings.session_timeout,
             bounds: settings.bounds(),
             dead_letter_run_max: settings.dead_letter_run_max,
-            planted,
         },
         persist: PersistSettings {
             topic: topics.uploads.clone(),
@@ -217,7 +215,6 @@ fn parts(settings: &ConsumerSettings, options: PgConnectOptions, readiness: Read
             copy_rows_min: settings.copy_rows_min,
             dead_letter_run_max: settings.dead_letter_run_max,
             unknown_account_wait: settings.unknown_account_wait,
-            planted,
         },
         emit: EmitSettings {
             brokers,
@@ -225,7 +222,6 @@ fn parts(settings: &ConsumerSettings, options: PgConnectOptions, readiness: Read
             result_linger: settings.result_linger,
             fact_linger: settings.fact_linger,
             backoff_max: settings.backoff_max,
-            planted,
         },
         expire: expire_settings(settings),
         offset_commit_interval: settings.offset_commit_interval,
@@ -234,7 +230,6 @@ fn parts(settings: &ConsumerSettings, options: PgConnectOptions, readiness: Read
         readiness,
         troubles: Troubles::default(),
         crash: Crash::new(settings.test.crash_at.clone()),
-        planted,
     }
 }
 
@@ -248,6 +243,5 @@ fn expire_settings(settings: &ConsumerSettings) -> ExpireSettings {
         clock: Clock::new(settings.test.clock_offset_ms),
         interval: settings.maintenance_interval,
         timeout: settings.persist_timeout + Duration::from_secs(30),
-        planted: settings.test.planted(),
     }
 }

@@ -11,7 +11,6 @@ use metrics::gauge;
 use milepost_shared::brokers;
 use milepost_shared::clock::JournalTime;
 use milepost_shared::ops::Readiness;
-use milepost_shared::planted::PlantedBug;
 use milepost_shared::store::progress::{self, Progress};
 use milepost_shared::trouble::Troubles;
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
@@ -192,8 +191,6 @@ impl Membership {
                     Offset::Offset(offset) => Some(offset),
                     _ => None,
                 });
-            #[cfg(feature = "planted-bugs")]
-            let (progress, group) = self.mislead(progress, group, (journal_start, journal_end))?;
             let (next_offset, emitted) = (progress.next_offset, progress.emitted_offset);
             let stamped_later = stamped_later.get(&partition).copied();
             let known =
@@ -228,11 +225,6 @@ impl Membership {
         consumer: &BaseConsumer<Self>,
         progress: &[(Progress, usize)],
     ) -> Result<BTreeMap<i32, i64>, KafkaError> {
-        // These place the progress where it was not.
-        let placed = [PlantedBug::ResumeAtGroupOffset, PlantedBug::OffsetResetLatest];
-        if placed.into_iter().any(|bug| self.settings.planted.is(bug)) {
-            return Ok(BTreeMap::new());
-        }
         let topic = &self.settings.topics.uploads;
         let mut times = TopicPartitionList::new();
         for (Progress { partition, log_time, .. }, _) in progress {
@@ -291,34 +283,6 @@ impl Membership {
         }
         self.readiness.up("postgres");
         Ok(known)
-    }
-
-    /// Planted: makes where the partition starts depend on one of the two stores only.
-    #[cfg(feature = "planted-bugs")]
-    fn mislead(
-        &self,
-        progress: Progress,
-        group: Option<i64>,
-        (journal_start, journal_end): (i64, i64),
-    ) -> Result<(Progress, Option<i64>), PollError> {
-        let planted = self.settings.planted;
-        if planted.is(PlantedBug::ResumeAtProgress) {
-            return Ok((progress, Some(progress.next_offset)));
-        }
-        let start = if planted.is(PlantedBug::ResumeAtGroupOffset) {
-            group.unwrap_or(journal_start)
-        } else if planted.is(PlantedBug::OffsetResetLatest) && group.is_none() {
-            journal_end
-        } else {
-            return Ok((progress, group));
-        };
-        let place = async {
-            let topic = &self.settings.topics.uploads;
-            let mut connection = self.options.connect().await?;
-            progress::place(&mut connection, topic, progress.partition, start, true).await
-        };
-        self.runtime.block_on(place).map_err(|error| PollError::Progress(error.to_string()))?;
-        Ok((Progress { next_offset: start, emitted_offset: start, ..progress }, Some(start)))
     }
 
     fn revoke(
@@ -383,7 +347,6 @@ pub(crate) fn config(settings: &PollSettings) -> ClientConfig {
 #[cfg(test)]
 mod tests {
     use milepost_shared::crash::Crash;
-    use milepost_shared::planted::Planted;
     use milepost_shared::topics::TopicNames;
     use tokio::sync::Semaphore;
 
@@ -402,7 +365,6 @@ mod tests {
             session_timeout: Duration::from_secs(6),
             bounds: Bounds { records: 1, locations: 1, bytes: 1 },
             dead_letter_run_max: 1,
-            planted: Planted::default(),
         };
         let shared = Shared {
             assignment: Assignment::default(),

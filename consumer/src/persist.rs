@@ -9,7 +9,6 @@ use milepost_shared::backoff::Backoff;
 use milepost_shared::crash::{Crash, CrashPoint};
 use milepost_shared::key::KeyHash;
 use milepost_shared::ops::Readiness;
-use milepost_shared::planted::{Planted, PlantedBug};
 use milepost_shared::store::batch::Advance;
 use milepost_shared::store::copy::{copy_in, encode_keys, encode_locations};
 use milepost_shared::store::partitions::{Partitioned, Stretch};
@@ -54,8 +53,6 @@ pub struct PersistSettings {
     pub dead_letter_run_max: usize,
     /// Longest wait for an account that is not known.
     pub unknown_account_wait: Duration,
-    /// For tests.
-    pub planted: Planted,
 }
 
 /// Why the persister gave up on a batch, which then changed nothing.
@@ -235,9 +232,6 @@ impl Persister {
                 }
                 Err(Failure::TimedOut) => "no answer in time".to_owned(),
                 Err(Failure::Database(error)) => {
-                    if self.settings.planted.is(PlantedBug::DeadLetterOnDatabaseError) {
-                        batch.refuse_all("database error");
-                    }
                     if error.as_database_error().is_some_and(DatabaseError::is_foreign_key_violation) {
                         self.connection = None;
                         return Err(PersistError::AccountLost);
@@ -388,13 +382,6 @@ impl Persister {
             .collect();
         let settled: Vec<(i32, i64)> =
             settled.into_iter().map(|(partition, span)| (*partition, span.next)).collect();
-        #[cfg(feature = "planted-bugs")]
-        let (advances, settled) = if self.settings.planted.is(PlantedBug::NoFence) {
-            statements::overwrite(connection, topic, &advances).await?;
-            Default::default()
-        } else {
-            (advances, settled)
-        };
         // Before the keys are read: what progress covers once, it covers from then on.
         let refused = progress::behind(connection, topic, &settled).await?;
         if !refused.is_empty() {
@@ -412,12 +399,6 @@ impl Persister {
         let mut windows = Windows::default();
         for (key_hash, state) in fence.windows {
             windows.insert(key_hash, state);
-        }
-        #[cfg(feature = "planted-bugs")]
-        if self.settings.planted.is(PlantedBug::DecideByWallClock) {
-            windows.decide_at(self.settings.planted.now());
-        } else if self.settings.planted.is(PlantedBug::ReEmitByNewestRow) {
-            windows.keep_newest();
         }
         Ok(Ok(windows))
     }
@@ -438,10 +419,6 @@ impl Persister {
             }
             let devices = settle::sightings(&new);
             let ids = statements::insert_keys_and_devices(connection, &keys, &devices).await?;
-            #[cfg(feature = "planted-bugs")]
-            if self.settings.planted.is(PlantedBug::LocationsInOwnTransaction) {
-                statements::commit_halfway(connection).await?;
-            }
             let rows = settle::rows(&new, &ids);
             if rows.len() >= copy_min {
                 copy_in(connection, copy::LOCATIONS, &encode_locations(&rows)).await?;

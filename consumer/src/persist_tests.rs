@@ -52,7 +52,6 @@ impl Fixture {
             copy_rows_min,
             dead_letter_run_max: 3,
             unknown_account_wait,
-            planted: Planted::default(),
         };
         let (accounts, stopped, readiness, crash, stop) = Default::default();
         let options = self.database.options(Role::Consumer);

@@ -11,7 +11,6 @@ use metrics::{counter, gauge};
 use milepost_shared::answer::Position;
 use milepost_shared::crash::{Crash, CrashPoint};
 use milepost_shared::ops::Readiness;
-use milepost_shared::planted::Planted;
 use milepost_shared::topics::TopicNames;
 use milepost_shared::trouble::{self, Doubt, Next, Troubles};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -78,8 +77,6 @@ pub struct PollSettings {
     pub bounds: Bounds,
     /// Most garbage in a row that is asked for at assignment.
     pub dead_letter_run_max: usize,
-    /// For tests.
-    pub planted: Planted,
 }
 
 /// A message from the polling thread.

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use milepost_shared::brokers;
-use milepost_shared::planted::{Planted, PlantedBug};
 use milepost_shared::topics::RECORD_BYTES_MAX;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::producer::{FutureProducer, Producer as _};
@@ -39,7 +38,7 @@ impl Client {
     ///
     /// # Errors
     /// librdkafka refuses a property.
-    pub fn new(id: &str, brokers: &str, linger: Duration, planted: Planted) -> Result<Self, KafkaError> {
+    pub fn new(id: &str, brokers: &str, linger: Duration) -> Result<Self, KafkaError> {
         let mut config = ClientConfig::new();
         config
             .set("bootstrap.servers", brokers)
@@ -64,12 +63,6 @@ impl Client {
             .set("reconnect.backoff.max.ms", "2000")
             .set("topic.metadata.refresh.interval.ms", "30000")
             .set("statistics.interval.ms", brokers::STATISTICS_INTERVAL_MS);
-        if planted.is(PlantedBug::GiveUpOnAFact) {
-            config.set("enable.gapless.guarantee", "false").set("message.timeout.ms", "2000");
-        }
-        if planted.is(PlantedBug::NoFlushAtShutdown) {
-            config.set("linger.ms", "100");
-        }
         let lost = CancellationToken::new();
         Ok(Self { producer: config.create_with_context(Watching { lost: lost.clone() })?, lost })
     }
@@ -108,7 +101,7 @@ mod tests {
         let (cluster, round_trip) = (MockCluster::new(1).unwrap(), Duration::from_millis(400));
         cluster.create_topic("locations", 1, 1).unwrap();
         let brokers = cluster.bootstrap_servers();
-        let client = Client::new("test", &brokers, Duration::ZERO, Planted::default()).unwrap();
+        let client = Client::new("test", &brokers, Duration::ZERO).unwrap();
         // Two of them do not fit into one request.
         let value = vec![b'x'; 700_000];
         let send =
@@ -125,7 +118,7 @@ mod tests {
 
     #[tokio::test]
     async fn nothing_is_awaited_of_a_producer_that_knows_no_broker_any_more() {
-        let client = Client::new("test", "127.0.0.1:1", Duration::ZERO, Planted::default()).unwrap();
+        let client = Client::new("test", "127.0.0.1:1", Duration::ZERO).unwrap();
         assert_eq!(client.unless_lost::<KafkaError>(async { Ok(()) }).await, Ok(()));
         Watching { lost: client.lost.clone() }.stats(Statistics::default());
         let never = std::future::pending();

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use milepost_shared::crash::{Crash, CrashPoint};
 use milepost_shared::ops::Readiness;
-use milepost_shared::planted::{Planted, PlantedBug};
 use milepost_shared::trouble::Troubles;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::KafkaError;
@@ -52,8 +51,6 @@ pub struct Parts {
     pub troubles: Troubles,
     /// Crash points.
     pub crash: Crash,
-    /// For tests.
-    pub planted: Planted,
 }
 
 /// Why a session ended before it was asked to.
@@ -111,14 +108,12 @@ pub async fn run(parts: &Parts, partitions: usize, stop: &CancellationToken) -> 
     };
     let poller = Poller::new(&parts.poll, &parts.options, &shared, session.clone())?;
     let consumer = poller.consumer();
-    let no_flush = parts.planted.is(PlantedBug::NoFlushAtShutdown);
-    let emit_until = if no_flush { session.clone() } else { hard.clone() };
     let emitter = Emitter::new(
         parts.emit.clone(),
         shared.stopped.clone(),
         parts.readiness.clone(),
         parts.crash.clone(),
-        emit_until.clone(),
+        hard.clone(),
     )?;
 
     let poll_stop = session.clone();
@@ -132,10 +127,9 @@ pub async fn run(parts: &Parts, partitions: usize, stop: &CancellationToken) -> 
         assignment: shared.assignment.clone(),
         topic: parts.poll.topics.uploads.clone(),
         crash: parts.crash.clone(),
-        planted: parts.planted,
     };
     let emitting = tokio::spawn(emit(
-        (emitter, emit_until),
+        (emitter, hard.clone()),
         to_emit,
         offsets,
         shared.emitted.clone(),
@@ -285,9 +279,6 @@ async fn emit(
             }
         }
     }
-    if offsets.planted.is(PlantedBug::NoFlushAtShutdown) {
-        uncommitted.extend(emitter.give_up());
-    }
     // Blocks for one round trip; a failure only means that some records are emitted again.
     tokio::task::block_in_place(|| offsets.commit(&uncommitted, CommitMode::Sync));
     offsets.consumer
@@ -299,7 +290,6 @@ struct Offsets {
     assignment: Assignment,
     topic: String,
     crash: Crash,
-    planted: Planted,
 }
 
 impl Offsets {

@@ -26,7 +26,6 @@ const GROUP: &str = "tests";
 fn parts(brokers: &str, database: &TestDatabase) -> Parts {
     let topics = TopicNames::new("");
     let (ttl, backoff_max) = (3600 * SECOND, SECOND / 10);
-    let planted = Planted::default();
     let bounds = Bounds { records: 10, locations: 10, bytes: 10_000 };
     Parts {
         poll: PollSettings {
@@ -36,7 +35,6 @@ fn parts(brokers: &str, database: &TestDatabase) -> Parts {
             session_timeout: 6 * SECOND,
             bounds,
             dead_letter_run_max: 1,
-            planted,
         },
         persist: PersistSettings {
             topic: topics.uploads.clone(),
@@ -46,7 +44,6 @@ fn parts(brokers: &str, database: &TestDatabase) -> Parts {
             copy_rows_min: 500,
             dead_letter_run_max: 1,
             unknown_account_wait: SECOND,
-            planted,
         },
         expire: ExpireSettings {
             brokers: brokers.to_owned(),
@@ -57,7 +54,6 @@ fn parts(brokers: &str, database: &TestDatabase) -> Parts {
             clock: Clock::new(0),
             interval: SECOND,
             timeout: 10 * SECOND,
-            planted,
         },
         emit: EmitSettings {
             brokers: brokers.to_owned(),
@@ -65,7 +61,6 @@ fn parts(brokers: &str, database: &TestDatabase) -> Parts {
             result_linger: Duration::ZERO,
             fact_linger: Duration::ZERO,
             backoff_max,
-            planted,
         },
         offset_commit_interval: SECOND / 20,
         drain_timeout: 10 * SECOND,
@@ -73,7 +68,6 @@ fn parts(brokers: &str, database: &TestDatabase) -> Parts {
         readiness: Readiness::default(),
         troubles: Troubles::default(),
         crash: Crash::default(),
-        planted,
     }
 }
 

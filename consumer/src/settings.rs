@@ -125,31 +125,11 @@ fn count(min: usize, max: usize) -> impl Fn(&str) -> Result<usize, String> + Clo
 
 #[cfg(test)]
 mod tests {
-    use std::ffi::OsString;
-
-    use clap::CommandFactory as _;
-    use milepost_shared::settings::{Refused, parse};
-
     use super::*;
+    use clap::CommandFactory as _;
 
     #[test]
     fn the_command_line_is_sound() {
         ConsumerSettings::command().debug_assert();
-    }
-
-    #[test]
-    fn a_bug_is_switched_on_in_builds_that_have_them_and_is_unknown_to_all_others() {
-        let parsed =
-            |bug: &str| parse::<ConsumerSettings>(&["consumer", "--planted-bug", bug].map(OsString::from));
-        if cfg!(feature = "planted-bugs") {
-            assert!(parsed("no-fence").is_ok());
-        }
-        let Err(Refused::Faults(faults)) = parsed("no-such-bug") else { panic!("accepted") };
-        let fault = if cfg!(feature = "planted-bugs") {
-            "no-such-bug"
-        } else {
-            "unexpected argument '--planted-bug'"
-        };
-        assert!(faults[0].contains(fault), "{faults:?}");
     }
 }

@@ -11,7 +11,6 @@ use milepost_shared::clock::{Clock, millis};
 use milepost_shared::fingerprint::Fingerprint;
 use milepost_shared::journal;
 use milepost_shared::key::KeyHash;
-use milepost_shared::planted::{Planted, PlantedBug};
 use milepost_shared::upload::{self, Rules, Shape, Upload};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -44,7 +43,6 @@ pub struct Acceptance {
     timestamp_min: i64,
     timestamp_ahead_max: Duration,
     clock: Clock,
-    planted: Planted,
     /// One permit for each long body that may be read at the same time.
     turns: Arc<Semaphore>,
 }
@@ -69,14 +67,13 @@ pub struct Sent<'a> {
 impl Acceptance {
     /// Judges by these settings and this clock.
     #[must_use]
-    pub fn new(settings: &UploadSettings, clock: Clock, planted: Planted) -> Self {
+    pub fn new(settings: &UploadSettings, clock: Clock) -> Self {
         Self {
             bytes_max: usize::try_from(settings.body_bytes_max).unwrap_or(usize::MAX),
             locations_max: usize::try_from(settings.locations_max).unwrap_or(usize::MAX),
             timestamp_min: settings.timestamp_min,
             timestamp_ahead_max: settings.timestamp_ahead_max,
             clock,
-            planted,
             turns: Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get))),
         }
     }
@@ -98,10 +95,9 @@ impl Acceptance {
             }
         };
         held.replace(upload.heap_bytes())?;
-        let account =
-            if self.planted.is(PlantedBug::KeyHashWithoutAccount) { Uuid::nil() } else { sent.account };
         // Not a hash of anything: no client's key can be equal to it.
-        let key_hash = sent.key.map_or_else(|| KeyHash(rand::random()), |key| KeyHash::new(account, key));
+        let key_hash =
+            sent.key.map_or_else(|| KeyHash(rand::random()), |key| KeyHash::new(sent.account, key));
         let accepted = Accepted {
             account: sent.account,
             key_hash,
@@ -220,7 +216,6 @@ mod tests {
             timestamp_min: 2,
             timestamp_ahead_max: Duration::from_secs(3600),
             clock,
-            planted: Planted::default(),
             turns,
         }
     }

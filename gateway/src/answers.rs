@@ -15,7 +15,6 @@ use milepost_shared::crash::{Crash, CrashPoint};
 use milepost_shared::fingerprint::Fingerprint;
 use milepost_shared::key::KeyHash;
 use milepost_shared::ops::Readiness;
-use milepost_shared::planted::{Planted, PlantedBug};
 use milepost_shared::result::ResultRecord;
 use milepost_shared::settings::{DatabaseSettings, KafkaSettings, duration};
 use milepost_shared::topics::TopicNames;
@@ -117,7 +116,6 @@ pub(crate) struct Middle {
     pub(crate) publisher: Arc<Publisher>,
     pub(crate) journal_clock: JournalClock,
     pub(crate) crash: Crash,
-    pub(crate) planted: Planted,
     pub(crate) answer_poll: Duration,
     in_flight: InFlight,
     late: Mutex<Late>,
@@ -141,7 +139,7 @@ impl Answers {
         kafka: &KafkaSettings,
         database: &DatabaseSettings,
         clock: Clock,
-        (crash, planted): (Crash, Planted),
+        crash: Crash,
         readiness: &Readiness,
     ) -> anyhow::Result<Self> {
         let stop = CancellationToken::new();
@@ -155,7 +153,6 @@ impl Answers {
             publisher,
             journal_clock: JournalClock::new(clock),
             crash,
-            planted,
             answer_poll: settings.answer_poll,
             in_flight: InFlight::default(),
             late: Mutex::default(),
@@ -201,12 +198,6 @@ impl Answers {
             Some(known) => known,
             // Boxed, so that what is known does not carry the room for it.
             None => Box::pin(self.0.bring(accepted, begun, arrived)).await,
-        };
-        #[cfg(feature = "planted-bugs")]
-        let outcome = if self.0.planted.is(PlantedBug::ReplayWithNewField) {
-            outcome.with_new_field()
-        } else {
-            outcome
         };
         self.0.crash.point(CrashPoint::Answered);
         let name = match outcome {
@@ -292,7 +283,7 @@ impl Middle {
             return Some((Outcome::Unavailable(Unavailable::Draining), "none"));
         }
         let settled = flight::cached(self, accepted, arrived)?;
-        Some(outcome(Progress::Settled(settled), accepted.fingerprint, true, self.planted))
+        Some(outcome(Progress::Settled(settled), accepted.fingerprint, true))
     }
 
     /// Joins a copy in flight or takes off. What was not in the cache is looked for again once a flight is armed.
@@ -310,7 +301,7 @@ impl Middle {
                 Progress::Settled(Settled::Found { state, .. }) if !state.is_open_at(arrived) => {
                     boarded = self.in_flight.board(key_hash, fingerprint, false);
                 }
-                progress => return outcome(progress, fingerprint, false, self.planted),
+                progress => return outcome(progress, fingerprint, false),
             }
         }
         let Boarded::Leads { flight, results, watching } = boarded else {
@@ -320,15 +311,10 @@ impl Middle {
             Some(settled) => flight.settle(settled),
             None => {
                 let flying = flight::fly(Arc::clone(self), accepted, flight, results);
-                #[cfg(feature = "planted-bugs")]
-                if self.planted.is(PlantedBug::PublishInHandler) {
-                    let waiting = self.wait(watching, begun, patience);
-                    return outcome(in_handler(waiting, flying).await, fingerprint, true, self.planted);
-                }
                 drop(self.flights.spawn(flying));
             }
         }
-        outcome(self.wait(watching, begun, patience).await, fingerprint, true, self.planted)
+        outcome(self.wait(watching, begun, patience).await, fingerprint, true)
     }
 
     /// Watches a flight until it is settled or, once it is published, patience has run out or is in vain.
@@ -384,24 +370,8 @@ impl Middle {
     }
 }
 
-/// Planted ([`PlantedBug::PublishInHandler`]): who waits does the work too, and takes it along when it goes.
-#[cfg(feature = "planted-bugs")]
-async fn in_handler(waiting: impl Future<Output = Progress>, flying: impl Future<Output = ()>) -> Progress {
-    tokio::pin!(waiting, flying);
-    tokio::select! {
-        progress = &mut waiting => return progress,
-        () = flying => {}
-    }
-    waiting.await
-}
-
 /// Only who leads can own the answer that is no replay; all others, and all that come later, get copies.
-fn outcome(
-    progress: Progress,
-    fingerprint: Fingerprint,
-    leads: bool,
-    planted: Planted,
-) -> (Outcome, &'static str) {
+fn outcome(progress: Progress, fingerprint: Fingerprint, leads: bool) -> (Outcome, &'static str) {
     let label = |source| match source {
         _ if !leads => "joined",
         Source::Cache => "cache",
@@ -410,9 +380,7 @@ fn outcome(
         Source::Own => "own",
     };
     match progress {
-        Progress::Settled(Settled::Found { state, source })
-            if state.fingerprint == fingerprint || planted.is(PlantedBug::NoFingerprintCheck) =>
-        {
+        Progress::Settled(Settled::Found { state, source }) if state.fingerprint == fingerprint => {
             (Outcome::Final { state, replayed: !(leads && source == Source::Own) }, label(source))
         }
         Progress::Settled(Settled::Found { source, .. }) => (Outcome::Conflict, label(source)),

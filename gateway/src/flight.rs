@@ -6,8 +6,6 @@ use milepost_shared::answer::KeyState;
 use milepost_shared::clock::JournalTime;
 use milepost_shared::crash::CrashPoint;
 use milepost_shared::key::KeyHash;
-#[cfg(feature = "planted-bugs")]
-use milepost_shared::planted::PlantedBug;
 use milepost_shared::result::ResultRecord;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
@@ -51,10 +49,6 @@ pub(crate) async fn fly(
     if published.time != mine::UNKNOWN_TIME {
         middle.journal_clock.saw(published.time);
     }
-    #[cfg(feature = "planted-bugs")]
-    if middle.planted.is(PlantedBug::AnswerAtAcknowledgement) {
-        return flight.settle(made_up(&accepted, published));
-    }
     flight.published(Receipt::new(published.position, published.time, accepted.fingerprint));
     let settled = tokio::select! {
         biased;
@@ -62,21 +56,6 @@ pub(crate) async fn fly(
         () = flight.abandoned() => return,
     };
     flight.settle(settled);
-}
-
-/// Planted: what the answer will be if the upload claims its key.
-#[cfg(feature = "planted-bugs")]
-fn made_up(accepted: &Accepted, published: Published) -> Settled {
-    let state = KeyState {
-        account: accepted.account,
-        fingerprint: accepted.fingerprint,
-        status: 200,
-        body: milepost_shared::answer::body(accepted.upload.locations.len()),
-        accepted_at: published.time,
-        expires_at: mine::UNKNOWN_TIME,
-        source: published.position,
-    };
-    Settled::Found { state, source: Source::Own }
 }
 
 /// A known state counts only while its window is open, as far as this gateway can tell; else the journal

@@ -72,7 +72,7 @@ async fn run(settings: GatewaySettings) -> anyhow::Result<ExitCode> {
         &settings.kafka,
         &settings.database,
         Clock::new(settings.tests.clock_offset_ms),
-        (Crash::new(settings.tests.crash_at.clone()), settings.tests.planted()),
+        Crash::new(settings.tests.crash_at.clone()),
         &readiness,
     )?;
     let front = front(&settings, answers.clone(), &readiness, &serving)?;
@@ -80,8 +80,7 @@ async fn run(settings: GatewaySettings) -> anyhow::Result<ExitCode> {
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "listening");
     }
-    let planted = settings.tests.planted();
-    server::serve(listener, front, &settings.server, &readiness, planted, &serving).await;
+    server::serve(listener, front, &settings.server, &readiness, &serving).await;
     answers.drain(ANSWERS_DRAIN).await;
     pages_end.cancel();
     pages.await.context("operator pages")??;
@@ -146,5 +145,5 @@ fn front(
     });
     let clock = Clock::new(settings.tests.clock_offset_ms);
     let parts = (api_keys, rates, answers);
-    Ok(Arc::new(Front::new(&settings.uploads, parts, clock, settings.tests.planted(), serving.clone())))
+    Ok(Arc::new(Front::new(&settings.uploads, parts, clock, serving.clone())))
 }

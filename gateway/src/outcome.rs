@@ -48,21 +48,6 @@ pub enum Outcome {
     Unavailable(Unavailable),
 }
 
-#[cfg(feature = "planted-bugs")]
-impl Outcome {
-    /// Planted ([`ReplayWithNewField`](milepost_shared::planted::PlantedBug::ReplayWithNewField)): makes the body of a
-    /// replay again, as a later build might.
-    #[must_use]
-    pub fn with_new_field(mut self) -> Self {
-        if let Self::Final { state, replayed: true } = &mut self {
-            let count = milepost_shared::answer::processed_count(&state.body).unwrap_or_default();
-            let body = format!(r#"{{"success":true,"processedCount":{count},"replayed":true}}"#);
-            state.body = body.into();
-        }
-        self
-    }
-}
-
 /// Why an upload could not be published.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unavailable {

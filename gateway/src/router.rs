@@ -17,7 +17,6 @@ use http::header::{ALLOW, CACHE_CONTROL, CONNECTION, EXPECT, ORIGIN, VARY};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use milepost_shared::clock::Clock;
-use milepost_shared::planted::Planted;
 use milepost_shared::upload::Shape;
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
@@ -80,7 +79,6 @@ impl Front {
         settings: &UploadSettings,
         (api_keys, rates, answers): (ApiKeys, Arc<Rates>, Answers),
         clock: Clock,
-        planted: Planted,
         stop: CancellationToken,
     ) -> Self {
         let routes = [Route::Upload(Shape::Single), Route::Upload(Shape::Batch), Route::Status];
@@ -90,7 +88,7 @@ impl Front {
             rates,
             answers,
             bodies: Bodies::new(settings),
-            acceptance: Acceptance::new(settings, clock, planted),
+            acceptance: Acceptance::new(settings, clock),
             places: Semaphore::new(usize::try_from(settings.requests_max).unwrap_or(usize::MAX)),
             refusals: Refusals::default(),
             clock,

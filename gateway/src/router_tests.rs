@@ -52,18 +52,17 @@ async fn gateway(arguments: &[&str]) -> Gateway {
     let (readiness, stop) = (Readiness::default(), CancellationToken::new());
     let clock = Clock::new(0);
     let (middle, kafka) = (&settings.middle, &settings.kafka);
-    let (crash, planted) = (Crash::new(settings.tests.crash_at.clone()), settings.tests.planted());
-    let answers =
-        Answers::start(middle, kafka, &settings.database, clock, (crash, planted), &readiness).unwrap();
+    let crash = Crash::new(settings.tests.crash_at.clone());
+    let answers = Answers::start(middle, kafka, &settings.database, clock, crash, &readiness).unwrap();
     let api_keys = ApiKeys::new(&settings.api_keys, database.options(Role::Gateway), &readiness);
     let rates = Arc::new(Rates::new(&settings.uploads));
     let parts = (api_keys, rates, answers);
-    let front = Arc::new(Front::new(&settings.uploads, parts, clock, planted, stop.clone()));
+    let front = Arc::new(Front::new(&settings.uploads, parts, clock, stop.clone()));
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = tokio::spawn({
         let (readiness, stop) = (readiness.clone(), stop.clone());
-        async move { server::serve(listener, front, &settings.server, &readiness, planted, &stop).await }
+        async move { server::serve(listener, front, &settings.server, &readiness, &stop).await }
     });
     Gateway { address, stop, serving, readiness, database }
 }

@@ -13,7 +13,6 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use milepost_shared::ops::Readiness;
-use milepost_shared::planted::{Planted, PlantedBug};
 use milepost_shared::settings::duration;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::{TcpListener, TcpStream};
@@ -74,7 +73,6 @@ pub async fn serve(
     front: Arc<Front>,
     settings: &ServerSettings,
     readiness: &Readiness,
-    planted: Planted,
     stop: &CancellationToken,
 ) {
     let seats = Arc::new(Semaphore::new(usize::try_from(settings.connections_max).unwrap_or(usize::MAX)));
@@ -94,8 +92,7 @@ pub async fn serve(
             }
         };
         if let Ok(seat) = Arc::clone(&seats).try_acquire_owned() {
-            let serving =
-                connection(stream, Arc::clone(&front), settings, planted, (stop.clone(), cut_off.clone()));
+            let serving = connection(stream, Arc::clone(&front), settings, (stop.clone(), cut_off.clone()));
             connections.spawn(async move {
                 let gauge = metrics::gauge!("milepost_gateway_http_connections");
                 gauge.increment(1);
@@ -141,7 +138,6 @@ fn connection(
     stream: TcpStream,
     front: Arc<Front>,
     settings: &ServerSettings,
-    planted: Planted,
     (stop, cut_off): (CancellationToken, CancellationToken),
 ) -> impl Future<Output = ()> + use<> {
     // An answer is one small packet; it must not wait for the acknowledgement of the one before.
@@ -160,7 +156,7 @@ fn connection(
         http1::Builder::new()
             .max_buf_size(BUFFER_BYTES)
             // A client that has closed its side after sending still gets its upload published.
-            .half_close(!planted.is(PlantedBug::PublishInHandler))
+            .half_close(true)
             .serve_connection(TokioIo::new(stream), service),
     );
     async move {

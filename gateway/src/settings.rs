@@ -171,21 +171,6 @@ mod tests {
     }
 
     #[test]
-    fn a_bug_is_switched_on_in_builds_that_have_them_and_is_unknown_to_all_others() {
-        let found = faults(&["--planted-bug=no-fingerprint-check"]);
-        if cfg!(feature = "planted-bugs") {
-            assert_eq!(found, Vec::<String>::new());
-            let found = faults(&["--planted-bug=no-such-bug"]);
-            assert!(
-                found[0].contains("no-such-bug") && found[0].contains("answer-at-acknowledgement"),
-                "{found:?}"
-            );
-        } else {
-            assert!(found[0].contains("unexpected argument '--planted-bug'"), "{found:?}");
-        }
-    }
-
-    #[test]
     fn settings_that_contradict_each_other_are_all_named() {
         let found = faults(&[
             "--answer-wait=21s",

@@ -5,7 +5,7 @@
 //! [`result`] record, and leaves as a [`fact`]. [`topics`] says how the three topics must be configured, [`store`] holds
 //! every SQL statement, [`clock`] tells the two kinds of time apart. The rest is what any program needs: [`settings`],
 //! [`telemetry`], the [`ops`] listener, [`backoff`], [`brokers`] that a client has forgotten, [`shutdown`], and, for tests,
-//! named [`crash`] points and [`planted`] bugs.
+//! named [`crash`] points.
 //!
 //! The modules up to `fact` are pure: no I/O, no clock.
 
@@ -21,7 +21,6 @@ pub mod json;
 pub mod key;
 pub mod ops;
 pub mod partition;
-pub mod planted;
 pub mod result;
 pub mod settings;
 pub mod shutdown;

@@ -11,7 +11,6 @@ use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use crate::crash::CrashAt;
-use crate::planted::Planted;
 use crate::store::connect;
 
 pub use parse::{EXIT_CONFIG, Refused, Settings, parse, read};
@@ -106,22 +105,6 @@ pub struct TestSettings {
     /// For tests, in debug builds: die at a named crash point.
     #[arg(long, env, hide = true)]
     pub crash_at: Option<CrashAt>,
-
-    /// For tests, in builds with the feature `planted-bugs`: switch on a bug.
-    #[cfg(feature = "planted-bugs")]
-    #[arg(long, env, hide = true)]
-    pub planted_bug: Option<crate::planted::PlantedBug>,
-}
-
-impl TestSettings {
-    /// The bug switched on: none, unless the build has them.
-    #[must_use]
-    pub fn planted(&self) -> Planted {
-        #[cfg(feature = "planted-bugs")]
-        return Planted::new(self.planted_bug, crate::clock::Clock::new(self.clock_offset_ms));
-        #[cfg(not(feature = "planted-bugs"))]
-        Planted::default()
-    }
 }
 
 /// Whether the URL can be used shows only when its parts are read; it stays text, so that its reader may set the bounds.

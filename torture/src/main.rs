@@ -83,7 +83,7 @@ async fn perform(command: Command) -> anyhow::Result<bool> {
     Ok(match command {
         Command::Run { plan, seed, places } => {
             let plan = Plan::named(&plan).with_context(|| format!("there is no plan {plan:?}"))?;
-            run::run(&options(plan, seed, &places, None)).await?.held()
+            run::run(&options(plan, seed, &places)).await?.held()
         }
         Command::Faults { only, places } => {
             tour::faults_tour(places.bin_dir, rand::random(), &only).await?;
@@ -106,7 +106,12 @@ async fn perform(command: Command) -> anyhow::Result<bool> {
 }
 
 async fn is_caught(mutant: &Mutant, seed: Option<u64>, places: &Places) -> anyhow::Result<bool> {
-    let outcome = run::run(&options(mutant.plan.clone(), seed, places, mutant.bug)).await?;
+    let mut options = options(mutant.plan.clone(), seed, places);
+    if let Some(bug) = mutant.bug {
+        options.bin_dir = mutants::plant(bug).await?;
+        options.mutant = Some(bug.to_owned());
+    }
+    let outcome = run::run(&options).await?;
     let (name, by) = (&mutant.plan.name, mutant.caught_by);
     if mutant.bug.is_none() {
         println!("control {name}: {}", if outcome.held() { "held" } else { "ACCUSED WITHOUT A BUG" });
@@ -120,12 +125,12 @@ async fn is_caught(mutant: &Mutant, seed: Option<u64>, places: &Places) -> anyho
     Ok(caught)
 }
 
-fn options(plan: Plan, seed: Option<u64>, places: &Places, bug: Option<&str>) -> Options {
+fn options(plan: Plan, seed: Option<u64>, places: &Places) -> Options {
     Options {
         plan,
         seed: seed.unwrap_or_else(|| u64::from(rand::random::<u32>())),
         bin_dir: places.bin_dir.clone(),
         reports: places.reports.clone(),
-        planted_bug: bug.map(str::to_owned),
+        mutant: None,
     }
 }

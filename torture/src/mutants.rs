@@ -1,9 +1,15 @@
 //! Mutants: builds with one planted bug, each with the plan that makes it bite and the checker that must catch it. A harness
 //! that has never caught a bug proves nothing.
+//!
+//! Each bug is a patch in `torture/mutants/`, which says at its head what it breaks; the product knows nothing of it.
 
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
 use std::time::Duration;
 
+use anyhow::{Context as _, ensure};
 use milepost_shared::crash::CrashPoint;
+use tokio::time::timeout;
 
 use crate::check::Checker;
 use crate::fault::{CrashKind, Fault, Target};
@@ -12,7 +18,7 @@ use crate::plan::Plan;
 /// One planted bug.
 #[derive(Debug, Clone)]
 pub struct Mutant {
-    /// `--planted-bug` of the programs; `None` for the control, which must pass.
+    /// The name of its patch; `None` for the control, which must pass.
     pub bug: Option<&'static str>,
     /// The checker that must find a violation.
     pub caught_by: Checker,
@@ -90,6 +96,22 @@ pub fn all() -> Vec<Mutant> {
     mutants
 }
 
+/// Builds the programs with a bug planted, and returns the directory they are in. Takes as long as the build does: seconds
+/// where the last one is not long ago, minutes for the first.
+///
+/// # Errors
+/// There is no such patch, it no longer applies, or what it makes cannot be built.
+pub async fn plant(bug: &str) -> anyhow::Result<PathBuf> {
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("plant");
+    let mut planting = tokio::process::Command::new(script);
+    let planted = planting.arg(bug).stderr(Stdio::inherit()).kill_on_drop(true).output();
+    let planted = timeout(BUILD_TIMEOUT, planted).await.context("the build takes too long")??;
+    ensure!(planted.status.success(), "cannot plant {bug}: {}", planted.status);
+    Ok(PathBuf::from(String::from_utf8(planted.stdout)?.trim_end()))
+}
+
+/// Longest wait for a build: the first one has all dependencies to build.
+const BUILD_TIMEOUT: Duration = Duration::from_secs(1800);
 const SECOND: Duration = Duration::from_secs(1);
 
 fn crash(point: CrashPoint) -> Fault {
@@ -124,10 +146,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn there_are_eighteen_bugs_each_with_a_plan_of_its_own_and_a_control() {
+    fn every_patch_is_a_bug_with_a_plan_of_its_own_and_there_is_a_control() {
         let mutants = all();
         let bugs: BTreeSet<&str> = mutants.iter().filter_map(|mutant| mutant.bug).collect();
-        assert_eq!((mutants.len(), bugs.len()), (19, 18));
+        let patches = Path::new(env!("CARGO_MANIFEST_DIR")).join("mutants").read_dir().unwrap();
+        let patches: BTreeSet<String> = patches
+            .map(|patch| patch.unwrap().file_name().into_string().unwrap())
+            .map(|name| name.strip_suffix(".patch").expect("only patches are here").to_owned())
+            .collect();
+        assert_eq!(bugs, patches.iter().map(String::as_str).collect());
+        assert_eq!(mutants.len(), bugs.len() + 1);
         assert_eq!(mutants[0].bug, None);
         assert!(mutants.iter().all(|mutant| mutant.plan.lasts <= 60 * SECOND));
     }

@@ -48,14 +48,14 @@ pub struct Options {
     pub bin_dir: PathBuf,
     /// Where the report goes, into a directory of its own.
     pub reports: PathBuf,
-    /// The bug that is switched on in the programs.
-    pub planted_bug: Option<String>,
+    /// The bug that is planted in the programs.
+    pub mutant: Option<String>,
 }
 
 impl Options {
     /// The command that runs it again.
     fn command(&self) -> String {
-        match &self.planted_bug {
+        match &self.mutant {
             Some(bug) => format!("make mutants ONLY={bug} SEED={}", self.seed),
             None => format!("make torture PLAN={} SEED={}", self.plan.name, self.seed),
         }
@@ -97,7 +97,6 @@ pub async fn run(options: &Options) -> anyhow::Result<Ran> {
         partitions: plan.partitions,
         consumers: plan.consumers,
         batch_records: plan.batch_records,
-        planted_bug: options.planted_bug.clone(),
         marks: &marks,
     };
     let system = Arc::new(System::start(&setup).await?);

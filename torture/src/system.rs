@@ -48,8 +48,6 @@ pub struct Setup<'a> {
     pub consumers: usize,
     /// `BATCH_RECORDS_MAX`
     pub batch_records: u32,
-    /// The bug that is switched on in all gateways and consumers.
-    pub planted_bug: Option<String>,
     /// What no log may hold.
     pub marks: &'a Marks,
 }
@@ -121,14 +119,14 @@ impl System {
             let mut gateway = world.new_gateway()?;
             through(&mut gateway, &world, "milepost_gateway", (&gateway_kafka, &gateway_postgres))?;
             set_gateway(&mut gateway);
-            gateways.push(slot(name.to_owned(), gateway, setup));
+            gateways.push(slot(name.to_owned(), gateway));
         }
         let mut consumers = Vec::new();
         for number in 1..=setup.consumers + 1 {
             let mut consumer = world.new_consumer()?;
             through(&mut consumer, &world, "milepost_consumer", (&consumer_kafka, &consumer_postgres))?;
             set_consumer(&mut consumer, setup.batch_records);
-            consumers.push(slot(format!("consumer {number}"), consumer, setup));
+            consumers.push(slot(format!("consumer {number}"), consumer));
         }
         let third = consumers.pop().context("one more than asked for")?;
         third.wanted.store(false, Ordering::Relaxed);
@@ -450,10 +448,7 @@ async fn paths_of(gateway: &Program) -> Vec<(&'static str, u64)> {
     told
 }
 
-fn slot(name: String, mut program: Program, setup: &Setup<'_>) -> Arc<Slot> {
-    if let Some(bug) = &setup.planted_bug {
-        program.set("PLANTED_BUG", bug);
-    }
+fn slot(name: String, program: Program) -> Arc<Slot> {
     Arc::new(Slot { name, wanted: AtomicBool::new(true), program: tokio::sync::Mutex::new(program) })
 }
 

@@ -27,16 +27,7 @@ const SETTLED: Duration = Duration::from_secs(120);
 /// The system does not start or recover, or a fault was not seen to bite. One that the machine does not allow is no error.
 pub async fn faults_tour(bin_dir: PathBuf, seed: u64, only: &str) -> anyhow::Result<()> {
     let marks = errand::marks(seed);
-    let (consumers, batch_records) = (2, 4000);
-    let setup = Setup {
-        bin_dir,
-        ttl: TTL,
-        partitions: 4,
-        consumers,
-        batch_records,
-        planted_bug: None,
-        marks: &marks,
-    };
+    let setup = Setup { bin_dir, ttl: TTL, partitions: 4, consumers: 2, batch_records: 4000, marks: &marks };
     let system = System::start(&setup).await?;
     let recorder = Recorder::begin();
     let target = Target {

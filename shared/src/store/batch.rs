@@ -134,27 +134,6 @@ pub async fn fence(
     Ok(Fence { refused, windows, unreadable })
 }
 
-/// Planted ([`NoFence`](crate::planted::PlantedBug::NoFence)): sets the progress, wherever it is.
-///
-/// # Errors
-/// The database refuses.
-#[cfg(feature = "planted-bugs")]
-pub async fn overwrite(connection: &mut PgConnection, topic: &str, advances: &[Advance]) -> sqlx::Result<()> {
-    for Advance { partition, next, time, .. } in advances {
-        sqlx::query(
-            "UPDATE partition_progress SET next_offset = $3, log_time = greatest(log_time, $4) \
-             WHERE topic = $1 AND partition = $2",
-        )
-        .bind(topic)
-        .bind(partition)
-        .bind(next)
-        .bind(time.to_datetime())
-        .execute(&mut *connection)
-        .await?;
-    }
-    Ok(())
-}
-
 /// Which of the accounts exist.
 ///
 /// # Errors
@@ -165,16 +144,6 @@ pub async fn known_accounts(connection: &mut PgConnection, accounts: &[Uuid]) ->
         .fetch_all(connection)
         .await?;
     Ok(known.into_iter().collect())
-}
-
-/// Planted ([`LocationsInOwnTransaction`](crate::planted::PlantedBug::LocationsInOwnTransaction)): commits what is written
-/// so far and begins another transaction.
-///
-/// # Errors
-/// The database refuses.
-#[cfg(feature = "planted-bugs")]
-pub async fn commit_halfway(connection: &mut PgConnection) -> sqlx::Result<()> {
-    sqlx::query("COMMIT AND CHAIN").execute(connection).await.map(drop)
 }
 
 /// A device as the client names it, within an account.
