@@ -22,6 +22,9 @@ FROM (SELECT coalesce((SELECT extract(epoch FROM keep_until - upper_bound) * int
                       '24 hours') AS ttl);
 GRANT SELECT ON partition_settings TO milepost_consumer;
 
+-- A journal that is made anew uses the offsets of the one before again: a dead letter is the same one only if its time is as well.
+ALTER TABLE dead_letters DROP CONSTRAINT dead_letters_pkey, ADD PRIMARY KEY (topic, partition, "offset", journal_time);
+
 -- How often a partition could not be detached because somebody held the table, and when to try again.
 ALTER TABLE table_partitions
     ADD COLUMN attempts integer NOT NULL DEFAULT 0,

@@ -159,9 +159,9 @@ impl Batch {
         }
     }
 
-    /// Drops what stopped partitions hold from where they stopped: by partition, the assignment and the offset.
-    pub fn leave_stopped(&mut self, stopped: &BTreeMap<i32, (u64, i64)>) {
-        for (partition, (generation, offset)) in stopped {
+    /// Drops what stopped partitions hold from where they stopped: by partition and assignment, the offset.
+    pub fn leave_stopped(&mut self, stopped: &BTreeMap<(i32, u64), i64>) {
+        for ((partition, generation), offset) in stopped {
             if self.spans.get(partition).is_some_and(|span| span.generation == *generation) {
                 self.cut(*partition, *offset);
             }
@@ -174,13 +174,14 @@ impl Batch {
         self.retain_records(|record| {
             record.position.partition != partition || record.position.offset < offset
         });
-        let left = self.records.iter().filter(|record| record.position.partition == partition);
-        match left.map(|record| record.time).max() {
-            Some(time) => {
+        match ends(&self.records).get(&partition) {
+            // Right behind a record, not before the one that was cut: what lies between may be a hole, which no progress covers
+            // before a record behind it is persisted.
+            Some((next, time)) => {
                 if let Some(span) = self.spans.get_mut(&partition) {
-                    span.next = span.next.min(offset);
-                    span.first_new = span.first_new.min(offset);
-                    span.time = time;
+                    span.next = *next;
+                    span.first_new = span.first_new.min(*next);
+                    span.time = *time;
                 }
             }
             None => drop(self.spans.remove(&partition)),
@@ -362,7 +363,7 @@ mod tests {
         let batch = || batch((5..9).map(|offset| record(0, offset, true)).chain([record(1, 1, true)]), 0);
         let left = |generation, offset| {
             let mut batch = batch();
-            batch.leave_stopped(&BTreeMap::from([(0, (generation, offset))]));
+            batch.leave_stopped(&BTreeMap::from([((0, generation), offset)]));
             (batch.records.len(), batch.spans.get(&0).map(|span| span.next))
         };
         assert_eq!(left(1, 7), (3, Some(7)));
@@ -398,6 +399,20 @@ mod tests {
         batch.records[0].stranger = Some(Box::new(Garbage { reason: String::new(), key: None, value: None }));
         batch.refuse_strangers(|_| false);
         assert_eq!((batch.locations, batch.bytes), (0, 100));
+    }
+
+    #[test]
+    fn a_batch_that_is_cut_behind_a_hole_ends_right_behind_its_last_record() {
+        let mut batch = batch([record(0, 6, true)], 0);
+        // Offset 7 is the mark of a transaction.
+        batch.push(record(0, 8, false), 100, Assigned { generation: 1, settled_below: 0, expected: 7 });
+        assert_eq!(batch.spans[&0].next, 9);
+        batch.cut(0, 8);
+        assert_eq!((batch.spans[&0].first_new, batch.spans[&0].next, batch.spans[&0].time.0), (6, 7, 60));
+        batch.leave_stopped(&BTreeMap::from([((0, 2), 6)]));
+        assert_eq!(batch.records.len(), 1, "another assignment was stopped");
+        batch.leave_stopped(&BTreeMap::from([((0, 1), 6)]));
+        assert!(batch.is_empty() && batch.spans.is_empty());
     }
 
     #[test]

@@ -173,6 +173,8 @@ impl Emitter {
         stop: CancellationToken,
     ) -> Result<Self, KafkaError> {
         let [results, facts] = clients(&settings)?;
+        // Nothing is late yet; what an earlier session could not emit, this one may not have to.
+        readiness.up("emission");
         let (pending, backoff) = (VecDeque::new(), Backoff::new(settings.backoff_max));
         Ok(Self { settings, results, facts, pending, backoff, stopped, readiness, crash, stop })
     }
@@ -439,9 +441,7 @@ fn leave_stopped(stopped: &StoppedPartitions, batch: &mut Vec<Emission>) {
     let stopped = stopped.snapshot();
     if !stopped.is_empty() {
         batch.retain(|Emission { position, generation, .. }| {
-            !stopped
-                .get(&position.partition)
-                .is_some_and(|(of, from)| of == generation && *from <= position.offset)
+            stopped.get(&(position.partition, *generation)).is_none_or(|from| position.offset < *from)
         });
     }
 }

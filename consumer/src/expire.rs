@@ -12,7 +12,7 @@ use milepost_shared::clock::{Clock, JournalTime};
 use milepost_shared::store::partitions::{self, Expiry, KeyPartition, Partitioned};
 use milepost_shared::store::progress::{self, Progress};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
@@ -231,7 +231,11 @@ async fn expired(
         (0..).zip(&ends).map(|(partition, end)| journal_clock(of(partition), *end, wall)).collect();
     candidates.retain(|partition| may_expire(partition, &clocks, settings.grace));
     let drained = (0..).zip(ends).filter(|(partition, end)| is_drained(of(*partition), *end));
-    Ok(Expired { partitions: candidates, drained: drained.map(|(partition, _)| partition).collect() })
+    // Partitions that were added once, and that no gateway publishes to.
+    let added =
+        progress.iter().map(|row| row.partition).filter(|partition| *partition >= settings.partitions);
+    let drained = drained.map(|(partition, _)| partition).chain(added).collect();
+    Ok(Expired { partitions: candidates, drained })
 }
 
 /// Where each journal partition ends: behind its last record. The log's own end may lie further on, since a transaction
@@ -268,6 +272,12 @@ fn journal_ends(settings: &ExpireSettings, progress: &[Progress]) -> anyhow::Res
     Ok(ends.into_values().collect())
 }
 
+/// What was asked for is no longer, or not yet, in the log.
+fn is_out_of_range(error: &KafkaError) -> bool {
+    let code = error.rdkafka_error_code();
+    matches!(code, Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange))
+}
+
 /// Of partitions and offsets, those that hold no record from there on. What is not answered in time is not among them.
 fn without_records(
     client: &BaseConsumer,
@@ -286,6 +296,8 @@ fn without_records(
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 empty.extend(asked.remove(&partition).map(|offset| (partition, offset)));
             }
+            // The journal begins behind it, at its end: whether records are gone that were not persisted, nobody knows here.
+            Some(Err(error)) if is_out_of_range(&error) => break,
             Some(Err(error)) => return Err(error).context("cannot read the journal's end"),
             None => {}
         }

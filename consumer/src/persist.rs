@@ -184,8 +184,13 @@ impl Persister {
                 Err(keys) => self.stop_at(&mut batch, &keys),
             }
             if batch.is_empty() {
-                self.runs = runs;
-                return Ok(Persisted { rest, ..Persisted::default() });
+                return match batch.garbage_run {
+                    Some(run) => Err(run.into()),
+                    None => {
+                        self.runs = runs;
+                        Ok(Persisted { rest, ..Persisted::default() })
+                    }
+                };
             }
         };
         if batch.records.len() < whole {

@@ -120,8 +120,12 @@ fn upload(partition: i32, offset: i64, key: u8, body: u8, locations: i64) -> Rec
 }
 
 fn garbage(offset: i64) -> Record {
+    garbage_of(0, offset)
+}
+
+fn garbage_of(partition: i32, offset: i64) -> Record {
     let garbage = Garbage { reason: "not JSON".to_owned(), key: None, value: Some(b"\0{".to_vec()) };
-    record(0, offset, Content::Garbage(garbage))
+    record(partition, offset, Content::Garbage(garbage))
 }
 
 fn record(partition: i32, offset: i64, content: Content) -> Record {
@@ -471,6 +475,25 @@ async fn a_dead_letter_that_is_there_already_stays_and_its_batch_goes_on() {
 }
 
 #[tokio::test]
+async fn a_dead_letter_of_a_journal_made_anew_is_stored_beside_the_one_before_it_and_belongs_to_no_run_of_that()
+ {
+    let mut fixture = Fixture::new().await;
+    persist(&mut fixture.persister(1000), batch(0, [garbage(0), garbage(1), garbage(2)])).await.unwrap();
+    progress::place(&mut fixture.connection, TOPIC, 0, 0, true).await.unwrap();
+    let hour_later = |mut record: Record| {
+        record.time = record.time.plus(Duration::from_secs(3600));
+        record
+    };
+    let anew = [garbage(0), upload(0, 1, 1, 1, 1), upload(0, 2, 2, 2, 1)].map(hour_later);
+    persist(&mut fixture.persister(1000), batch(0, anew)).await.unwrap();
+    assert_eq!(fixture.count("dead_letters").await, 4);
+    let run = progress::garbage_run(&mut fixture.connection, TOPIC, 0, 3, 9).await.unwrap();
+    assert_eq!(run, 0, "those just below the progress are of the journal before");
+    persist(&mut fixture.persister(1000), batch(3, [hour_later(garbage(3))])).await.unwrap();
+    assert!(progress::garbage_run(&mut fixture.connection, TOPIC, 0, 4, 9).await.unwrap() > 0);
+}
+
+#[tokio::test]
 async fn a_dead_letter_as_large_as_decoding_leaves_it_is_stored() {
     use milepost_shared::store::batch::DEAD_LETTER_BYTES_MAX;
     let mut fixture = Fixture::new().await;
@@ -583,6 +606,13 @@ async fn a_row_that_no_consumer_writes_stops_the_partition_of_its_key_and_no_oth
         // Nothing but such records is nothing to do.
         let left = || batch(2, of_partition_0().into_iter().skip(1));
         assert!(persist(&mut fixture.persister(1000), left()).await.unwrap().emissions.is_empty());
+        // But what else was cut off is not forgotten.
+        let mut with_run = left();
+        with_run.push(garbage_of(1, 1), 100, Assigned { generation: 1, settled_below: 1, expected: 1 });
+        let mut persister = fixture.persister(1000);
+        persister.resume_run(1, 1000);
+        let stopped = persist(&mut persister, with_run).await;
+        assert!(matches!(stopped, Err(PersistError::GarbageRun(GarbageRun { partition: 1, offset: 1, .. }))));
 
         let mend = "UPDATE idempotency_keys SET response_status = 200, source_offset = 0, expires_at = $1 \
             WHERE source_partition = 0 AND source_offset < 1";

@@ -19,6 +19,7 @@ use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use sqlx::postgres::PgConnectOptions;
 use tokio::runtime::Handle;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -143,6 +144,8 @@ impl Poller {
         let membership = Membership::new(settings, options, shared, stop);
         let consumer: BaseConsumer<Membership> = config(settings).create_with_context(membership)?;
         consumer.subscribe(&[&settings.topics.uploads])?;
+        // What an earlier session was told, and stands, this one is told as well.
+        shared.troubles.over(READING);
         Ok(Self {
             consumer: Arc::new(consumer),
             polled: shared.polled.clone(),
@@ -281,11 +284,16 @@ impl Poller {
 
     fn send(&mut self) {
         let batch = std::mem::take(&mut self.batch);
-        if self.polled.try_send(Polled::Batch(batch)).is_err() {
-            // Only when the persister is gone, and then the session ends.
-            tracing::debug!("nobody takes the batch");
+        match self.polled.try_send(Polled::Batch(batch)) {
+            Ok(()) => self.resume(),
+            // What assignments have told fills it for a moment: the batch stays, and is wanted on.
+            Err(TrySendError::Full(Polled::Batch(batch))) => {
+                self.batch = batch;
+                self.wanted.add_permits(1);
+            }
+            // The persister is gone, and the session ends.
+            Err(_) => tracing::debug!("nobody takes the batch"),
         }
-        self.resume();
     }
 
     fn wait_until_wanted(&mut self) -> bool {
@@ -306,6 +314,9 @@ impl Poller {
             counter!(metric::PAUSES).increment(1);
             self.consumer.pause(&self.consumer.assignment()?)?;
             self.paused = true;
+            // What stands is told again when the pause is over.
+            self.doubt = None;
+            self.consumer.context().troubles.over(READING);
         }
         Ok(())
     }

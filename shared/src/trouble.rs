@@ -11,8 +11,8 @@ use std::time::{Duration, Instant};
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::metadata::{Metadata, MetadataPartition};
 
-/// How long an error stands before it is told.
-pub const PATIENCE: Duration = Duration::from_secs(5);
+/// How long an error stands before it is told. Longer than a [`Doubt`] may last, so that what was told once and has passed is not.
+pub const PATIENCE: Duration = Duration::from_secs(8);
 /// How long a [`Doubt`] lasts before it is asked about, and how long the answer may take.
 const ASK_AFTER: Duration = Duration::from_secs(3);
 
@@ -143,6 +143,18 @@ mod tests {
         assert!(troubles.standing(begun + 2 * PATIENCE).is_some());
         troubles.over_since("committing", begun + 2 * PATIENCE);
         assert_eq!(troubles.standing(begun + 2 * PATIENCE), None);
+    }
+
+    #[test]
+    fn an_error_that_was_told_once_and_has_passed_is_gone_before_it_is_told_to_operators() {
+        let (troubles, begun) = (Troubles::default(), Instant::now());
+        let mut doubt = Doubt::new(begun);
+        troubles.note("reading", "once", begun);
+        let gone = (0..).map(|tenths| begun + Duration::from_millis(100 * tenths)).find(|now| {
+            assert_eq!(troubles.standing(*now), None);
+            doubt.look(*now) == Next::Gone
+        });
+        assert!(gone.is_some());
     }
 
     #[test]

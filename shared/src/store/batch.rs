@@ -323,7 +323,8 @@ pub struct DeadLetter<'a> {
     pub reason: &'a str,
 }
 
-/// Inserts dead letters. Those that are there already stay as they are: the progress may have been moved back.
+/// Inserts dead letters. Those that are there already stay as they are: the progress may have been moved back. One at the same
+/// offset with another time is of a journal that was there before.
 ///
 /// # Errors
 /// The database refuses.

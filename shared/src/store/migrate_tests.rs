@@ -124,3 +124,15 @@ async fn a_password_is_set_whatever_characters_it_has() {
         told.contains("no such role") && !told.contains("secret")
     }));
 }
+
+/// What each database has noted of the migrations it was given: SHA-384 of the file.
+const LANDED: [(i64, &str); 2] = [
+    (1, "425b30e829160f5a61e790fe7682891047a5902026c36913bfb458ac9add8d6ba65270164b0781be42c2c2f684453e5b"),
+    (2, "94ab4412106dd0cdafb1a4d2ad61d239dd9f9d12ecc183682744c17692e71e8205f0e4e4196dc21c5e107576d975279e"),
+];
+
+#[test]
+fn a_migration_that_has_landed_is_never_edited_and_a_new_one_is_added_to_those() {
+    let found = MIGRATOR.iter().map(|migration| (migration.version, hex::encode(&migration.checksum)));
+    assert_eq!(found.collect::<Vec<_>>(), LANDED.map(|(version, checksum)| (version, checksum.to_owned())));
+}

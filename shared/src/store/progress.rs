@@ -157,9 +157,9 @@ pub async fn garbage_run(
     next_offset: i64,
     max: usize,
 ) -> sqlx::Result<usize> {
-    let offsets: Vec<i64> = sqlx::query_scalar(
-        "SELECT \"offset\" FROM dead_letters WHERE topic = $1 AND partition = $2 AND \"offset\" < $3 \
-         ORDER BY \"offset\" DESC LIMIT $4",
+    let letters: Vec<(i64, bool)> = sqlx::query_as(
+        "SELECT \"offset\", max(journal_time) >= max(log_time) FROM dead_letters JOIN partition_progress USING (topic, partition) \
+         WHERE topic = $1 AND partition = $2 AND \"offset\" < $3 GROUP BY \"offset\" ORDER BY \"offset\" DESC LIMIT $4",
     )
     .bind(topic)
     .bind(partition)
@@ -167,11 +167,15 @@ pub async fn garbage_run(
     .bind(i64::try_from(max).unwrap_or(i64::MAX))
     .fetch_all(connection)
     .await?;
+    // Those of a journal that was there before are older than anything persisted since.
+    if letters.first().is_some_and(|(_, is_newest)| !is_newest) {
+        return Ok(0);
+    }
     // The progress itself is right behind a record.
     let (mut behind, mut apart_max) = (next_offset, 1);
-    let follows = |offset: &i64| {
+    let follows = |(offset, _): &(i64, bool)| {
         let apart = std::mem::replace(&mut behind, *offset) - offset;
         apart <= std::mem::replace(&mut apart_max, 2)
     };
-    Ok(offsets.into_iter().take_while(follows).count())
+    Ok(letters.into_iter().take_while(follows).count())
 }

@@ -191,6 +191,7 @@ async fn bodies_that_come_slowly_keep_no_others_waiting() -> anyhow::Result<()> 
     let mut gateway = world.new_gateway()?;
     gateway.set("REQUESTS_MAX", "50");
     gateway.set("BODY_MEMORY_KIB", "4096");
+    gateway.set("BODY_BYTES_MAX", "524288");
     gateway.start().await?;
     let _consumer = world.consumer().await?;
     let client = world.client(&gateway)?;

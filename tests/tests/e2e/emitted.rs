@@ -30,9 +30,12 @@ async fn while_the_brokers_are_away_facts_wait_and_then_leave_without_holes() ->
     for post in &during.posts {
         assert_eq!(clients[0].post(&post.clone().respond_async()).await?.status, 202);
     }
-    let read =
-        async || Ok((consumer.metric("milepost_consumer_batch_records_sum").await? >= 4.0).then_some(()));
-    eventually(MINUTE, "the consumer has read some", read).await?;
+    let waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()";
+    eventually(MINUTE, "the consumer has read some, and waits", async || {
+        let waiting: i64 = sqlx::query_scalar(waiting).fetch_one(&world.tables.pool).await?;
+        Ok((waiting > 0).then_some(()))
+    })
+    .await?;
     kafka.kill().await?;
     sqlx::raw_sql("ROLLBACK").execute(&mut *fence).await?;
     drop(fence);
