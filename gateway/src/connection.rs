@@ -62,6 +62,8 @@ pub struct Connection {
     /// The answer to a head that was refused, as far as it is not written. Nothing is read after it.
     refusal: Option<Bytes>,
     linger: Option<Linger>,
+    /// The client has closed its side too, or was waited for long enough.
+    is_over: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -89,6 +91,7 @@ impl Connection {
             write: None,
             refusal: None,
             linger: None,
+            is_over: false,
         }
     }
 
@@ -290,17 +293,21 @@ impl AsyncWrite for Connection {
     }
 
     /// Says that nothing more comes, then waits until the client has closed too, within bounds. Not for one that
-    /// was too slow: its answers have arrived long ago.
+    /// was too slow: its answers have arrived long ago. May be asked again after the end.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.is_over {
+            return Poll::Ready(Ok(()));
+        }
         if this.linger.is_none() {
             ready!(this.poll_refused(context))?;
             ready!(Pin::new(&mut this.stream).poll_shutdown(context))?;
         }
-        if this.is_late {
-            return Poll::Ready(Ok(()));
+        if !this.is_late {
+            let linger = this.linger.get_or_insert_default();
+            ready!(linger.poll(&mut this.stream, context));
         }
-        let linger = this.linger.get_or_insert_default();
-        linger.poll(&mut this.stream, context).map(Ok)
+        this.is_over = true;
+        Poll::Ready(Ok(()))
     }
 }

@@ -105,6 +105,33 @@ async fn answers_to_requests_before_a_refused_head_come_first() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refused_head_is_answered_also_on_a_connection_that_was_to_be_another_protocols() {
+    let gateway = gateway(&[]).await;
+    let upgrade = "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n";
+    for first in [head("GET /x", "Upgrade: h2c\r\n"), head("GET /x", upgrade), head("CONNECT a:1", "")] {
+        let mut raw = gateway.connect().await;
+        raw.send(first + "GET / HTTP/1.1\r\n\r\n").await;
+        assert_eq!(raw.answer().await.status, 404);
+        assert_eq!(raw.answer().await.code(), "ambiguous-request");
+        raw.closed().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_offers_an_upgrade_gets_its_refusal_also_while_the_gateway_stops() {
+    let gateway = gateway(&[]).await;
+    let mut raw = gateway.connect().await;
+    let body = " ".repeat(16 << 20);
+    raw.send(upload_head("Upgrade: h2c\r\nExpect: 100-continue\r\n", 1000)).await;
+    assert_eq!(raw.answer().await.status, 100);
+    gateway.stop.cancel();
+    raw.send(&body).await;
+    assert_eq!(raw.answer().await.code(), "malformed-json");
+    raw.closed().await;
+    timeout(PATIENCE, gateway.serving).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn requests_in_one_stream_are_told_apart_wherever_it_is_cut() {
     let gateway = gateway(&[]).await;
     let requests = [
@@ -217,11 +244,15 @@ async fn a_client_that_writes_16_mib_before_it_reads_gets_its_refusal() {
         (head("PUT /", &format!("Content-Length: {}\r\n", body.len())) + &body, 404),
     ];
     for (request, status) in &cases {
-        for _ in 0..8 {
-            let mut raw = gateway.connect().await;
-            raw.send(request).await;
-            assert_eq!(raw.answer().await.status, *status);
-            raw.closed().await;
+        // As curl and Java's client do at first.
+        let offers = request.replacen("\r\n\r\n", "\r\nUpgrade: h2c\r\n\r\n", 1);
+        for request in [request, &offers] {
+            for _ in 0..8 {
+                let mut raw = gateway.connect().await;
+                raw.send(request).await;
+                assert_eq!(raw.answer().await.status, *status);
+                raw.closed().await;
+            }
         }
     }
     let mut seated = Vec::new();

@@ -165,8 +165,14 @@ fn connection(
             ended = &mut serving => Some(ended),
             () = stop.cancelled() => {
                 serving.as_mut().graceful_shutdown();
-                cut_off.run_until_cancelled(serving).await
+                cut_off.run_until_cancelled(&mut serving).await
             }
+        };
+        // Where a client has offered to upgrade, hyper ends with the stream open, for another protocol to take it over.
+        // Asked once more it writes what is left of its answers and closes the stream; a closed one stays as it is.
+        let ended = match ended {
+            Some(Ok(())) => cut_off.run_until_cancelled(serving).await,
+            other => other,
         };
         if let Some(Err(error)) = ended {
             tracing::debug!(%error, "connection ended");
