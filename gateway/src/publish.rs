@@ -1,7 +1,7 @@
 //! Into the journal: an upload is published when the brokers have acknowledged its record.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -54,8 +54,6 @@ pub struct Publisher {
     /// How many on their way are many.
     many: u32,
     on_their_way: AtomicU32,
-    /// The journal has stamped a record.
-    stamps: AtomicBool,
     /// A producer is beyond repair.
     broken: Arc<Notify>,
     readiness: Readiness,
@@ -100,7 +98,6 @@ impl Publisher {
             gathering: producer("milepost-gateway-gathering", settings.publish_linger)?,
             many: settings.publish_linger_from,
             on_their_way: AtomicU32::new(0),
-            stamps: AtomicBool::new(false),
             broken,
             readiness: readiness.clone(),
             troubles: Troubles::default(),
@@ -149,11 +146,7 @@ impl Publisher {
         drop(on_its_way);
         self.troubles.over(PUBLISHING);
         let time = journal_time(delivery.timestamp);
-        let is_stamped = time.is_some();
-        if is_stamped && !self.stamps.load(Ordering::Relaxed) {
-            self.stamps.store(true, Ordering::Relaxed);
-        }
-        if !is_place(delivery.offset, is_stamped, self.stamps.load(Ordering::Relaxed)) {
+        if !is_place(delivery.offset, time.is_some()) {
             tracing::debug!("record acknowledged without an offset");
             return Err(Unavailable::Journal);
         }
@@ -254,9 +247,8 @@ fn journal_time(timestamp: Timestamp) -> Option<JournalTime> {
 /// is in the journal already, or if a later one implied it: then librdkafka counts the offset up from -1 over the records of
 /// the request, or leaves it at -1001. So the second record of a duplicate seems to stand at 0. It shows by the stamp,
 /// which such an acknowledgement never has and every other one has, as long as the topic is as it has to be.
-fn is_place(offset: i64, is_stamped: bool, others_are_stamped: bool) -> bool {
-    let is_counted_up = !is_stamped && others_are_stamped && offset < REQUEST_RECORDS_MAX;
-    offset >= 0 && !is_counted_up
+fn is_place(offset: i64, is_stamped: bool) -> bool {
+    offset >= if is_stamped { 0 } else { REQUEST_RECORDS_MAX }
 }
 
 #[cfg(test)]
@@ -424,15 +416,27 @@ mod tests {
         publisher.publish(&accepted()).await.unwrap();
     }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_first_acknowledgements_of_a_gateway_are_no_receipts_either_if_they_have_no_offset() {
+        let cluster = cluster();
+        let settings = ["--publish-linger-from=0", "--publish-linger=1s"];
+        let publisher = publisher(&cluster, &Readiness::default(), &settings);
+        let duplicate = RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER;
+        cluster.request_errors(RDKafkaApiKey::Produce, &[duplicate]);
+        let (one, other) = (accepted(), accepted());
+        let both = tokio::join!(publisher.publish(&one), publisher.publish(&other));
+        assert_eq!(both, (Err(Unavailable::Journal), Err(Unavailable::Journal)));
+    }
+
     #[test]
     fn an_offset_that_was_only_counted_up_over_a_request_is_no_place() {
         for offset in [-1001, -1, 0, 998] {
-            assert!(!is_place(offset, false, true), "{offset}");
+            assert!(!is_place(offset, false), "{offset}");
         }
-        assert!(is_place(0, true, true) && is_place(998, true, true));
-        // A topic that has lost its stamps, or never had any, is told of by a metric.
-        assert!(is_place(1000, false, true) && is_place(0, false, false));
-        assert!(!is_place(-1, false, false));
+        assert!(is_place(0, true) && is_place(998, true));
+        // A topic that has lost its stamps is told of by a metric.
+        assert!(is_place(1000, false));
+        assert!(!is_place(-1, true));
     }
 
     #[tokio::test(flavor = "multi_thread")]
