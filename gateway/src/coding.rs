@@ -7,6 +7,7 @@ use flate2::bufread::MultiGzDecoder;
 use flate2::{Decompress, FlushDecompress, Status};
 use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, HeaderValue};
+use zstd::bulk::Decompressor;
 
 use crate::problem::Problem;
 
@@ -172,12 +173,14 @@ fn unbrotli(sent: &[u8], bytes_max: usize) -> Result<Vec<u8>, Undecoded> {
 
 /// Every frame, and nothing behind the last one. Not as a stream: that takes the window's memory, which the sender chooses.
 fn unzstd(sent: &[u8], bytes_max: usize) -> Result<Vec<u8>, Undecoded> {
-    let decoded = zstd::bulk::Decompressor::new().and_then(|mut zstd| zstd.decompress(sent, bytes_max));
+    // The room is what the frames tell, if that is less: if it does not suffice, they told less than they hold.
+    let may_be_large = Decompressor::upper_bound(sent).is_none_or(|told| told > bytes_max);
+    let decoded = Decompressor::new().and_then(|mut zstd| zstd.decompress(sent, bytes_max));
     match decoded {
         Ok(_) if sent.is_empty() => Err(Undecoded::Broken),
         Ok(decoded) => Ok(decoded),
         // There is no other way to tell.
-        Err(error) if error.to_string().starts_with("Destination buffer is too small") => {
+        Err(error) if may_be_large && error.to_string().starts_with("Destination buffer is too small") => {
             Err(Undecoded::TooLarge)
         }
         Err(_) => Err(Undecoded::Broken),

@@ -144,6 +144,23 @@ fn what_comes_out_is_bounded_to_the_byte() {
 }
 
 #[test]
+fn a_frame_that_holds_more_than_it_tells_is_broken_and_not_too_large() {
+    let frame = |told: u8| {
+        let mut frame = zstd::zstd_safe::MAGICNUMBER.to_le_bytes().to_vec();
+        // A single segment of so many bytes; then "a", and last "b", each in a block as it is.
+        frame.extend([0x20, told, 0x08, 0, 0, b'a', 0x09, 0, 0, b'b']);
+        frame
+    };
+    assert_eq!(Coding::Zstd.take_off(&frame(2), MAX), Ok(b"ab".to_vec()));
+    for told in [0, 1, 3] {
+        assert_eq!(Coding::Zstd.take_off(&frame(told), MAX), Err(Undecoded::Broken), "{told}");
+    }
+    let more = [frame(2), frame(1)].concat();
+    assert_eq!(Coding::Zstd.take_off(&more, MAX), Err(Undecoded::Broken));
+    assert_eq!(Coding::Zstd.take_off(&frame(2), 1), Err(Undecoded::TooLarge));
+}
+
+#[test]
 fn a_checksum_that_does_not_match_is_a_fault() {
     for (coding, encode) in [(Coding::Gzip, gzip as Encoder), (Coding::Deflate, zlib)] {
         let mut encoded = encode(TEXT);
