@@ -1,5 +1,7 @@
 //! One point of a GPX file: what is read of it, and when that is a location Milepost takes. Pure.
 
+use std::ops::RangeInclusive;
+
 use serde::Serialize;
 use time::format_description::well_known::{Iso8601, Rfc3339};
 use time::{OffsetDateTime, PrimitiveDateTime};
@@ -7,6 +9,9 @@ use time::{OffsetDateTime, PrimitiveDateTime};
 /// The least `timestamp` that Milepost takes, in milliseconds: 3 March 1973. What is below was meant in seconds, or
 /// comes from a clock that was never set.
 pub const TIMESTAMP_MIN: i64 = 100_000_000_000;
+
+/// The altitudes that Milepost takes, in metres.
+const ALTITUDES: RangeInclusive<f64> = -1e5..=1e8;
 
 /// The longest text of a number or a time, in bytes, without the white space around it.
 const VALUE_BYTES_MAX: usize = 64;
@@ -141,7 +146,7 @@ impl Values {
                 }
                 return;
             }
-            Field::Elevation => (&mut self.elevation, -1e5..=1e8),
+            Field::Elevation => (&mut self.elevation, ALTITUDES),
             Field::GeoidHeight => (&mut self.geoid_height, -1e3..=1e3),
             Field::Speed => (&mut self.speed, 0.0..=1e5),
             Field::Course => (&mut self.course, 0.0..=360.0),
@@ -183,7 +188,8 @@ impl Values {
         if self.vertical_accuracy.is_some_and(|metres| metres < 0.0) {
             return None;
         }
-        self.elevation.map(|metres| self.geoid_height.map_or(metres, |geoid| metres + geoid))
+        let altitude = self.elevation.map(|metres| self.geoid_height.map_or(metres, |geoid| metres + geoid));
+        altitude.filter(|metres| ALTITUDES.contains(metres))
     }
 }
 
@@ -323,6 +329,10 @@ mod tests {
             (vec![(Field::GeoidHeight, "-20"), (Field::Elevation, "100")], Some(80.0)),
             (vec![(Field::Elevation, "100"), (Field::GeoidHeight, "null")], Some(100.0)),
             (vec![(Field::GeoidHeight, "45.5")], None),
+            // Each is good, and what they make would be refused.
+            (vec![(Field::Elevation, "-99999"), (Field::GeoidHeight, "-30")], None),
+            (vec![(Field::Elevation, "-99999"), (Field::GeoidHeight, "-1")], Some(-1e5)),
+            (vec![(Field::Elevation, "1e8"), (Field::GeoidHeight, "0.5")], None),
             (vec![(Field::Elevation, "0"), (Field::VerticalAccuracy, "-1")], None),
             (vec![(Field::Elevation, "7"), (Field::VerticalAccuracy, "3")], Some(7.0)),
         ] {
