@@ -46,8 +46,8 @@ struct Pace {
     whole: usize,
     /// When it first had to be waited for.
     waited_since: Option<Instant>,
-    /// If it is slow, its part of the slow bodies' memory, until it is whole: all of it from the beginning, so that
-    /// those that have begun can end.
+    /// If it is slow, its part of the slow bodies' memory, until it is whole: all of it from the beginning, so that no
+    /// slow bodies keep one another from their ends. Others may: what has arrived counts with all bodies.
     slow: Option<OwnedSemaphorePermit>,
 }
 
@@ -77,6 +77,27 @@ impl Held {
     pub fn reserve(&mut self, bytes: usize) -> Result<(), Problem> {
         self.memory.merge(take(self.memory.semaphore(), bytes)?);
         Ok(())
+    }
+
+    /// Takes more of a body that will have so many bytes at most. All the room for it counts, also what is free yet.
+    fn extend(&mut self, chunk: &[u8], whole: usize) -> Result<(), Problem> {
+        let (room, needed) = (self.bytes.capacity(), self.bytes.len() + chunk.len());
+        if needed > room {
+            let more = room.saturating_mul(2).min(whole).max(needed);
+            self.reserve(more - room)?;
+            self.bytes.reserve_exact(more - self.bytes.len());
+        }
+        self.bytes.extend_from_slice(chunk);
+        Ok(())
+    }
+
+    /// Gives back the room that the body turned out not to need.
+    fn fit(&mut self) {
+        let free = self.bytes.capacity() - self.bytes.len();
+        if free > 0 {
+            self.bytes.shrink_to_fit();
+            drop(self.memory.split(free));
+        }
     }
 
     /// Drops the body for what was made of it, which takes so much memory and counts as that.
@@ -174,9 +195,9 @@ impl Bodies {
             if held.bytes.len() + chunk.len() > self.bytes_max {
                 return Err(Problem::BodyTooLarge(self.bytes_max));
             }
-            held.reserve(chunk.len())?;
-            held.bytes.extend_from_slice(&chunk);
+            held.extend(&chunk, pace.whole)?;
         }
+        held.fit();
         Ok(held)
     }
 
@@ -262,6 +283,29 @@ mod tests {
         drop(first);
         assert_eq!(read(&bodies, Body::from(vec![0; 100])).await.map(drop), Ok(()));
         assert_eq!(bodies.memory.available_permits(), 150);
+    }
+
+    #[tokio::test]
+    async fn all_the_room_of_a_body_in_pieces_counts_while_it_is_read_and_afterwards_it_takes_no_more_than_itself()
+     {
+        let memory = Arc::new(Semaphore::new(50_000));
+        let bodies = Bodies { bytes_max: 3000, memory, ..bodies() };
+        let counted = || 50_000 - bodies.memory.available_permits();
+        for (pieces, room) in [(1, 100), (2, 200), (3, 400), (17, 3000), (30, 3000)] {
+            let sent = || stream::iter(vec![&[0; 100][..]; pieces]).map(Ok::<_, std::io::Error>);
+            let mut stops = Arriving::new(Body::from_stream(sent().chain(stream::pending())));
+            let mut reading = Box::pin(bodies.read(&mut stops));
+            assert!(poll!(&mut reading).is_pending());
+            assert_eq!(counted(), room, "{pieces}");
+            drop(reading);
+            let held = read(&bodies, Body::from_stream(sent())).await.unwrap();
+            assert_eq!((held.bytes.capacity(), counted()), (pieces * 100, pieces * 100));
+        }
+        let known = http_body_util::Limited::new(chunks(vec![&[0; 100]; 9]), 900);
+        let held = read(&bodies, Body::new(known)).await.unwrap();
+        assert_eq!((held.bytes.capacity(), counted()), (900, 900));
+        drop(held);
+        assert_eq!(counted(), 0);
     }
 
     #[tokio::test]
