@@ -16,16 +16,17 @@ pub const CHARS_MAX: usize = 255;
 ///
 /// # Errors
 /// What is wrong with it. A key that cannot be read is never taken for absent: the client relies on it.
-pub fn parse(headers: &HeaderMap) -> Result<Option<String>, &'static str> {
-    match (one(headers, &NAME)?, one(headers, &ALIAS)?) {
+pub fn parse(headers: &HeaderMap) -> Result<Option<String>, String> {
+    let of_alias = |fault: &str| fault.replace("Idempotency-Key", "X-Idempotency-Key");
+    match (one(headers, &NAME)?, one(headers, &ALIAS).map_err(of_alias)?) {
         (Some(key), Some(other)) if key != other => {
-            Err("Idempotency-Key and X-Idempotency-Key have different values.")
+            Err("Idempotency-Key and X-Idempotency-Key have different values.".to_owned())
         }
         (key, other) => Ok(key.or(other)),
     }
 }
 
-/// The key in the one header of this name.
+/// The key in the one header of this name. A fault names `Idempotency-Key`.
 fn one(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, &'static str> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
@@ -78,7 +79,7 @@ mod tests {
 
     use super::*;
 
-    fn parsed(values: &[&[u8]]) -> Result<Option<String>, &'static str> {
+    fn parsed(values: &[&[u8]]) -> Result<Option<String>, String> {
         let mut headers = HeaderMap::new();
         for value in values {
             headers.append(NAME, HeaderValue::from_bytes(value).unwrap());
@@ -169,6 +170,20 @@ mod tests {
         ] {
             let error = read(&pairs).unwrap_err();
             assert!(error.contains(message), "{pairs:?}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_fault_names_the_header_that_has_it() {
+        for value in ["", "\"\"", "a b", "a,b", "\"a", "\"a\"b", "\"a\\b\"", &"k".repeat(CHARS_MAX + 1)] {
+            let error = |name: &HeaderName| {
+                let mut headers = HeaderMap::new();
+                headers.append(name, HeaderValue::from_str(value).unwrap());
+                parse(&headers).unwrap_err()
+            };
+            let told = error(&NAME);
+            assert!(told.contains("Idempotency-Key") && !told.contains("X-"), "{told}");
+            assert_eq!(error(&ALIAS), told.replace("Idempotency-Key", "X-Idempotency-Key"));
         }
     }
 

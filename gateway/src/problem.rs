@@ -31,7 +31,7 @@ pub enum Problem {
     /// 400: the body cannot be read: broken chunks or a broken compression.
     UnreadableBody,
     /// 400: the `Idempotency-Key` is none; what is wrong with it.
-    InvalidKey(&'static str),
+    InvalidKey(String),
     /// 401: one answer for absent, malformed, unknown and revoked credentials.
     Unauthorized,
     /// 404: no such page.
@@ -120,7 +120,8 @@ impl Problem {
 
     fn detail(&self) -> String {
         let text = match self {
-            Self::AmbiguousRequest(what) | Self::InvalidKey(what) => what,
+            Self::AmbiguousRequest(what) => what,
+            Self::InvalidKey(what) => return what.clone(),
             Self::InvalidUpload(Invalid::Faults { total, .. }) => {
                 return format!("The upload has {total} {}.", if *total == 1 { "fault" } else { "faults" });
             }
