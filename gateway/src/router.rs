@@ -158,7 +158,7 @@ impl Front {
         let request_id = Uuid::now_v7();
         let method = method_name(request.method());
         let route = Route::of(request.uri().path());
-        let has_body = !request.body().is_end_stream();
+        let (has_body, version) = (!request.body().is_end_stream(), request.version());
         let request = request.map(Body::new);
         let admitting = pin!(match &self.cors {
             None => Either::Left(self.admit(route, request)),
@@ -169,6 +169,8 @@ impl Front {
         if has_body && !told.body_ended {
             // hyper closes it then; a client that is not told would send its next request there.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            // Or hyper would add to an answer to HTTP/1.0 what the client wishes.
+            *response.version_mut() = version;
         }
         let code = problem::render(&mut response, request_id).unwrap_or_default();
         let mut text = Uuid::encode_buffer();

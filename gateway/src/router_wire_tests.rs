@@ -232,6 +232,21 @@ async fn a_small_body_of_a_request_for_nothing_is_read_and_the_connection_goes_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_answer_to_http_1_0_says_either_that_the_connection_goes_on_or_that_it_is_closed() {
+    let gateway = gateway(&[]).await;
+    let request = |length: usize| {
+        format!("POST / HTTP/1.0\r\nConnection: keep-alive\r\nContent-Length: {length}\r\n\r\n")
+            + &" ".repeat(length)
+    };
+    let mut raw = gateway.connect().await;
+    for (length, connection) in [(5, "keep-alive"), (70_000, "close")] {
+        raw.send(request(length)).await;
+        assert_eq!(raw.answer().await.header("connection"), Some(connection), "{length}");
+    }
+    raw.closed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_writes_16_mib_before_it_reads_gets_its_refusal() {
     let gateway = gateway(&["--connections-max=100"]).await;
     let body = " ".repeat(16 << 20);
