@@ -13,6 +13,7 @@ use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -50,6 +51,8 @@ pub struct Connection {
     partial: usize,
     /// The rest of the body that is being read; between requests there is none.
     framing: Option<Framing>,
+    /// Some of a head has come, and hyper knows nothing of it yet.
+    has_begun: Arc<AtomicBool>,
     /// The first head has an idle connection's patience for none of its bytes.
     is_new: bool,
     /// Of a head, or of the silence before one.
@@ -84,6 +87,7 @@ impl Connection {
             due: 0,
             partial: 0,
             framing: None,
+            has_begun: Arc::default(),
             is_new: true,
             deadline: None,
             timer: Box::pin(sleep(timeouts.head)),
@@ -93,6 +97,12 @@ impl Connection {
             linger: None,
             is_over: false,
         }
+    }
+
+    /// Whether there is a head of which some has come and hyper knows nothing.
+    #[must_use]
+    pub fn has_begun(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.has_begun)
     }
 
     /// Hands on what was judged, as far as there is room for it.
@@ -236,32 +246,38 @@ impl Connection {
         }
         Poll::Ready(Ok(()))
     }
+
+    /// Reads some of one request, and nothing of the next.
+    fn poll_request(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        loop {
+            if self.due > 0 {
+                self.hand_on(buffer);
+            }
+            if buffer.filled().len() > before || self.refusal.is_some() {
+                return Poll::Ready(Ok(()));
+            }
+            if self.framing.is_some_and(Framing::is_broken) {
+                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
+            }
+            let is_judged = self.framing.is_none() && self.ahead.len() > self.partial && self.judge_ahead();
+            if !is_judged && ready!(self.poll_more(context, buffer))? == 0 {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
 }
 
 impl AsyncRead for Connection {
-    /// Reads some of one request, and nothing of the next.
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        let before = buffer.filled().len();
-        loop {
-            if this.due > 0 {
-                this.hand_on(buffer);
-            }
-            if buffer.filled().len() > before || this.refusal.is_some() {
-                return Poll::Ready(Ok(()));
-            }
-            if this.framing.is_some_and(Framing::is_broken) {
-                return Poll::Ready(Err(io::ErrorKind::InvalidData.into()));
-            }
-            let is_judged = this.framing.is_none() && this.ahead.len() > this.partial && this.judge_ahead();
-            if !is_judged && ready!(this.poll_more(context, buffer))? == 0 {
-                return Poll::Ready(Ok(()));
-            }
-        }
+        let read = self.poll_request(context, buffer);
+        let has_begun = read.is_pending() && self.framing.is_none() && !self.ahead.is_empty();
+        self.has_begun.store(has_begun, Ordering::Relaxed);
+        read
     }
 }
 

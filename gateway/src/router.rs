@@ -166,8 +166,8 @@ impl Front {
         });
         let answering = AssertUnwindSafe(admitting).catch_unwind();
         let (mut response, told) = answering.await.unwrap_or_else(|_| untold(Problem::Internal));
-        if has_body && !told.body_ended {
-            // hyper closes it then; a client that is not told would send its next request there.
+        if has_body && !told.body_ended || self.stop.is_cancelled() {
+            // The connection is closed then; a client that is not told would send its next request there.
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
             // Or hyper would add to an answer to HTTP/1.0 what the client wishes.
             *response.version_mut() = version;

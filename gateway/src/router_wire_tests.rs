@@ -189,6 +189,36 @@ async fn trailers_that_end_with_a_bare_line_feed_do_not_eat_the_next_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_head_that_has_begun_when_the_gateway_begins_to_stop_is_answered_if_it_ends_in_time() {
+    let begun = async |gateway: &Gateway, request: &str| {
+        let mut raw = gateway.connect().await;
+        raw.send(&request[..20]).await;
+        // What is sent later is read later: this one is read by then.
+        assert_eq!(gateway.ask(head("GET /", "")).await.status, 404);
+        gateway.stop.cancel();
+        while TcpStream::connect(gateway.address).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+        raw
+    };
+    for (request, status) in
+        [(head("GET /x", ""), 404), ("GET /x HTTP/1.1\r\nHost: a b\r\n\r\n".to_owned(), 400)]
+    {
+        let gateway = gateway(&[]).await;
+        let mut raw = begun(&gateway, &request).await;
+        raw.send(&request[20..]).await;
+        let answer = raw.answer().await;
+        assert_eq!((answer.status, answer.header("connection")), (status, Some("close")));
+        raw.closed().await;
+        timeout(PATIENCE, gateway.serving).await.unwrap().unwrap();
+    }
+    let gateway = gateway(&["--header-timeout=300ms"]).await;
+    let mut raw = begun(&gateway, &head("GET /x", "")).await;
+    raw.closed().await;
+    timeout(PATIENCE, gateway.serving).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_second_head_in_the_packet_of_the_first_has_a_heads_deadline() {
     let gateway = gateway(&["--header-timeout=300ms", "--idle-timeout=60s"]).await;
     for first in [head("GET /", ""), post("Content-Length: 2\r\n", "{}")] {

@@ -5,6 +5,8 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::Poll;
 use std::time::Duration;
 
 use clap::Args;
@@ -148,6 +150,7 @@ fn connection(
         write: settings.write_timeout,
     };
     let stream = Connection::new(stream, Arc::clone(&front), timeouts);
+    let has_begun = stream.has_begun();
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let front = Arc::clone(&front);
         async move { Ok::<_, Infallible>(front.answer(request).await) }
@@ -164,8 +167,18 @@ fn connection(
             biased;
             ended = &mut serving => Some(ended),
             () = stop.cancelled() => {
-                serving.as_mut().graceful_shutdown();
-                cut_off.run_until_cancelled(&mut serving).await
+                // hyper would close it on a head that has begun, for it does not know of any.
+                let head = poll_fn(|context| match serving.as_mut().poll(context) {
+                    Poll::Pending if !has_begun.load(Ordering::Relaxed) => Poll::Ready(None),
+                    serving => serving.map(Some),
+                });
+                match cut_off.run_until_cancelled(head).await {
+                    Some(None) => {
+                        serving.as_mut().graceful_shutdown();
+                        cut_off.run_until_cancelled(&mut serving).await
+                    }
+                    ended => ended.flatten(),
+                }
             }
         };
         // Where a client has offered to upgrade, hyper ends with the stream open, for another protocol to take it over.
