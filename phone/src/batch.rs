@@ -58,15 +58,16 @@ pub struct Uploads<'a, I> {
     left: usize,
 }
 
-impl<'a, I: Iterator<Item = (Kind, Point)>> Uploads<'a, I> {
-    /// The uploads of a device, as many as `count` says: what [`Cutter`]s counted before.
+impl<'a, I: Iterator<Item = (Kind, Option<Point>)>> Uploads<'a, I> {
+    /// The uploads of a device, as many as `count` says: what [`Cutter`]s counted before. Where there is no point, an
+    /// upload ends.
     pub const fn new(device_id: &'a str, points: I, cut: Cut, count: usize) -> Self {
         let cutter = Cutter::new(cut);
         Self { device_id, points, cut, cutter, kind: None, gathered: Vec::new(), left: count }
     }
 }
 
-impl<I: Iterator<Item = (Kind, Point)>> Iterator for Uploads<'_, I> {
+impl<I: Iterator<Item = (Kind, Option<Point>)>> Iterator for Uploads<'_, I> {
     type Item = Upload;
 
     fn next(&mut self) -> Option<Upload> {
@@ -77,9 +78,10 @@ impl<I: Iterator<Item = (Kind, Point)>> Iterator for Uploads<'_, I> {
         while whole.is_empty()
             && let Some((kind, point)) = self.points.next()
         {
-            if self.kind.replace(kind) != Some(kind) {
+            if self.kind.replace(kind) != Some(kind) || point.is_none() {
                 self.cutter = Cutter::new(self.cut);
             }
+            let Some(point) = point else { continue };
             if self.cutter.begins(point.timestamp) {
                 whole = mem::take(&mut self.gathered);
             }
@@ -97,7 +99,7 @@ impl<I: Iterator<Item = (Kind, Point)>> Iterator for Uploads<'_, I> {
     }
 }
 
-impl<I: Iterator<Item = (Kind, Point)>> ExactSizeIterator for Uploads<'_, I> {}
+impl<I: Iterator<Item = (Kind, Option<Point>)>> ExactSizeIterator for Uploads<'_, I> {}
 
 #[cfg(test)]
 mod tests {
@@ -121,7 +123,13 @@ mod tests {
     }
 
     fn uploads(points: &[(Kind, Point)], size: usize) -> Vec<Upload> {
-        Uploads::new("phone", points.iter().cloned(), Cut { size, gap: GAP }, points.len()).collect()
+        Uploads::new(
+            "phone",
+            points.iter().cloned().map(|(kind, point)| (kind, Some(point))),
+            Cut { size, gap: GAP },
+            points.len(),
+        )
+        .collect()
     }
 
     fn lengths(seconds: &[i64], size: usize) -> Vec<usize> {

@@ -48,6 +48,8 @@ pub enum Found {
     WithoutTime,
     /// A point that cannot be sent.
     Bad(BadPoint),
+    /// One that is too far ahead to be sent; else it is good.
+    Ahead(Kind, BadPoint),
     /// The file ends too early, on this line. Comes last.
     CutOff(u64),
 }
@@ -97,6 +99,7 @@ pub struct Reader<R: Read> {
     /// At which depth the outermost `extensions` began.
     extensions: Option<usize>,
     dilution_is_accuracy: bool,
+    latest: i64,
     draft: Option<Draft>,
 }
 
@@ -128,8 +131,15 @@ impl<R: Read> Reader<R> {
             depth: 0,
             extensions: None,
             dilution_is_accuracy: false,
+            latest: i64::MAX,
             draft: None,
         })
+    }
+
+    /// Takes points after this time, in milliseconds since 1970, for too far ahead.
+    #[must_use]
+    pub fn until(self, latest: i64) -> Self {
+        Self { latest, ..self }
     }
 
     /// Reads on to the next thing that counts.
@@ -226,7 +236,7 @@ impl<R: Read> Reader<R> {
             self.place = Place::After;
         }
         if let Some(draft) = self.draft.take_if(|draft| draft.depth == depth) {
-            return ControlFlow::Break(Some(draft.finish(self.dilution_is_accuracy)));
+            return ControlFlow::Break(Some(draft.finish(self.dilution_is_accuracy, self.latest)));
         }
         if let Some(draft) = &mut self.draft {
             draft.end(depth);
@@ -311,12 +321,16 @@ impl Draft {
         }
     }
 
-    fn finish(self, dilution_is_accuracy: bool) -> Found {
-        let bad = |flaw| Found::Bad(BadPoint { line: self.line, flaw });
+    fn finish(self, dilution_is_accuracy: bool, latest: i64) -> Found {
+        let line = self.line;
+        let bad = |flaw| Found::Bad(BadPoint { line, flaw });
         if self.has_nested {
             return bad(Flaw::Nested);
         }
         match self.values.point(dilution_is_accuracy) {
+            Ok(Some(point)) if point.timestamp > latest => {
+                Found::Ahead(self.kind, BadPoint { line, flaw: Flaw::Ahead })
+            }
             Ok(Some(point)) => Found::Point(self.kind, point),
             Ok(None) => Found::WithoutTime,
             Err(flaw) => bad(flaw),

@@ -5,6 +5,7 @@ mod arguments;
 use std::fs::File;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, ensure};
 use clap::Parser as _;
@@ -19,6 +20,8 @@ use crate::arguments::Arguments;
 const FAILED: u8 = 1;
 /// `EX_CONFIG` of `sysexits.h`: bad arguments.
 const BAD_ARGUMENTS: u8 = 78;
+/// How far a point may be ahead of the clock: as gateways have it by themselves.
+const AHEAD_MAX: Duration = Duration::from_secs(86_400);
 /// What a shell reports for a program ended by Ctrl-C.
 const INTERRUPTED: u8 = 130;
 
@@ -56,7 +59,7 @@ async fn run(arguments: &Arguments, phone: &Phone) -> anyhow::Result<Summary> {
     // A file of its own for each time: they share no place in it.
     let open = || File::open(&arguments.gpx);
     let cut = Cut { size: arguments.batch_size, gap: *arguments.batch_gap };
-    let mut track = Track::survey(open, cut).with_context(|| format!("{name} is not sent"))?;
+    let mut track = Track::survey(open, cut, latest()).with_context(|| format!("{name} is not sent"))?;
     let found = track.found().clone();
     tell(&name.to_string(), &found);
     let uploads = track.uploads(&arguments.device_id);
@@ -82,6 +85,13 @@ async fn run(arguments: &Arguments, phone: &Phone) -> anyhow::Result<Summary> {
     let is_explained = summary.unfinished == 0 || interrupted.load(Ordering::Relaxed);
     ensure!(is_explained, "{name} was changed while it was read");
     Ok(summary)
+}
+
+/// The latest time of a point that a gateway takes, in milliseconds since 1970, as far as is known here.
+fn latest() -> i64 {
+    #[expect(clippy::disallowed_methods, reason = "the phone has no other clock, and this one is read once")]
+    let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from((since_1970 + AHEAD_MAX).as_millis()).unwrap_or(i64::MAX)
 }
 
 /// Says what of a file is not sent, on standard error.

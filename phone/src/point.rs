@@ -104,6 +104,9 @@ pub enum Flaw {
     /// Before [`TIMESTAMP_MIN`].
     #[error("its time is before 1973, as of a clock that was never set")]
     Early,
+    /// Later than may be.
+    #[error("its time is more than 24 h ahead of this clock")]
+    Ahead,
     /// A point within another.
     #[error("it stands within another point")]
     Nested,

@@ -36,19 +36,21 @@ pub struct Track<O> {
     /// The kinds of points that it holds.
     kinds: Vec<Kind>,
     cut: Cut,
+    latest: i64,
 }
 
 impl<R: Read, O: FnMut() -> io::Result<R>> Track<O> {
-    /// Goes through a file, version 1.0 or 1.1.
+    /// Goes through a file, version 1.0 or 1.1. No point after `latest`, in milliseconds since 1970, is sent; an upload
+    /// ends before it and one begins after it, as if it were sent in one of its own.
     ///
     /// # Errors
     ///
     /// It cannot be read, or is no GPX. A file that ends too early is no error.
-    pub fn survey(mut open: O, cut: Cut) -> Result<Self, Unreadable> {
+    pub fn survey(mut open: O, cut: Cut, latest: i64) -> Result<Self, Unreadable> {
         let mut survey = Survey::default();
         let mut cutters = KINDS.map(|_| Cutter::new(cut));
         let mut kinds = Vec::new();
-        for found in Reader::new(open()?)? {
+        for found in Reader::new(open()?)?.until(latest) {
             match found? {
                 Found::Point(kind, point) => {
                     survey.points += 1;
@@ -59,11 +61,15 @@ impl<R: Read, O: FnMut() -> io::Result<R>> Track<O> {
                 }
                 Found::WithoutTime => survey.without_time += 1,
                 Found::Bad(bad) => survey.add(bad),
+                Found::Ahead(kind, bad) => {
+                    survey.add(bad);
+                    cutters[kind as usize] = Cutter::new(cut);
+                }
                 Found::CutOff(line) => survey.cut_off = Some(line),
             }
         }
         kinds.sort_unstable();
-        Ok(Self { open, survey, kinds, cut })
+        Ok(Self { open, survey, kinds, cut, latest })
     }
 
     /// What the file holds.
@@ -74,7 +80,8 @@ impl<R: Read, O: FnMut() -> io::Result<R>> Track<O> {
     /// The uploads of the file: of its tracks first, then of its routes, then of its waypoints, each in the order of
     /// the file. Where the file was changed after it was surveyed, they end.
     pub fn uploads<'a>(&'a mut self, device_id: &'a str) -> Uploads<'a, Points<'a, R, O>> {
-        let points = Points { open: &mut self.open, kinds: self.kinds.iter(), pass: None };
+        let points =
+            Points { open: &mut self.open, kinds: self.kinds.iter(), latest: self.latest, pass: None };
         Uploads::new(device_id, points, self.cut, self.survey.uploads)
     }
 }
@@ -88,21 +95,23 @@ impl Survey {
     }
 }
 
-/// The points of a file that can be sent, kind after kind.
+/// The points of a file that can be sent, kind after kind; none where one is too far ahead.
 pub struct Points<'a, R: Read, O> {
     open: &'a mut O,
     kinds: std::slice::Iter<'a, Kind>,
+    latest: i64,
     pass: Option<(Kind, Reader<R>)>,
 }
 
 impl<R: Read, O: FnMut() -> io::Result<R>> Iterator for Points<'_, R, O> {
-    type Item = (Kind, Point);
+    type Item = (Kind, Option<Point>);
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
             if let Some((kind, reader)) = &mut self.pass {
                 let of_this_kind = |found| match found {
-                    Ok(Found::Point(its_kind, point)) if its_kind == *kind => Some(Some((its_kind, point))),
+                    Ok(Found::Point(its, point)) if its == *kind => Some(Some((its, Some(point)))),
+                    Ok(Found::Ahead(its, _)) if its == *kind => Some(Some((its, None))),
                     Ok(_) => None,
                     Err(_) => Some(None),
                 };
@@ -111,7 +120,7 @@ impl<R: Read, O: FnMut() -> io::Result<R>> Iterator for Points<'_, R, O> {
                 }
             }
             let kind = *self.kinds.next()?;
-            self.pass = Some((kind, Reader::new((self.open)().ok()?).ok()?));
+            self.pass = Some((kind, Reader::new((self.open)().ok()?).ok()?.until(self.latest)));
         }
     }
 }
@@ -121,12 +130,13 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::point::Flaw;
     use crate::upload::Upload;
 
     const CUT: Cut = Cut { size: 2, gap: Duration::from_secs(300) };
 
     fn track<'a>(text: &'a str, cut: Cut) -> Track<impl FnMut() -> io::Result<&'a [u8]>> {
-        Track::survey(move || Ok(text.as_bytes()), cut).expect("the test's GPX is good")
+        Track::survey(move || Ok(text.as_bytes()), cut, i64::MAX).expect("the test's GPX is good")
     }
 
     /// A point that is told by its seconds.
@@ -173,6 +183,29 @@ mod tests {
     }
 
     #[test]
+    fn a_point_too_far_ahead_is_bad_and_leaves_all_other_uploads_as_they_are() {
+        let ahead = point("wpt", 9).replace("2026", "2080");
+        let gpx = format!("<gpx>{}\n{ahead}\n{ahead}\n{}{}</gpx>", point("wpt", 1), point("wpt", 2), ahead);
+        let latest = 1_773_478_802_000;
+        let uploads = |latest| {
+            let mut track =
+                Track::survey(|| Ok(gpx.as_bytes()), CUT, latest).expect("the test's GPX is good");
+            let found = track.found().clone();
+            let uploads = track.uploads("phone");
+            assert_eq!((found.uploads, uploads.len()), (uploads.len(), found.uploads));
+            (found, uploads.map(|upload| (upload.key, upload.body)).collect::<Vec<_>>())
+        };
+        let (found, sent) = uploads(latest);
+        let lines: Vec<u64> = found.bad_listed.iter().map(|bad| bad.line).collect();
+        assert_eq!((found.points, found.bad, lines), (2, 3, vec![2, 3, 4]));
+        assert_eq!(found.bad_listed[0].flaw, Flaw::Ahead);
+        let (_, all) = uploads(i64::MAX);
+        assert_eq!(all.len(), 4);
+        assert_eq!(sent, [all[0].clone(), all[2].clone()]);
+        assert_eq!(uploads(latest - 1).1, [all[0].clone()]);
+    }
+
+    #[test]
     fn a_file_that_is_shorter_the_next_time_ends_its_uploads_early() {
         let gpx = format!("<gpx>{}{}{}</gpx>", point("wpt", 1), point("wpt", 2), point("wpt", 3));
         let mut times = 0;
@@ -180,7 +213,8 @@ mod tests {
             times += 1;
             Ok(&gpx.as_bytes()[..if times == 1 { gpx.len() } else { gpx.len() / 2 }])
         };
-        let mut track = Track::survey(shrinking, Cut { size: 1, ..CUT }).expect("the test's GPX is good");
+        let mut track =
+            Track::survey(shrinking, Cut { size: 1, ..CUT }, i64::MAX).expect("the test's GPX is good");
         let mut uploads = track.uploads("phone");
         assert_eq!(uploads.len(), 3);
         assert_eq!(uploads.by_ref().count(), 1);
