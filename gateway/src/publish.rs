@@ -383,6 +383,7 @@ mod tests {
         let (cluster, readiness, stop) = (cluster(), Readiness::default(), CancellationToken::new());
         let publisher = publisher(&cluster, &readiness, &[]);
         let watching = tokio::spawn(Arc::clone(&publisher).watch(stop.clone()));
+        kafka(&readiness, true).await;
         publisher.publish(&accepted()).await.unwrap();
         let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS; 10_000];
         cluster.request_errors(RDKafkaApiKey::Produce, &refusals);
