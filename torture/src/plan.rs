@@ -142,8 +142,9 @@ impl Plan {
             pace: 150,
             rhythm: None,
             consumers: 2,
-            batch_records: 10,
-            pauses: 10,
+            // At ten, retries during an outage outrun the consumers, and the journal of a few keys grows without end.
+            batch_records: 100,
+            pauses: 3,
             episodes: faults.len() + 25,
             faults,
             at_once: 3,
