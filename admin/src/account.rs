@@ -1,7 +1,7 @@
 //! `account`: who may upload.
 
 use anyhow::{Context as _, ensure};
-use milepost_shared::settings::DatabaseSettings;
+use milepost_shared::program::settings::DatabaseSettings;
 use milepost_shared::store::accounts::{self, Account};
 use uuid::Uuid;
 

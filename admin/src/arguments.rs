@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand};
-use milepost_shared::settings::{self, DatabaseSettings, KafkaSettings, Settings};
+use milepost_shared::program::settings::{self, DatabaseSettings, KafkaSettings, Settings};
 use milepost_shared::store::accounts::NAME_CHARS_MAX;
 use uuid::Uuid;
 

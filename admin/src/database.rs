@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use milepost_shared::clock::Clock;
-use milepost_shared::settings::DatabaseSettings;
+use milepost_shared::journal::clock::Clock;
+use milepost_shared::program::settings::DatabaseSettings;
 use milepost_shared::store::{connect, migrate};
 use sqlx::{Connection as _, PgConnection};
 use time::OffsetDateTime;

@@ -13,7 +13,7 @@ mod topics;
 
 use std::process::ExitCode;
 
-use milepost_shared::settings;
+use milepost_shared::program::settings;
 
 use crate::arguments::{AccountCommand, Arguments, Command, DeadLettersCommand, KeyCommand};
 use crate::arguments::{ProgressCommand, TopicsCommand};

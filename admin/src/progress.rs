@@ -1,9 +1,9 @@
 //! `progress`: where the consumer stands in the journal.
 
 use anyhow::{Context as _, bail};
-use milepost_shared::clock::JournalTime;
+use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::kafka::topics::TopicNames;
 use milepost_shared::store::progress;
-use milepost_shared::topics::TopicNames;
 
 use crate::arguments::{ListProgress, SetProgress};
 use crate::database;

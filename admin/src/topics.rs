@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use milepost_shared::settings::KafkaSettings;
-use milepost_shared::topics::{TopicAdmin, violations};
+use milepost_shared::kafka::topics::{TopicAdmin, violations};
+use milepost_shared::program::settings::KafkaSettings;
 use tokio::time::{Instant, sleep};
 
 use crate::arguments::CreateTopics;

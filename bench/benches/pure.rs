@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use milepost_bench::uploads::Uploads;
-use milepost_consumer::decide::{Claim, Windows};
-use milepost_shared::answer::Position;
-use milepost_shared::clock::JournalTime;
-use milepost_shared::fingerprint::Fingerprint;
-use milepost_shared::journal::{self, JournalRecord};
-use milepost_shared::key::KeyHash;
+use milepost_consumer::persist::decide::{Claim, Windows};
+use milepost_shared::journal::answer::Position;
+use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::record::{self, JournalRecord};
+use milepost_shared::location::fingerprint::Fingerprint;
+use milepost_shared::location::{Rules, decode};
 use milepost_shared::store::batch::LocationRow;
 use milepost_shared::store::copy::encode_locations;
-use milepost_shared::upload::{Rules, decode};
 use uuid::Uuid;
 
 const ACCOUNT: Uuid = Uuid::from_u128(1);
@@ -39,7 +39,7 @@ fn accepting(criterion: &mut Criterion) {
             bencher.iter(|| Fingerprint::of(black_box(&upload)));
         });
         group.bench_function(format!("encode for the journal, {name}"), |bencher| {
-            bencher.iter(|| journal::encode(ACCOUNT, fingerprint, black_box(&upload)));
+            bencher.iter(|| record::encode(ACCOUNT, fingerprint, black_box(&upload)));
         });
     }
     group.throughput(Throughput::Elements(1));
@@ -54,7 +54,7 @@ fn persisting(criterion: &mut Criterion) {
     for (name, uploads) in uploads() {
         let upload = uploads.upload(7);
         let key_hash = KeyHash::new(ACCOUNT, "key");
-        let value = journal::encode(ACCOUNT, Fingerprint::of(&upload), &upload);
+        let value = record::encode(ACCOUNT, Fingerprint::of(&upload), &upload);
         let key = key_hash.to_string();
         let source = Position { partition: 0, offset: 7 };
         let row =

@@ -234,7 +234,7 @@ mod tests {
     use axum::Router;
     use axum::http::StatusCode;
     use axum::routing::post;
-    use milepost_shared::answer;
+    use milepost_shared::journal::answer;
     use tokio::net::TcpListener;
 
     use super::*;

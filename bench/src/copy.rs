@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use milepost_shared::answer::{self, KeyState, Position};
-use milepost_shared::clock::{Clock, JournalTime};
-use milepost_shared::key::KeyHash;
+use milepost_shared::journal::answer::{self, KeyState, Position};
+use milepost_shared::journal::clock::{Clock, JournalTime};
+use milepost_shared::journal::key::KeyHash;
 use milepost_shared::store::batch::LocationRow;
 use milepost_shared::store::copy::{KEYS, LOCATIONS, copy_in, encode_keys, encode_locations};
 use milepost_shared::store::partitions::{Partitioned, ensure};

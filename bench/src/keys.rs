@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use milepost_shared::answer::{self, KeyState, Position};
-use milepost_shared::clock::JournalTime;
-use milepost_shared::fingerprint::Fingerprint;
-use milepost_shared::key::KeyHash;
+use milepost_shared::journal::answer::{self, KeyState, Position};
+use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::journal::key::KeyHash;
+use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::store::copy::{self, copy_in, encode_keys};
 use milepost_shared::store::partitions::{Partitioned, ensure};
 use milepost_tests::World;

@@ -5,7 +5,7 @@ use axum::body::Bytes;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::post;
-use milepost_shared::answer;
+use milepost_shared::journal::answer;
 
 /// The routes: those of the gateway.
 pub fn router() -> Router {

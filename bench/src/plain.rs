@@ -16,14 +16,14 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use milepost_shared::answer::{self, Position};
-use milepost_shared::clock::{Clock, JournalTime, millis};
-use milepost_shared::fingerprint::Fingerprint;
-use milepost_shared::key::KeyHash;
+use milepost_shared::journal::answer::{self, Position};
+use milepost_shared::journal::clock::{Clock, JournalTime, millis};
+use milepost_shared::journal::key::KeyHash;
+use milepost_shared::location::fingerprint::Fingerprint;
+use milepost_shared::location::{Rules, Shape, Upload, decode};
 use milepost_shared::store::batch::{LocationRow, insert_locations};
 use milepost_shared::store::partitions::{Partitioned, ensure};
 use milepost_shared::store::{api_keys, connect};
-use milepost_shared::upload::{Rules, Shape, Upload, decode};
 use sha2::{Digest as _, Sha256};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, PgConnection, PgPool, Row as _};
@@ -170,7 +170,7 @@ impl Plain {
 
 /// Makes sure of the device, notes where it was last, and returns its id.
 async fn upsert_device(connection: &mut PgConnection, claim: &Claim, now: JournalTime) -> sqlx::Result<i64> {
-    let order = |location: &&milepost_shared::upload::Location| location.timestamp;
+    let order = |location: &&milepost_shared::location::Location| location.timestamp;
     // An upload has at least one location.
     let last = claim.upload.locations.iter().max_by_key(order).ok_or(sqlx::Error::RowNotFound)?;
     sqlx::query_scalar(

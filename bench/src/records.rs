@@ -2,10 +2,10 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use milepost_shared::fingerprint::Fingerprint;
-use milepost_shared::journal;
-use milepost_shared::key::KeyHash;
-use milepost_shared::upload::Upload;
+use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::record;
+use milepost_shared::location::Upload;
+use milepost_shared::location::fingerprint::Fingerprint;
 use uuid::Uuid;
 
 use crate::uploads::{DEVICES, Uploads};
@@ -33,7 +33,7 @@ impl Records {
         };
         let of_devices: Vec<_> = (0..DEVICES).map(one).collect();
         let encode =
-            |(upload, fingerprint): &(Upload, Fingerprint)| journal::encode(account, *fingerprint, upload);
+            |(upload, fingerprint): &(Upload, Fingerprint)| record::encode(account, *fingerprint, upload);
         Self {
             account,
             locations: uploads.locations,
@@ -70,7 +70,7 @@ fn device(number: u64) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use milepost_shared::journal::JournalRecord;
+    use milepost_shared::journal::record::JournalRecord;
 
     use super::*;
 

@@ -1,8 +1,8 @@
 //! What is sent: uploads made before anything is measured, the same for everybody who is compared.
 
 use bytes::Bytes;
-use milepost_shared::answer;
-use milepost_shared::upload::{Location, Shape, Upload};
+use milepost_shared::journal::answer;
+use milepost_shared::location::{Location, Shape, Upload};
 use milepost_tests::Post;
 
 /// How many devices send.
@@ -96,7 +96,7 @@ pub fn upload(number: u64, locations: u64) -> Upload {
 
 #[cfg(test)]
 mod tests {
-    use milepost_shared::upload::{Rules, decode};
+    use milepost_shared::location::{Rules, decode};
 
     use super::*;
 

@@ -10,7 +10,7 @@ use milepost_bench::records::Records;
 use milepost_bench::requests::Requests;
 use milepost_bench::uploads::Uploads;
 use milepost_bench::{keys, plain};
-use milepost_shared::clock::Clock;
+use milepost_shared::journal::clock::Clock;
 use milepost_tests::{Plan, Services, World};
 use tokio::net::TcpListener;
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use metrics::{counter, gauge};
-use milepost_shared::clock::{Clock, JournalTime};
+use milepost_shared::journal::clock::{Clock, JournalTime};
 use milepost_shared::store::partitions::{self, Expiry, KeyPartition, Partitioned};
 use milepost_shared::store::progress::{self, Progress};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -19,10 +19,10 @@ use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::assign::Assignment;
-use crate::emit::{Emitted, EmittedOffsets};
+use crate::emit::emitter::{Emitted, EmittedOffsets};
+use crate::journal::assign::Assignment;
 use crate::metric;
-use crate::persist::LOCATIONS_NEEDED;
+use crate::persist::transaction::LOCATIONS_NEEDED;
 
 /// Longest wait for a watermark.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);

@@ -4,22 +4,23 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use milepost_consumer::emit::EmitSettings;
+use milepost_consumer::emit::emitter::EmitSettings;
 use milepost_consumer::expire::ExpireSettings;
+use milepost_consumer::journal::poll::PollSettings;
 use milepost_consumer::metric;
-use milepost_consumer::persist::PersistSettings;
-use milepost_consumer::poll::PollSettings;
+use milepost_consumer::persist::transaction::PersistSettings;
 use milepost_consumer::session::{self, Parts};
 use milepost_consumer::settings::ConsumerSettings;
-use milepost_shared::backoff::Backoff;
-use milepost_shared::clock::Clock;
-use milepost_shared::crash::Crash;
-use milepost_shared::ops::{self, Readiness};
-use milepost_shared::settings::{self, EXIT_CONFIG};
+use milepost_shared::journal::clock::Clock;
+use milepost_shared::kafka::topics::{TopicAdmin, TopicNames, watch_partitions};
+use milepost_shared::kafka::trouble::Troubles;
+use milepost_shared::program::backoff::Backoff;
+use milepost_shared::program::crash::Crash;
+use milepost_shared::program::pages::{self, Readiness};
+use milepost_shared::program::settings::{self, EXIT_CONFIG};
+use milepost_shared::program::shutdown;
+use milepost_shared::program::telemetry;
 use milepost_shared::store::{connect, migrate, partitions};
-use milepost_shared::topics::{TopicAdmin, TopicNames, watch_partitions};
-use milepost_shared::trouble::Troubles;
-use milepost_shared::{shutdown, telemetry};
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
 use tokio::time::timeout;
@@ -71,9 +72,9 @@ async fn run(settings: ConsumerSettings) -> anyhow::Result<ExitCode> {
             readiness.down("journal", "stopping");
         }
     });
-    let listener = ops::bind(settings.ops_listen).await?;
+    let listener = pages::bind(settings.ops_listen).await?;
     let serving = CancellationToken::new();
-    let pages = tokio::spawn(ops::serve(listener, readiness.clone(), metrics, serving.clone()));
+    let pages = tokio::spawn(pages::serve(listener, readiness.clone(), metrics, serving.clone()));
 
     let options =
         connect::options(&settings.database.database_url, "milepost-consumer", settings.persist_timeout)?;
@@ -134,7 +135,7 @@ async fn check(
         let Some(described) = describing.await else { return Ok(false) };
         match described {
             Ok(actual) => {
-                milepost_shared::topics::refuse_violations(&settings.kafka, &actual)?;
+                milepost_shared::kafka::topics::refuse_violations(&settings.kafka, &actual)?;
                 readiness.up("kafka");
                 break;
             }

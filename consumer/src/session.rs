@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use milepost_shared::crash::{Crash, CrashPoint};
-use milepost_shared::ops::Readiness;
-use milepost_shared::trouble::Troubles;
+use milepost_shared::kafka::trouble::Troubles;
+use milepost_shared::program::crash::{Crash, CrashPoint};
+use milepost_shared::program::pages::Readiness;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
@@ -18,15 +18,15 @@ use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use crate::account::KnownAccounts;
-use crate::assign::Assignment;
-use crate::batch::Batch;
-use crate::emit::{Emission, EmitSettings, Emitted, EmittedOffsets, Emitter};
+use crate::emit::emitter::{Emission, EmitSettings, Emitted, EmittedOffsets, Emitter};
 use crate::expire::{self, ExpireSettings, PutBack};
-use crate::membership::Membership;
-use crate::persist::{PersistError, PersistSettings, Persister};
-use crate::poll::{PollError, PollSettings, Polled, Poller, Shared};
-use crate::stopped::StoppedPartitions;
+use crate::journal::assign::Assignment;
+use crate::journal::membership::Membership;
+use crate::journal::poll::{PollError, PollSettings, Polled, Poller, Shared};
+use crate::journal::stopped::StoppedPartitions;
+use crate::persist::account::KnownAccounts;
+use crate::persist::batch::Batch;
+use crate::persist::transaction::{PersistError, PersistSettings, Persister};
 
 /// All that sessions are made of.
 #[derive(Clone)]

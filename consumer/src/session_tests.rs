@@ -1,13 +1,13 @@
 //! A session on a real Postgres, and on librdkafka's own imitation of a cluster: a real one does not refuse at will.
 
-use milepost_shared::clock::Clock;
-use milepost_shared::fingerprint::Fingerprint;
-use milepost_shared::journal::JournalRecord;
-use milepost_shared::key::KeyHash;
+use milepost_shared::journal::clock::Clock;
+use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::record::JournalRecord;
+use milepost_shared::kafka::topics::TopicNames;
+use milepost_shared::location::fingerprint::Fingerprint;
+use milepost_shared::location::{Location, Upload};
 use milepost_shared::store::accounts::{self, Account};
 use milepost_shared::store::testing::{Role, TestDatabase, database};
-use milepost_shared::topics::TopicNames;
-use milepost_shared::upload::{Location, Upload};
 use rdkafka::ClientConfig;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{FutureProducer, FutureRecord};
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::*;
-use crate::batch::Bounds;
+use crate::persist::batch::Bounds;
 
 const ACCOUNT: Uuid = Uuid::from_u128(7);
 const SECOND: Duration = Duration::from_secs(1);

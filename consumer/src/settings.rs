@@ -4,11 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Parser;
-use milepost_shared::settings::{
+use milepost_shared::program::settings::{
     DatabaseSettings, KafkaSettings, Settings, TelemetrySettings, TestSettings, duration, socket_address,
 };
 
-use crate::batch::Bounds;
+use crate::persist::batch::Bounds;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);

@@ -5,18 +5,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use milepost_gateway::answers::Answers;
-use milepost_gateway::authenticate::ApiKeys;
-use milepost_gateway::rate::Rates;
-use milepost_gateway::router::Front;
+use milepost_gateway::admission::authenticate::ApiKeys;
+use milepost_gateway::admission::rate::Rates;
+use milepost_gateway::answer::service::Answers;
+use milepost_gateway::http::router::Front;
+use milepost_gateway::http::server;
 use milepost_gateway::settings::GatewaySettings;
-use milepost_gateway::{server, start};
-use milepost_shared::clock::Clock;
-use milepost_shared::crash::Crash;
-use milepost_shared::ops::{self, Readiness};
-use milepost_shared::settings::{self, EXIT_CONFIG};
+use milepost_gateway::start;
+use milepost_shared::journal::clock::Clock;
+use milepost_shared::program::crash::Crash;
+use milepost_shared::program::pages::{self, Readiness};
+use milepost_shared::program::settings::{self, EXIT_CONFIG};
+use milepost_shared::program::shutdown;
+use milepost_shared::program::telemetry;
 use milepost_shared::store::connect;
-use milepost_shared::{shutdown, telemetry};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -60,10 +62,10 @@ async fn run(settings: GatewaySettings) -> anyhow::Result<ExitCode> {
     let readiness = Readiness::default();
     server::register(&readiness);
     start::register(&readiness);
-    let listener = ops::bind(settings.listen).await?;
-    let operators = ops::bind(settings.ops_listen).await?;
+    let listener = pages::bind(settings.listen).await?;
+    let operators = pages::bind(settings.ops_listen).await?;
     let pages_end = CancellationToken::new();
-    let pages = tokio::spawn(ops::serve(operators, readiness.clone(), metrics, pages_end.clone()));
+    let pages = tokio::spawn(pages::serve(operators, readiness.clone(), metrics, pages_end.clone()));
 
     let serving = stop.child_token();
     let (checked, checks) = check(&settings, &readiness, &serving)?;

@@ -5,16 +5,16 @@ use std::time::Duration;
 
 use clap::{Args, Parser};
 use http::HeaderValue;
-use milepost_shared::settings::{
+use milepost_shared::location::LOCATIONS_MAX;
+use milepost_shared::program::settings::{
     DatabaseSettings, KafkaSettings, Settings, TelemetrySettings, TestSettings, duration, socket_address,
 };
-use milepost_shared::upload::LOCATIONS_MAX;
 
-use crate::accept::MEMORY_PER_BYTE;
-use crate::answers::MiddleSettings;
-use crate::authenticate::ApiKeySettings;
-use crate::cors;
-use crate::server::ServerSettings;
+use crate::admission::authenticate::ApiKeySettings;
+use crate::answer::service::MiddleSettings;
+use crate::http::cors;
+use crate::http::server::ServerSettings;
+use crate::native::decode::MEMORY_PER_BYTE;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -150,7 +150,7 @@ mod tests {
     use std::ffi::OsString;
 
     use clap::CommandFactory as _;
-    use milepost_shared::settings::{Refused, parse};
+    use milepost_shared::program::settings::{Refused, parse};
 
     use super::*;
 

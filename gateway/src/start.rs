@@ -3,11 +3,11 @@
 
 use std::time::Duration;
 
-use milepost_shared::backoff::Backoff;
-use milepost_shared::ops::Readiness;
-use milepost_shared::settings::KafkaSettings;
+use milepost_shared::kafka::topics::{TopicAdmin, refuse_violations, watch_partitions};
+use milepost_shared::program::backoff::Backoff;
+use milepost_shared::program::pages::Readiness;
+use milepost_shared::program::settings::KafkaSettings;
 use milepost_shared::store::migrate;
-use milepost_shared::topics::{TopicAdmin, refuse_violations, watch_partitions};
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
 use tokio::time::timeout;

@@ -3,8 +3,8 @@
 //! A test program of its own, since counting replaces its allocator.
 
 use http::header::{CONTENT_ENCODING, HeaderValue};
-use milepost_gateway::coding::{Codings, Undecoded};
-use milepost_shared::upload::{Rules, Shape, decode};
+use milepost_gateway::admission::coding::{Codings, Undecoded};
+use milepost_shared::location::{Rules, Shape, decode};
 
 const BYTES_MAX: usize = 1 << 20;
 /// What the decoder itself may take, above all the window that the sender of `br` chooses.

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use milepost_consumer::decide::{Decision, Windows};
-use milepost_shared::answer::KeyState;
-use milepost_shared::clock::JournalTime;
+use milepost_consumer::persist::decide::{Decision, Windows};
+use milepost_shared::journal::answer::KeyState;
+use milepost_shared::journal::clock::JournalTime;
 
 use crate::database::Database;
 use crate::journal::{Journal, KEY, TTL, at};

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use milepost_consumer::expire::{journal_clock, may_expire};
-use milepost_shared::answer::KeyState;
-use milepost_shared::clock::{JournalTime, millis};
+use milepost_shared::journal::answer::KeyState;
+use milepost_shared::journal::clock::{JournalTime, millis};
 use milepost_shared::store::partitions::{KeyPartition, Stretch};
 use milepost_shared::store::progress::Progress;
 

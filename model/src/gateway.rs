@@ -5,10 +5,10 @@
 
 use std::sync::Arc;
 
-use milepost_gateway::mine::{self, UNKNOWN_TIME};
-use milepost_shared::answer::KeyState;
-use milepost_shared::clock::JournalTime;
-use milepost_shared::result::ResultRecord;
+use milepost_gateway::answer::matching::{self, UNKNOWN_TIME};
+use milepost_shared::journal::answer::KeyState;
+use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::journal::result::ResultRecord;
 
 use crate::journal::{KEY, Record, Upload, at};
 use crate::world::World;
@@ -62,15 +62,15 @@ pub fn all_in_the_end(world: &World, is_right: impl Fn(i64, &KeyState) -> bool) 
     world.journal.records().all(|(offset, Record { time, .. })| {
         let record = at(offset);
         let is_mine = |result: &&ResultRecord| {
-            mine::is_mine(record, time, result) || mine::is_mine(record, UNKNOWN_TIME, result)
+            matching::is_mine(record, time, result) || matching::is_mine(record, UNKNOWN_TIME, result)
         };
         let known = [world.cache.get(), rows.last()].into_iter().flatten();
         results
             .iter()
             .filter(is_mine)
             .map(|result| &result.state)
-            .chain(known.filter(|state| mine::is_answered_by(record, time, state)))
-            .chain(mine::answer_of(record, time, &rows))
+            .chain(known.filter(|state| matching::is_answered_by(record, time, state)))
+            .chain(matching::answer_of(record, time, &rows))
             .all(|state| is_right(offset, state))
     })
 }

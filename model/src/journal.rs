@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use milepost_consumer::decide::Claim;
-use milepost_shared::answer::Position;
-use milepost_shared::clock::JournalTime;
-use milepost_shared::fingerprint::Fingerprint;
-use milepost_shared::key::KeyHash;
+use milepost_consumer::persist::decide::Claim;
+use milepost_shared::journal::answer::Position;
+use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::journal::key::KeyHash;
+use milepost_shared::location::fingerprint::Fingerprint;
 use uuid::Uuid;
 
 /// How long a key is remembered, in ticks of the model's clock, which are milliseconds to the code that is called.

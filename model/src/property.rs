@@ -1,7 +1,7 @@
 //! What must hold at every moment, and what must be seen at some: a check of a protocol in which nothing interesting ever
 //! happens proves nothing.
 
-use milepost_shared::answer::KeyState;
+use milepost_shared::journal::answer::KeyState;
 use stateright::Property;
 
 use crate::gateway::{SKEWS, all_in_the_end, at_once, status};

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use milepost_consumer::assign::{Known, start};
-use milepost_shared::answer::KeyState;
-use milepost_shared::clock::JournalTime;
+use milepost_consumer::journal::assign::{Known, start};
+use milepost_shared::journal::answer::KeyState;
+use milepost_shared::journal::clock::JournalTime;
 
 use crate::consumer::{Consumer, Transaction};
 use crate::database::Database;

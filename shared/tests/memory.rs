@@ -2,8 +2,8 @@
 //!
 //! A test program of its own, since counting replaces its allocator.
 
-use milepost_shared::journal::JournalRecord;
-use milepost_shared::upload::{Invalid, Rules, Shape, decode};
+use milepost_shared::journal::record::JournalRecord;
+use milepost_shared::location::{Invalid, Rules, Shape, decode};
 
 /// Most memory for each byte of a body, the body itself besides.
 const PER_BYTE_MAX: u64 = 7;

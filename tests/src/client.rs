@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use milepost_shared::upload::{Location, Upload};
+use milepost_shared::location::{Location, Upload};
 use reqwest::header::HeaderMap;
 use serde::Serialize;
 

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 
 use anyhow::Context as _;
-use milepost_shared::upload::{Location, Upload};
+use milepost_shared::location::{Location, Upload};
 
 /// The first capture time of every upload made here, milliseconds since 1970.
 const CAPTURED_FROM: i64 = 1_773_480_413_000;

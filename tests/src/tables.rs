@@ -1,9 +1,9 @@
 //! What is in the tables, read by their owner.
 
 use futures::TryStreamExt as _;
-use milepost_shared::answer::Position;
-use milepost_shared::clock::JournalTime;
-use milepost_shared::upload::{Location, Upload};
+use milepost_shared::journal::answer::Position;
+use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::location::{Location, Upload};
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row as _};
 use time::OffsetDateTime;

@@ -8,12 +8,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use milepost_shared::answer::Position;
-use milepost_shared::journal::JournalRecord;
-use milepost_shared::key::KeyHash;
-use milepost_shared::settings::KafkaSettings;
-use milepost_shared::topics::TopicNames;
-use milepost_shared::upload::Upload;
+use milepost_shared::journal::answer::Position;
+use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::record::JournalRecord;
+use milepost_shared::kafka::topics::TopicNames;
+use milepost_shared::location::Upload;
+use milepost_shared::program::settings::KafkaSettings;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use uuid::Uuid;

@@ -4,7 +4,7 @@
 
 use std::fmt;
 
-use milepost_shared::upload::{Location, Upload};
+use milepost_shared::location::{Location, Upload};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
 

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use milepost_shared::answer::Position;
-use milepost_shared::clock::JournalTime;
-use milepost_shared::topics::TopicNames;
+use milepost_shared::journal::answer::Position;
+use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::kafka::topics::TopicNames;
 use milepost_tests::{Kafka, Tables};
 use uuid::Uuid;
 

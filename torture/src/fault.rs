@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use milepost_shared::crash::CrashPoint;
+use milepost_shared::program::crash::CrashPoint;
 
 /// A process of the system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use milepost_shared::answer::Position;
-use milepost_shared::clock::Clock;
+use milepost_shared::journal::answer::Position;
+use milepost_shared::journal::clock::Clock;
 use milepost_tests::{KeyRow, Stored};
 
 use crate::errand::Marks;

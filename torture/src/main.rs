@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
-use milepost_shared::shutdown;
+use milepost_shared::program::shutdown;
 use milepost_torture::mutants::{self, Mutant};
 use milepost_torture::plan::Plan;
 use milepost_torture::run::{self, Options};

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use milepost_shared::crash::CrashPoint;
+use milepost_shared::program::crash::CrashPoint;
 use tokio::time::timeout;
 
 use crate::check::Checker;

@@ -1,6 +1,6 @@
 //! The original: what an errand sent, made again to compare with what is found in a topic or a table.
 
-use milepost_shared::upload::{Location, Upload};
+use milepost_shared::location::{Location, Upload};
 use serde::Deserialize;
 
 use crate::errand::{self, UploadId};

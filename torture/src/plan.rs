@@ -58,7 +58,9 @@ pub fn all_faults() -> Vec<Fault> {
     for target in TARGETS {
         faults.extend([Fault::Kill(target), Fault::Pause(target), Fault::Restart(target)]);
     }
-    faults.extend((0..milepost_shared::crash::CrashPoint::ALL.len()).map(|at| Fault::Crash(CrashKind(at))));
+    faults.extend(
+        (0..milepost_shared::program::crash::CrashPoint::ALL.len()).map(|at| Fault::Crash(CrashKind(at))),
+    );
     for link in LINKS {
         faults.extend(TROUBLES.map(|trouble| Fault::Link(link, trouble)));
     }

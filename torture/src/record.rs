@@ -2,8 +2,8 @@
 //! subscribers, and by nothing else.
 
 use anyhow::{Context as _, ensure};
-use milepost_shared::answer::Position;
-use milepost_shared::clock::JournalTime;
+use milepost_shared::journal::answer::Position;
+use milepost_shared::journal::clock::JournalTime;
 use milepost_tests::Record;
 use serde::Deserialize;
 use uuid::Uuid;

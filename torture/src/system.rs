@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::future::try_join_all;
-use milepost_shared::topics::TopicNames;
+use milepost_shared::kafka::topics::TopicNames;
 use milepost_tests::{Account, Plan, Planted, Program, Server, Services, Via, World, eventually, free_port};
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;

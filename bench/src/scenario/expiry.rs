@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
-use milepost_shared::clock::{Clock, JournalTime};
+use milepost_shared::journal::clock::{Clock, JournalTime};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::arrivals::Arrivals;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use milepost_shared::clock::Clock;
+use milepost_shared::journal::clock::Clock;
 
 use crate::duel::Duel;
 use crate::figure::Bound;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::clock::Clock;
+use crate::journal::clock::Clock;
 use crate::store::testing::{Role, TestDatabase, database};
 
 async fn with_account(name: &str) -> (TestDatabase, PgConnection, Account) {

@@ -14,11 +14,11 @@ use sqlx::{PgConnection, Row as _};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::answer::{KeyState, Position};
-use crate::clock::JournalTime;
-use crate::fingerprint::Fingerprint;
-use crate::key::KeyHash;
-use crate::upload::Location;
+use crate::journal::answer::{KeyState, Position};
+use crate::journal::clock::JournalTime;
+use crate::journal::key::KeyHash;
+use crate::location::Location;
+use crate::location::fingerprint::Fingerprint;
 
 /// Reads one row of `idempotency_keys`.
 ///

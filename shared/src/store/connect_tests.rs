@@ -1,13 +1,13 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
-use crate::clock::JournalTime;
-use crate::key::KeyHash;
+use crate::journal::clock::JournalTime;
+use crate::journal::key::KeyHash;
+use crate::location::Location;
 use crate::store::batch::{self, Advance, Sighting};
 use crate::store::partitions::{Partitioned, ensure};
 use crate::store::testing::{Role, database};
 use crate::store::{accounts, lookup, progress};
-use crate::upload::Location;
 
 const TTL: std::time::Duration = std::time::Duration::from_secs(86_400);
 const NOW: JournalTime = JournalTime(1_773_480_413_000);

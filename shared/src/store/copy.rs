@@ -6,9 +6,9 @@
 use sqlx::PgConnection;
 
 use super::batch::LocationRow;
-use crate::answer::KeyState;
-use crate::clock::JournalTime;
-use crate::key::KeyHash;
+use crate::journal::answer::KeyState;
+use crate::journal::clock::JournalTime;
+use crate::journal::key::KeyHash;
 
 /// What COPY is told about the rows of [`encode_keys`].
 pub const KEYS: &str = "COPY idempotency_keys (key_hash, account_id, fingerprint, response_status, response_body, \

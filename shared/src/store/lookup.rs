@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use sqlx::PgConnection;
 
 use super::batch::key_row;
-use crate::answer::{self, KeyState};
-use crate::key::KeyHash;
+use crate::journal::answer::{self, KeyState};
+use crate::journal::key::KeyHash;
 
 /// The windows of each of these keys that the table still holds, oldest first; a key without any is absent.
 /// One probe per key and live partition: two or three, since a partition is as wide as the TTL. Whether a

@@ -4,9 +4,9 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::*;
-use crate::answer::Position;
-use crate::clock::JournalTime;
-use crate::fingerprint::Fingerprint;
+use crate::journal::answer::Position;
+use crate::journal::clock::JournalTime;
+use crate::location::fingerprint::Fingerprint;
 use crate::store::testing::{Role, database};
 
 const TTL: Duration = Duration::from_secs(86_400);

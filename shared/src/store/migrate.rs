@@ -7,7 +7,7 @@ use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use super::public;
-use crate::backoff::Backoff;
+use crate::program::backoff::Backoff;
 
 pub(super) static MIGRATOR: Migrator = sqlx::migrate!("../migrations");
 

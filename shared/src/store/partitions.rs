@@ -6,7 +6,7 @@ use anyhow::Context as _;
 use sqlx::postgres::types::PgInterval;
 use sqlx::{PgConnection, Row as _};
 
-use crate::clock::JournalTime;
+use crate::journal::clock::JournalTime;
 
 /// A table that is partitioned by journal time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

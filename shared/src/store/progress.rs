@@ -3,7 +3,7 @@
 use sqlx::{PgConnection, Row as _};
 use time::OffsetDateTime;
 
-use crate::clock::JournalTime;
+use crate::journal::clock::JournalTime;
 
 /// How far one partition of the journal has come. Times are the greatest seen; `None` before the first record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::process::{Command, Output};
 
-use milepost_shared::settings::EXIT_CONFIG;
+use milepost_shared::program::settings::EXIT_CONFIG;
 use milepost_tests::Services;
 
 const CONFIGURATION: &str = include_str!("../../../docs/configuration.md");

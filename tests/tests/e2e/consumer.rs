@@ -6,13 +6,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::future::try_join_all;
-use milepost_shared::answer::Position;
-use milepost_shared::crash::CrashPoint;
-use milepost_shared::fingerprint::Fingerprint;
-use milepost_shared::journal::{self, JournalRecord};
-use milepost_shared::key::KeyHash;
-use milepost_shared::topics::TopicNames;
-use milepost_shared::upload::{Location, Upload};
+use milepost_shared::journal::answer::Position;
+use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::record::{self, JournalRecord};
+use milepost_shared::kafka::topics::TopicNames;
+use milepost_shared::location::fingerprint::Fingerprint;
+use milepost_shared::location::{Location, Upload};
+use milepost_shared::program::crash::CrashPoint;
 use milepost_tests::{Plan, Post, Program, Record, Server, Services, Signal, World, eventually, exact};
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
@@ -179,7 +179,7 @@ async fn with_postgres_emptied_but_for_the_accounts_rows_and_answers_become_as_t
     // Copies and conflicts are in the journal too, and are decided again.
     let conflict = world.planted.upload(1);
     for (upload, key) in [(&load.uploads[0], &load.keys[0]), (&conflict, &load.keys[1])] {
-        let value = journal::encode(world.account.id, Fingerprint::of(upload), upload);
+        let value = record::encode(world.account.id, Fingerprint::of(upload), upload);
         let key = KeyHash::new(world.account.id, key).to_string();
         for partition in 0..3 {
             // Only in its own partition does it meet the first one.
@@ -386,7 +386,7 @@ async fn what_no_gateway_would_have_written_is_a_dead_letter_and_its_partition_g
     let bytes = large.encode();
     let reasons = [
         "the header traceparent is none".to_owned(),
-        format!("the value has {} bytes, more than {}", bytes.len(), journal::VALUE_BYTES_MAX),
+        format!("the value has {} bytes, more than {}", bytes.len(), record::VALUE_BYTES_MAX),
     ];
     assert_eq!(letters.iter().map(|letter| &letter.reason).collect::<Vec<_>>(), reasons.each_ref());
     assert!(letters[1].value.as_deref() == Some(&bytes[..]), "it is whole");
@@ -481,11 +481,11 @@ async fn a_record_of_a_newer_schema_stops_its_partition_with_a_clear_error_and_n
     );
     let append = async |partition: i32, record: &JournalRecord| {
         let key = record.key_hash.to_string();
-        let value = journal::encode(record.account, record.fingerprint, &record.upload);
+        let value = record::encode(record.account, record.fingerprint, &record.upload);
         world.kafka.append(uploads, partition, Some(key.as_bytes()), Some(&value)).await
     };
     append(0, &before).await?;
-    let newer = format!(r#"{{"schema":{},"strange":[]}}"#, journal::SCHEMA + 1);
+    let newer = format!(r#"{{"schema":{},"strange":[]}}"#, record::SCHEMA + 1);
     world.kafka.append(uploads, 0, Some(b"key"), Some(newer.as_bytes())).await?;
     append(0, &behind).await?;
     append(1, &other).await?;
@@ -685,7 +685,7 @@ async fn a_stopped_partition_that_moves_to_another_consumer_is_told_of_there_and
     second.stop().await?;
     has_assigned(&first, 2).await?;
 
-    let newer = format!(r#"{{"schema":{},"strange":[]}}"#, journal::SCHEMA + 1);
+    let newer = format!(r#"{{"schema":{},"strange":[]}}"#, record::SCHEMA + 1);
     world.kafka.append(&world.topics.uploads, lent, Some(b"key"), Some(newer.as_bytes())).await?;
     let stopped = async |consumer: &Program, partitions: u32| {
         eventually(MINUTE, "stopped partitions and readiness agree with who has them", async || {

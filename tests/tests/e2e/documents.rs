@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use milepost_shared::upload::{Rules, Shape, Upload, decode};
+use milepost_shared::location::{Rules, Shape, Upload, decode};
 use milepost_tests::{Answer, Client, Fact, Plan, Post, Raw, World};
 use reqwest::StatusCode;
 use serde_json::Value;
@@ -13,7 +13,7 @@ use tokio::process::Command;
 const README: &str = include_str!("../../../README.md");
 const HTTP_API: &str = include_str!("../../../docs/http-api.md");
 const TOPICS: &str = include_str!("../../../docs/topics.md");
-const PROBLEM: &str = include_str!("../../../gateway/src/problem.rs");
+const PROBLEM: &str = include_str!("../../../gateway/src/http/problem.rs");
 
 const SINGLE: &str = "/api/v1/locations";
 const BATCH: &str = "/api/v1/locations/batch";

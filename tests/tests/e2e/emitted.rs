@@ -43,7 +43,7 @@ async fn while_the_brokers_are_away_facts_wait_and_then_leave_without_holes() ->
         Ok((world.tables.stored().await?.len() > before.uploads.len()).then_some(()))
     })
     .await?;
-    let long = milepost_shared::clock::Clock::new(0).now().plus(Duration::from_secs(5));
+    let long = milepost_shared::journal::clock::Clock::new(0).now().plus(Duration::from_secs(5));
     passed(long).await?;
     kafka.start().await?;
 

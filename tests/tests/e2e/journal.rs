@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use milepost_shared::fingerprint::Fingerprint;
-use milepost_shared::journal::JournalRecord;
-use milepost_shared::key::KeyHash;
-use milepost_shared::partition;
-use milepost_shared::settings::EXIT_CONFIG;
-use milepost_shared::upload::Upload;
+use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::partition;
+use milepost_shared::journal::record::JournalRecord;
+use milepost_shared::location::Upload;
+use milepost_shared::location::fingerprint::Fingerprint;
+use milepost_shared::program::settings::EXIT_CONFIG;
 use milepost_tests::{Plan, Post, Program, Transaction, World, eventually};
 
 use crate::load::Load;
@@ -65,7 +65,7 @@ async fn the_hole_that_a_transaction_leaves_is_passed_counted_and_told_and_an_op
     // With the whole journal to be emitted again, holes included, each fact is told once by the one-integer rule.
     world.settled().await?;
     consumer.stop().await?;
-    world.kafka.delete_group(&milepost_shared::topics::TopicNames::group(&world.prefix)).await?;
+    world.kafka.delete_group(&milepost_shared::kafka::topics::TopicNames::group(&world.prefix)).await?;
     consumer.start().await?;
     let loads = [before, behind, after, meanwhile, last];
     let mut expected: Vec<&Upload> = loads.iter().flat_map(Load::expected).collect();

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use milepost_shared::upload::Upload;
+use milepost_shared::location::Upload;
 use milepost_tests::{Answer, Client, Post, World};
 
 /// Longest time one upload may take to its final answer, with everything that is done to the servers meanwhile.

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use futures::future::try_join_all;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
-use milepost_shared::fingerprint::Fingerprint;
-use milepost_shared::key::KeyHash;
-use milepost_shared::upload::Upload;
+use milepost_shared::journal::key::KeyHash;
+use milepost_shared::location::Upload;
+use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_tests::{Answer, Client, Plan, Post, Raw, Services, World, eventually};
 
 const MINUTE: Duration = Duration::from_secs(60);

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
-use milepost_shared::settings::EXIT_CONFIG;
+use milepost_shared::program::settings::EXIT_CONFIG;
 use milepost_tests::{Plan, Post, Program, Raw, Server, Services, World, eventually};
 
 const MINUTE: Duration = Duration::from_secs(60);

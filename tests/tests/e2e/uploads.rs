@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use milepost_shared::topics::creation;
+use milepost_shared::kafka::topics::creation;
 use milepost_tests::{Plan, Post, Raw, Services, World, eventually};
 use serde_json::json;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use milepost_shared::key::KeyHash;
+use milepost_shared::journal::key::KeyHash;
 use milepost_tests::{Answer, Client, Plan, Post, World, eventually};
 use tokio::time::Instant;
 

@@ -4,10 +4,10 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use futures::future::{join_all, try_join_all};
-use milepost_shared::clock::{Clock, JournalTime};
-use milepost_shared::key::KeyHash;
-use milepost_shared::settings::{EXIT_CONFIG, KafkaSettings};
-use milepost_shared::topics::{TopicAdmin, creation};
+use milepost_shared::journal::clock::{Clock, JournalTime};
+use milepost_shared::journal::key::KeyHash;
+use milepost_shared::kafka::topics::{TopicAdmin, creation};
+use milepost_shared::program::settings::{EXIT_CONFIG, KafkaSettings};
 use milepost_tests::{Plan, Post, Program, Server, Services, World, eventually};
 
 const MINUTE: Duration = Duration::from_secs(60);

@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
-use milepost_shared::answer::Position;
-use milepost_shared::clock::JournalTime;
+use milepost_shared::journal::answer::Position;
+use milepost_shared::journal::clock::JournalTime;
 
 use crate::check::Demands;
 use crate::errand::{self, Kind, UploadId, Variant};

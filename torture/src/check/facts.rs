@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use milepost_shared::answer::Position;
+use milepost_shared::journal::answer::Position;
 
 use super::Verdict;
 use super::case::{Case, at};

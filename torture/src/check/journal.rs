@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use milepost_shared::answer::Position;
-use milepost_shared::clock::JournalTime;
+use milepost_shared::journal::answer::Position;
+use milepost_shared::journal::clock::JournalTime;
 
 use super::Verdict;
 use super::case::{Case, at};

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use milepost_shared::answer::Position;
+use milepost_shared::journal::answer::Position;
 use serde::Deserialize;
 
 use super::Verdict;

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use milepost_shared::answer::Position;
-use milepost_shared::clock::{JournalTime, millis};
+use milepost_shared::journal::answer::Position;
+use milepost_shared::journal::clock::{JournalTime, millis};
 
 use super::case::Case;
 use super::one_answer::promised;

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use futures::future::{join_all, try_join_all};
-use milepost_shared::answer::Position;
-use milepost_shared::fingerprint::Fingerprint;
-use milepost_shared::journal;
-use milepost_shared::key::KeyHash;
+use milepost_shared::journal::answer::Position;
+use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::record;
+use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_tests::{Planted, eventually};
 use tokio::time::{Instant, sleep};
 use uuid::Uuid;
@@ -82,7 +82,7 @@ impl System {
         let upload = planted.upload(1);
         let of = |account| {
             let key = KeyHash::new(account, &planted.key()).to_string().into_bytes();
-            (key, journal::encode(account, Fingerprint::of(&upload), &upload))
+            (key, record::encode(account, Fingerprint::of(&upload), &upload))
         };
         let ((key, value), (strange_key, strange_value)) = (of(account), of(Uuid::from_u128(7)));
         let garbage: [KeyAndValue<'_>; 7] = [

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use milepost_shared::clock::JournalTime;
+use milepost_shared::journal::clock::JournalTime;
 use sqlx::{PgConnection, Row as _};
 use time::OffsetDateTime;
 use tokio::time::{MissedTickBehavior, interval};

@@ -1,0 +1,500 @@
+//! Emit: results and facts leave in journal order, without holes, and then the group offset moves (design, section 6.3).
+//!
+//! A fact that failed alone while later ones got through could never be made good: subscribers would have seen a greater
+//! offset. So a producer never gives up on a record, and after any failure new producers emit again all that is not
+//! acknowledged, in order. A record that its topic will never take stops its partition from there on, and no other.
+//!
+//! Results are waited for: answers wait for them. Facts are not: they gather for a while, over several batches, since
+//! brokers pay for each request and partition (decision 9). How far emission has come is told when both are acknowledged.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use futures::FutureExt as _;
+use metrics::{counter, histogram};
+use milepost_shared::journal::answer::{KeyState, Position};
+use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::journal::fact::{
+    self, HEADER_ACCOUNT, HEADER_DEVICE, HEADER_SCHEMA, HEADER_SOURCE_OFFSET, HEADER_TRACEPARENT,
+};
+use milepost_shared::journal::record::JournalRecord;
+use milepost_shared::journal::result::ResultRecord;
+use milepost_shared::kafka::topics::TopicNames;
+use milepost_shared::kafka::trouble::PATIENCE;
+use milepost_shared::program::backoff::Backoff;
+use milepost_shared::program::crash::{Crash, CrashPoint};
+use milepost_shared::program::pages::Readiness;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, Message as _, OwnedHeaders, OwnedMessage};
+use rdkafka::producer::{DeliveryFuture, FutureRecord};
+use tokio_util::sync::CancellationToken;
+
+use crate::emit::producer::{Client, Producer};
+use crate::journal::stopped::{Stop, StoppedPartitions};
+use crate::metric;
+
+/// Most locations whose facts are not acknowledged, for memory; a record without any counts as one.
+const PENDING_MAX: usize = 60_000;
+/// Most batches, since emitting them again takes a round trip for each. Uploads that come one at a time are a batch each, and
+/// must not fill it within one [`fact_linger`](EmitSettings::fact_linger), which is a second at most.
+const PENDING_BATCHES_MAX: usize = 1000;
+
+/// What one journal record leaves behind.
+#[derive(Debug)]
+pub struct Emission {
+    /// The record.
+    pub position: Position,
+    /// Its journal time.
+    pub time: JournalTime,
+    /// Which assignment of the partition it was polled under.
+    pub generation: u64,
+    /// Trace context of the request that brought it.
+    pub traceparent: Option<String>,
+    /// The upload, the state of its key, and whether the upload is a fact. `None` for garbage, and for records emitted
+    /// before and forgotten since.
+    pub answer: Option<(Box<JournalRecord>, KeyState, bool)>,
+}
+
+impl Emission {
+    /// Its part of [`PENDING_MAX`].
+    fn size(&self) -> usize {
+        self.answer.as_ref().map_or(0, |(upload, ..)| upload.upload.locations.len()).max(1)
+    }
+}
+
+/// How far a partition's emissions are acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Emitted {
+    /// The assignment under which.
+    pub generation: u64,
+    /// The offset after the last.
+    pub next: i64,
+    /// The greatest journal time.
+    pub time: JournalTime,
+}
+
+/// What the emitter is set to.
+#[derive(Debug, Clone)]
+pub struct EmitSettings {
+    /// Kafka bootstrap servers.
+    pub brokers: String,
+    /// The topics.
+    pub topics: TopicNames,
+    /// How long the producer of results waits for a fuller batch.
+    pub result_linger: Duration,
+    /// How long the producer of facts does.
+    pub fact_linger: Duration,
+    /// Longest pause between attempts.
+    pub backoff_max: Duration,
+}
+
+/// Emits batches, one after the other.
+pub struct Emitter {
+    settings: EmitSettings,
+    results: Client,
+    facts: Client,
+    /// Batches that are not wholly acknowledged, oldest first; but for the newest, the results are.
+    pending: VecDeque<Pending>,
+    /// Grows until a batch is wholly acknowledged: results that get through do not mend a topic of facts that fails.
+    backoff: Backoff,
+    stopped: StoppedPartitions,
+    readiness: Readiness,
+    crash: Crash,
+    stop: CancellationToken,
+}
+
+/// A batch and the deliveries of its facts that are still awaited.
+struct Pending {
+    batch: Vec<Emission>,
+    size: usize,
+    begun: Instant,
+    facts: VecDeque<DeliveryFuture>,
+}
+
+/// Why a record was not acknowledged.
+#[derive(Debug)]
+pub struct Failure {
+    error: KafkaError,
+    /// What its topic will never take: trying again would keep all other partitions from going on.
+    refused: Option<Refused>,
+}
+
+#[derive(Debug)]
+struct Refused {
+    topic: String,
+    partition: i32,
+    /// Of the journal record; `None` if a broker refused a request, which may hold many.
+    offset: Option<i64>,
+}
+
+impl From<KafkaError> for Failure {
+    fn from(error: KafkaError) -> Self {
+        Self { error, refused: None }
+    }
+}
+
+impl Failure {
+    fn new(error: KafkaError, topic: &str, partition: i32, offset: Option<i64>) -> Self {
+        let topic = topic.to_owned();
+        let refused = is_permanent(&error).then_some(Refused { topic, partition, offset });
+        Self { error, refused }
+    }
+
+    /// Of a record that a producer has given up on.
+    fn of((error, message): (KafkaError, OwnedMessage)) -> Self {
+        Self::new(error, message.topic(), message.partition(), None)
+    }
+}
+
+/// Whether a record fails each time, whatever the condition of brokers and network.
+fn is_permanent(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode::{InvalidMessageSize, InvalidRecord, MessageBatchTooLarge, MessageSizeTooLarge};
+    let code = error.rdkafka_error_code();
+    code.is_some_and(|code| {
+        matches!(code, MessageSizeTooLarge | InvalidMessageSize | MessageBatchTooLarge | InvalidRecord)
+    })
+}
+
+/// The program is stopping, and not all is acknowledged.
+#[derive(Debug, thiserror::Error)]
+#[error("stopping")]
+pub struct Stopped;
+
+impl Emitter {
+    /// # Errors
+    /// The producers cannot be made from the settings.
+    pub fn new(
+        settings: EmitSettings,
+        stopped: StoppedPartitions,
+        readiness: Readiness,
+        crash: Crash,
+        stop: CancellationToken,
+    ) -> Result<Self, KafkaError> {
+        let [results, facts] = clients(&settings)?;
+        // Nothing is late yet; what an earlier session could not emit, this one may not have to.
+        readiness.up("emission");
+        let (pending, backoff) = (VecDeque::new(), Backoff::new(settings.backoff_max));
+        Ok(Self { settings, results, facts, pending, backoff, stopped, readiness, crash, stop })
+    }
+
+    /// Whether another batch may be emitted before facts are acknowledged.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.pending.len() < PENDING_BATCHES_MAX && self.size() < PENDING_MAX
+    }
+
+    /// Of all that is pending.
+    fn size(&self) -> usize {
+        self.pending.iter().map(|pending| pending.size).sum()
+    }
+
+    /// Whether acknowledgements are awaited.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// Emits a batch, and waits for its results to be acknowledged for as long as that takes.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub async fn emit(&mut self, mut batch: Vec<Emission>) -> Result<(), Stopped> {
+        leave_stopped(&self.stopped, &mut batch);
+        let size = batch.iter().map(Emission::size).sum();
+        self.pending.push_back(Pending { batch, size, begun: Instant::now(), facts: VecDeque::new() });
+        self.persevere(self.pending.len() - 1).await
+    }
+
+    /// Waits for the facts of the oldest batch. May be dropped and called again.
+    ///
+    /// # Errors
+    /// As the producer tells; to be handed to [`settle`](Self::settle).
+    pub async fn facts_acknowledged(&mut self) -> Result<(), Failure> {
+        let Some(Pending { facts, begun, .. }) = self.pending.front_mut() else { return Ok(()) };
+        let late = (*begun + PATIENCE, &self.readiness, self.settings.topics.locations.as_str());
+        let all = pin!(all_acknowledged(facts));
+        tell_if_late(late, self.facts.unless_lost(all)).await
+    }
+
+    /// Takes what [`facts_acknowledged`](Self::facts_acknowledged) has told: how far each partition of the oldest batch has
+    /// come, or, after a failure, emits all again that is pending, and tells nothing.
+    ///
+    /// # Errors
+    /// [`Stopped`]
+    pub async fn settle(
+        &mut self,
+        acknowledged: Result<(), Failure>,
+    ) -> Result<BTreeMap<i32, Emitted>, Stopped> {
+        if let Err(failure) = acknowledged {
+            self.recover(failure).await?;
+            self.persevere(0).await?;
+            return Ok(BTreeMap::new());
+        }
+        let Some(Pending { batch, begun, .. }) = self.pending.pop_front() else { return Ok(BTreeMap::new()) };
+        self.backoff = Backoff::new(self.settings.backoff_max);
+        // Not before: results that get through do not mend a topic of facts that fails.
+        self.readiness.up("emission");
+        histogram!(metric::EMIT, "topic" => "locations").record(begun.elapsed());
+        let facts = batch.iter().filter(|emission| matches!(emission.answer, Some((_, _, true)))).count();
+        counter!(metric::EMITTED, "topic" => "locations").increment(facts as u64);
+        self.crash.point(CrashPoint::AfterEmit);
+        Ok(progress(&batch))
+    }
+
+    /// Emits the batches from `first` on, until their results are acknowledged; after a failure, all that is pending.
+    async fn persevere(&mut self, mut first: usize) -> Result<(), Stopped> {
+        let stop = self.stop.clone();
+        while let Err(failure) = stop.run_until_cancelled(self.attempt(first)).await.ok_or(Stopped)? {
+            self.recover(failure).await?;
+            first = 0;
+        }
+        Ok(())
+    }
+
+    /// Without brokers it would wait for ever, since no record is given up on.
+    async fn attempt(&mut self, first: usize) -> Result<(), Failure> {
+        let Self { settings, results, facts, pending, crash, readiness, .. } = self;
+        let late = (Instant::now() + PATIENCE, &*readiness, settings.topics.results.as_str());
+        let delivering = pin!(async {
+            for pending in pending.range_mut(first..) {
+                deliver(settings, (&results.producer, &facts.producer), pending, crash).await?;
+            }
+            Ok(())
+        });
+        tell_if_late(late, results.unless_lost(facts.unless_lost(delivering))).await
+    }
+
+    /// Stops the partition of a record that was refused, since from there on nothing may be told of it: what is left of a batch
+    /// goes on. Uploads that are persisted already are told when the partition is assigned again.
+    fn stop_refused(&mut self, Failure { error, refused }: &Failure) {
+        // The producer fails all records after one that is refused, and any of them may be heard of first.
+        let later = self.pending.iter_mut().find_map(|pending| refused_among(&mut pending.facts));
+        let (error, refused) = match (refused, &later) {
+            (Some(refused), _) => (error, refused),
+            (None, Some(Failure { error, refused: Some(refused) })) => (error, refused),
+            _ => return,
+        };
+        let of_partition = |emission: &&Emission| emission.position.partition == refused.partition;
+        let mut pending = self.pending.iter().flat_map(|pending| &pending.batch).filter(of_partition);
+        let is_it =
+            |emission: &&Emission| refused.offset.is_none_or(|offset| emission.position.offset == offset);
+        let Some(Emission { position, generation, .. }) = pending.find(is_it) else { return };
+        let (topic, Position { partition, offset }) = (&refused.topic, position);
+        let reason = format!(
+            "topic {topic} refuses what records of journal partition {partition} from {offset} on have to tell: {error}. \
+             Mend the topic's configuration and start the consumer again; nothing is lost"
+        );
+        self.stopped.stop(Stop { position: *position, generation: *generation, reason });
+        for pending in &mut self.pending {
+            leave_stopped(&self.stopped, &mut pending.batch);
+        }
+    }
+
+    /// Makes the producers anew, after a pause. The old ones are dropped with whatever they still hold.
+    async fn recover(&mut self, failure: Failure) -> Result<(), Stopped> {
+        self.stop_refused(&failure);
+        let Failure { error, .. } = failure;
+        let topics = &self.settings.topics;
+        let of_topics = [(&self.results, &topics.results), (&self.facts, &topics.locations)];
+        let fatal = |(client, topic): (&Client, &String)| Some(format!("{topic}: {}", client.fatal_error()?));
+        let error = of_topics.into_iter().find_map(fatal).unwrap_or_else(|| error.to_string());
+        self.readiness.down("emission", error.clone());
+        tracing::warn!(error, "emission failed; new producers emit all again that is not acknowledged");
+        if !self.backoff.pause(&self.stop).await {
+            return Err(Stopped);
+        }
+        counter!(metric::PRODUCER_REBUILDS).increment(1);
+        match clients(&self.settings) {
+            Ok([results, facts]) => (self.results, self.facts) = (results, facts),
+            Err(error) => tracing::error!(%error, "cannot make a producer"),
+        }
+        Ok(())
+    }
+}
+
+/// Waits for acknowledgements, and tells operators when they are late: a producer that gives up on no record says nothing of
+/// errors that it tries again for ever, such as too few replicas.
+async fn tell_if_late<T>(
+    (late, readiness, topic): (Instant, &Readiness, &str),
+    acknowledged: impl Future<Output = T>,
+) -> T {
+    let mut acknowledged = pin!(acknowledged);
+    if let Ok(done) = tokio::time::timeout_at(late.into(), acknowledged.as_mut()).await {
+        return done;
+    }
+    readiness.down("emission", format!("{topic}: no acknowledgement for {} s", PATIENCE.as_secs()));
+    acknowledged.await
+}
+
+/// The producers of results and of facts.
+fn clients(settings: &EmitSettings) -> Result<[Client; 2], KafkaError> {
+    let brokers = &settings.brokers;
+    Ok([
+        Client::new("milepost-consumer-results", brokers, settings.result_linger)?,
+        Client::new("milepost-consumer-facts", brokers, settings.fact_linger)?,
+    ])
+}
+
+/// Hands all records of a batch to the producers, and waits until the results are acknowledged.
+async fn deliver(
+    settings: &EmitSettings,
+    (results, facts): (&Producer, &Producer),
+    pending: &mut Pending,
+    crash: &Crash,
+) -> Result<(), Failure> {
+    let mut deliveries = VecDeque::with_capacity(pending.batch.len());
+    pending.facts.clear();
+    for emission in &pending.batch {
+        let Some((upload, state, is_fact)) = &emission.answer else { continue };
+        let key = upload.key_hash.to_string();
+        let result =
+            ResultRecord { key_hash: upload.key_hash, record: emission.position, state: state.clone() }
+                .encode();
+        let result = || record(&settings.topics.results, emission, &key, &result);
+        enqueue(results, &mut deliveries, emission.position, result).await?;
+        if *is_fact {
+            let value = fact::encode(upload.account, emission.time, &upload.upload);
+            let fact = || {
+                record(&settings.topics.locations, emission, &key, &value).headers(headers(emission, upload))
+            };
+            enqueue(facts, &mut pending.facts, emission.position, fact).await?;
+        }
+    }
+    crash.point(CrashPoint::Emitting);
+    counter!(metric::EMITTED, "topic" => "results").increment(deliveries.len() as u64);
+    all_acknowledged(&mut deliveries).await?;
+    histogram!(metric::EMIT, "topic" => "results").record(pending.begun.elapsed());
+    Ok(())
+}
+
+fn record<'a>(
+    topic: &'a str,
+    emission: &Emission,
+    key: &'a str,
+    value: &'a [u8],
+) -> FutureRecord<'a, str, [u8]> {
+    // The partition of the journal, not one found again from the key: the one-integer rule rests on it.
+    FutureRecord::to(topic).partition(emission.position.partition).key(key).payload(value)
+}
+
+/// Hands a record to a producer. A full queue is back-pressure: the oldest delivery is awaited, then it has room.
+async fn enqueue<'a>(
+    producer: &Producer,
+    deliveries: &mut VecDeque<DeliveryFuture>,
+    position: Position,
+    record: impl Fn() -> FutureRecord<'a, str, [u8]>,
+) -> Result<(), Failure> {
+    loop {
+        match producer.send_result(record()) {
+            Ok(delivery) => {
+                deliveries.push_back(delivery);
+                return Ok(());
+            }
+            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
+                match deliveries.pop_front() {
+                    Some(mut delivery) => acknowledged(&mut delivery).await?,
+                    None => tokio::time::sleep(Duration::from_millis(10)).await,
+                }
+            }
+            Err((error, record)) => {
+                let Position { partition, offset } = position;
+                return Err(Failure::new(error, record.topic, partition, Some(offset)));
+            }
+        }
+    }
+}
+
+async fn acknowledged(delivery: &mut DeliveryFuture) -> Result<(), Failure> {
+    match delivery.await {
+        Ok(Ok(_)) => Ok(()),
+        Ok(Err(given_up)) => Err(Failure::of(given_up)),
+        Err(_) => Err(KafkaError::Canceled.into()),
+    }
+}
+
+/// Waits for all of them; may be dropped and called again. The last first: when it has come, most others have, and each that
+/// is awaited wakes this task.
+async fn all_acknowledged(deliveries: &mut VecDeque<DeliveryFuture>) -> Result<(), Failure> {
+    while let Some(delivery) = deliveries.back_mut() {
+        let delivered = acknowledged(delivery).await;
+        deliveries.pop_back();
+        if let Err(failure) = delivered {
+            let refused = failure.refused.is_none().then(|| refused_among(deliveries)).flatten();
+            return Err(refused.unwrap_or(failure));
+        }
+    }
+    Ok(())
+}
+
+/// A failure for good among deliveries that are told already.
+fn refused_among(deliveries: &mut VecDeque<DeliveryFuture>) -> Option<Failure> {
+    deliveries.iter_mut().find_map(|delivery| match acknowledged(delivery).now_or_never()? {
+        Err(failure) if failure.refused.is_some() => Some(failure),
+        _ => None,
+    })
+}
+
+/// Drops what stopped partitions have to tell.
+fn leave_stopped(stopped: &StoppedPartitions, batch: &mut Vec<Emission>) {
+    let stopped = stopped.snapshot();
+    if !stopped.is_empty() {
+        batch.retain(|Emission { position, generation, .. }| {
+            stopped.get(&(position.partition, *generation)).is_none_or(|from| position.offset < *from)
+        });
+    }
+}
+
+fn headers(emission: &Emission, upload: &JournalRecord) -> OwnedHeaders {
+    let headers = OwnedHeaders::new_with_capacity(5)
+        .insert(header(HEADER_SOURCE_OFFSET, &emission.position.offset.to_string()))
+        .insert(header(HEADER_ACCOUNT, &upload.account.to_string()))
+        .insert(header(HEADER_DEVICE, &upload.upload.device))
+        .insert(header(HEADER_SCHEMA, &fact::SCHEMA.to_string()));
+    match &emission.traceparent {
+        Some(traceparent) => headers.insert(header(HEADER_TRACEPARENT, traceparent)),
+        None => headers,
+    }
+}
+
+fn header<'a>(key: &'a str, value: &'a str) -> Header<'a, &'a str> {
+    Header { key, value: Some(value) }
+}
+
+/// How far a batch brings each of its partitions once all of it is acknowledged.
+pub(crate) fn progress(batch: &[Emission]) -> BTreeMap<i32, Emitted> {
+    let mut emitted: BTreeMap<i32, Emitted> = BTreeMap::new();
+    for Emission { position, time, generation, .. } in batch {
+        let next = position.offset + 1;
+        emitted
+            .entry(position.partition)
+            .and_modify(|emitted| {
+                emitted.next = emitted.next.max(next);
+                emitted.time = emitted.time.max(*time);
+            })
+            .or_insert(Emitted { generation: *generation, next, time: *time });
+    }
+    emitted
+}
+
+/// How far emission has come in a session, for expiry.
+#[derive(Debug, Clone, Default)]
+pub struct EmittedOffsets(Arc<Mutex<BTreeMap<i32, Emitted>>>);
+
+impl EmittedOffsets {
+    /// Notes what was acknowledged.
+    pub fn note(&self, emitted: &BTreeMap<i32, Emitted>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(emitted);
+    }
+
+    /// All that was noted.
+    #[must_use]
+    pub fn snapshot(&self) -> BTreeMap<i32, Emitted> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[cfg(test)]
+#[path = "emitter_tests.rs"]
+mod tests;

@@ -1,0 +1,10 @@
+//! From the journal.
+//!
+//! [`poll`] reads it on a thread of its own, and [`record`] decodes. [`membership`] follows rebalances, [`assign`] says where a
+//! partition starts, [`stopped`] which partitions wait for an operator.
+
+pub mod assign;
+pub mod membership;
+pub mod poll;
+pub mod record;
+pub mod stopped;

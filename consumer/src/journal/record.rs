@@ -1,0 +1,143 @@
+//! One record of the journal, decoded.
+
+use milepost_shared::journal::answer::Position;
+use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::journal::fact::HEADER_TRACEPARENT;
+use milepost_shared::journal::record::{self, JournalRecord, Undecodable};
+use milepost_shared::store::batch::DEAD_LETTER_BYTES_MAX;
+use rdkafka::message::{Headers, Message, Timestamp};
+
+use crate::persist::account::KnownAccounts;
+
+/// The year 9000. A window that begins before it ends within the years of a calendar.
+const TIME_MAX: i64 = 221_845_392_000_000;
+
+/// A record with all that deciding, persisting and emitting need; detached from the Kafka client.
+#[derive(Debug)]
+pub struct Record {
+    /// Where it stands in the journal.
+    pub position: Position,
+    /// When the broker appended it.
+    pub time: JournalTime,
+    /// Trace context of the request that brought it.
+    pub traceparent: Option<String>,
+    /// What it says.
+    pub content: Content,
+    /// What it becomes should its account not exist; `None` once the account is known.
+    pub stranger: Option<Box<Garbage>>,
+}
+
+/// What a record says.
+#[derive(Debug)]
+pub enum Content {
+    /// An accepted upload.
+    Upload(Box<JournalRecord>),
+    /// Nothing that can ever be persisted.
+    Garbage(Garbage),
+}
+
+/// A record for `dead_letters`: its own bytes, whole, so that nothing is lost.
+#[derive(Debug)]
+pub struct Garbage {
+    /// Why it cannot be persisted; names no value of the record. Says so if a part of it was cut.
+    pub reason: String,
+    /// The Kafka key.
+    pub key: Option<Vec<u8>>,
+    /// The Kafka value.
+    pub value: Option<Vec<u8>>,
+}
+
+impl Garbage {
+    /// Copies a record, as much of it as the table takes.
+    #[must_use]
+    pub fn new(reason: String, key: Option<&[u8]>, value: Option<&[u8]>) -> Self {
+        let mut reason = reason;
+        let mut kept = |name: &str, bytes: &[u8]| {
+            let kept = &bytes[..bytes.len().min(DEAD_LETTER_BYTES_MAX)];
+            if kept.len() < bytes.len() {
+                reason += &format!("; its {name} of {} bytes is cut to {}", bytes.len(), kept.len());
+            }
+            kept.to_vec()
+        };
+        let key = key.map(|key| kept("key", key));
+        let value = value.map(|value| kept("value", value));
+        Self { reason, key, value }
+    }
+}
+
+/// A record of a schema later than this build's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "record {} of journal partition {} has schema {schema}, newer than this build reads; upgrade the consumer",
+    position.offset, position.partition
+)]
+pub struct NewerSchema {
+    /// Where it stands.
+    pub position: Position,
+    /// Its schema.
+    pub schema: i64,
+}
+
+/// Decodes a message of the journal topic. What no gateway can have written is garbage.
+///
+/// # Errors
+/// [`NewerSchema`]: the partition must stop before this record.
+pub fn decode(message: &impl Message, accounts: &KnownAccounts) -> Result<Record, NewerSchema> {
+    let position = Position { partition: message.partition(), offset: message.offset() };
+    let (key, value) = (message.key(), message.payload());
+    let garbage = |reason: String| Garbage::new(reason, key, value);
+    let time = time(message.timestamp());
+    let checked = match JournalRecord::decode(key, value) {
+        Err(Undecodable::NewerSchema(schema)) => return Err(NewerSchema { position, schema }),
+        Err(Undecodable::Garbage(reason)) => Err(reason),
+        Ok(upload) => match time.and_then(|_| traceparent(message)) {
+            Ok(traceparent) => Ok((upload, traceparent)),
+            Err(reason) => Err(reason.to_owned()),
+        },
+    };
+    let (content, traceparent, stranger) = match checked {
+        Ok((upload, traceparent)) => {
+            // Bytes are only copied until the account has been seen once.
+            let known = accounts.contains(upload.account);
+            let stranger = (!known).then(|| Box::new(garbage("unknown account".to_owned())));
+            (Content::Upload(Box::new(upload)), traceparent, stranger)
+        }
+        Err(reason) => (Content::Garbage(garbage(reason)), None, None),
+    };
+    Ok(Record { position, time: JournalTime(time.unwrap_or(0)), traceparent, content, stranger })
+}
+
+/// The broker's time stamp. Only a topic that is not as it has to be lets writers choose another one.
+fn time(timestamp: Timestamp) -> Result<i64, &'static str> {
+    timestamp
+        .to_millis()
+        .filter(|time| (0..=TIME_MAX).contains(time))
+        .ok_or("the time stamp is none of the broker's")
+}
+
+/// A gateway hands on one that is valid, or none.
+fn traceparent(message: &impl Message) -> Result<Option<String>, &'static str> {
+    let Some(headers) = message.headers() else { return Ok(None) };
+    let mut values = headers.iter().filter(|header| header.key == HEADER_TRACEPARENT);
+    let Some(header) = values.next() else { return Ok(None) };
+    let text = header.value.and_then(|value| std::str::from_utf8(value).ok());
+    match text.filter(|text| record::is_traceparent(text)) {
+        Some(text) if values.next().is_none() => Ok(Some(text.to_owned())),
+        _ => Err("the header traceparent is none"),
+    }
+}
+
+impl Content {
+    /// How many locations it holds; 0 for garbage.
+    #[must_use]
+    pub fn locations(&self) -> usize {
+        match self {
+            Self::Upload(record) => record.upload.locations.len(),
+            Self::Garbage(_) => 0,
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "record_tests.rs"]
+mod tests;

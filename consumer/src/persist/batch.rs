@@ -1,0 +1,489 @@
+//! A batch: what one transaction settles. Records of several partitions, in journal order within each.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use milepost_shared::journal::clock::JournalTime;
+use uuid::Uuid;
+
+use crate::journal::assign::Assigned;
+use crate::journal::record::{Content, Record};
+
+/// Bounds of a batch; the first one reached closes it.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Records.
+    pub records: usize,
+    /// Locations of all records together.
+    pub locations: usize,
+    /// Bytes of all record values together.
+    pub bytes: usize,
+}
+
+/// What a batch holds of one partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Which assignment of the partition the records were polled under.
+    pub generation: u64,
+    /// First offset that progress does not cover yet: where this consumer has left it, which a hole in the journal may keep
+    /// apart from the first new record. At least `next` if progress covers all of them.
+    pub first_new: i64,
+    /// The offset after the last record.
+    pub next: i64,
+    /// The greatest journal time in it.
+    pub time: JournalTime,
+}
+
+/// The records of one transaction, at least one.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// In the order polled.
+    pub records: Vec<Record>,
+    /// By partition.
+    pub spans: BTreeMap<i32, Span>,
+    /// Set if it was cut before a run of garbage beyond the bound.
+    pub garbage_run: Option<GarbageRun>,
+    /// Bytes of each record.
+    sizes: Vec<usize>,
+    locations: usize,
+    bytes: usize,
+}
+
+impl Batch {
+    /// Adds the next record of its partition, as it is `assigned`, with the offset after the record before it.
+    /// Records of an earlier assignment go: under this one they are polled again.
+    pub fn push(&mut self, record: Record, bytes: usize, assigned: Assigned) {
+        let Assigned { generation, settled_below, expected } = assigned;
+        let of = record.position.partition;
+        if self.spans.get(&of).is_some_and(|span| span.generation != generation) {
+            self.retain_partitions(|partition, _| partition != of);
+        }
+        self.locations += record.content.locations();
+        self.bytes += bytes;
+        self.sizes.push(bytes);
+        let next = record.position.offset + 1;
+        let span = self.spans.entry(record.position.partition).or_insert(Span {
+            generation,
+            first_new: expected.max(settled_below),
+            next,
+            time: record.time,
+        });
+        span.next = next;
+        span.time = span.time.max(record.time);
+        self.records.push(record);
+    }
+
+    /// Whether nothing is in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.records.is_empty()
+    }
+
+    /// Whether a bound is reached.
+    #[must_use]
+    pub fn is_full(&self, bounds: Bounds) -> bool {
+        self.records.len() >= bounds.records
+            || self.locations >= bounds.locations
+            || self.bytes >= bounds.bytes
+    }
+
+    /// Drops the records of partitions for which `keep` is false, such as those lost in a rebalance.
+    pub fn retain_partitions(&mut self, keep: impl Fn(i32, &Span) -> bool) {
+        let before = self.spans.len();
+        self.spans.retain(|partition, span| keep(*partition, span));
+        if self.spans.len() == before {
+            return;
+        }
+        let kept: BTreeSet<i32> = self.spans.keys().copied().collect();
+        self.retain_records(|record| kept.contains(&record.position.partition));
+        self.garbage_run.take_if(|run| !kept.contains(&run.partition));
+    }
+
+    fn retain_records(&mut self, keep: impl Fn(&Record) -> bool) {
+        let mut sizes = std::mem::take(&mut self.sizes).into_iter();
+        let kept = &mut self.sizes;
+        self.records.retain(|record| {
+            let (keep, size) = (keep(record), sizes.next());
+            kept.extend(size.filter(|_| keep));
+            keep
+        });
+        self.sum();
+    }
+
+    fn sum(&mut self) {
+        self.locations = self.records.iter().map(|record| record.content.locations()).sum();
+        self.bytes = self.sizes.iter().sum();
+    }
+
+    /// Cuts it in two by records: keeps the first half, and returns the rest, which goes on where the first half ends.
+    /// `None` if there is one record only.
+    pub fn halve(&mut self) -> Option<Self> {
+        let half = self.records.len() / 2;
+        if half == 0 {
+            return None;
+        }
+        let mut rest = Self {
+            records: self.records.split_off(half),
+            sizes: self.sizes.split_off(half),
+            garbage_run: self.garbage_run.take(),
+            ..Self::default()
+        };
+        let (kept, left) = (ends(&self.records), ends(&rest.records));
+        for (partition, span) in &mut self.spans {
+            let (kept, left) = (kept.get(partition), left.get(partition));
+            if let Some((_, time)) = left {
+                let first_new = span.first_new.max(kept.map_or(span.first_new, |(next, _)| *next));
+                rest.spans.insert(*partition, Span { first_new, time: *time, ..*span });
+            }
+            if let Some((next, time)) = kept {
+                if left.is_some() {
+                    span.next = *next;
+                    span.first_new = span.first_new.min(*next);
+                }
+                span.time = *time;
+            }
+        }
+        self.spans.retain(|partition, _| kept.contains_key(partition));
+        self.sum();
+        rest.sum();
+        Some(rest)
+    }
+
+    /// Turns the uploads of accounts that do not exist into garbage.
+    pub fn refuse_strangers(&mut self, exists: impl Fn(Uuid) -> bool) {
+        for record in &mut self.records {
+            let Some(garbage) = record.stranger.take() else { continue };
+            if matches!(&record.content, Content::Upload(upload) if !exists(upload.account)) {
+                self.locations -= record.content.locations();
+                record.content = Content::Garbage(*garbage);
+            }
+        }
+    }
+
+    /// Drops what stopped partitions hold from where they stopped: by partition and assignment, the offset.
+    pub fn leave_stopped(&mut self, stopped: &BTreeMap<(i32, u64), i64>) {
+        for ((partition, generation), offset) in stopped {
+            if self.spans.get(partition).is_some_and(|span| span.generation == *generation) {
+                self.cut(*partition, *offset);
+            }
+        }
+    }
+
+    /// Drops the records of a partition from `offset` on, and with them the run of garbage behind them.
+    pub fn cut(&mut self, partition: i32, offset: i64) {
+        self.garbage_run.take_if(|run| run.partition == partition);
+        self.retain_records(|record| {
+            record.position.partition != partition || record.position.offset < offset
+        });
+        match ends(&self.records).get(&partition) {
+            // Right behind a record, not before the one that was cut: what lies between may be a hole, which no progress covers
+            // before a record behind it is persisted.
+            Some((next, time)) => {
+                if let Some(span) = self.spans.get_mut(&partition) {
+                    span.next = *next;
+                    span.first_new = span.first_new.min(*next);
+                    span.time = *time;
+                }
+            }
+            None => drop(self.spans.remove(&partition)),
+        }
+    }
+
+    /// The records that progress does not cover yet, and so are to be decided and persisted.
+    #[must_use]
+    pub fn is_new(&self, record: &Record) -> bool {
+        self.spans
+            .get(&record.position.partition)
+            .is_some_and(|span| record.position.offset >= span.first_new)
+    }
+}
+
+/// The offset after the last record of each partition, and the greatest journal time.
+fn ends(records: &[Record]) -> BTreeMap<i32, (i64, JournalTime)> {
+    let mut ends: BTreeMap<i32, (i64, JournalTime)> = BTreeMap::new();
+    for record in records {
+        let (next, time) = ends.entry(record.position.partition).or_insert((0, record.time));
+        *next = record.position.offset + 1;
+        *time = (*time).max(record.time);
+    }
+    ends
+}
+
+/// Counts garbage in a row, per partition, so that a bad deploy stops the consumer instead of draining the topic into
+/// `dead_letters`.
+#[derive(Debug, Default, Clone)]
+pub struct GarbageRuns(BTreeMap<i32, usize>);
+
+/// A run of garbage longer than the bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "journal partition {partition} holds more than {max} records in a row that cannot be read, up to offset {offset}; \
+     nothing from there on was moved to dead_letters. Mend their producer, or raise DEAD_LETTER_RUN_MAX to go on"
+)]
+pub struct GarbageRun {
+    /// The journal partition.
+    pub partition: i32,
+    /// The first record beyond the bound.
+    pub offset: i64,
+    /// The bound.
+    pub max: usize,
+}
+
+impl GarbageRuns {
+    /// Continues a run that an earlier consumer left at the end of its progress, so that restarts do not drain the topic
+    /// bound by bound.
+    pub fn resume(&mut self, partition: i32, length: usize) {
+        self.0.insert(partition, length);
+    }
+
+    /// Goes over the new records of a batch and cuts it before the first record beyond the bound, which it returns and the
+    /// batch remembers.
+    pub fn bound(&mut self, batch: &mut Batch, max: usize) -> Option<GarbageRun> {
+        let mut excess = None;
+        for record in batch.records.iter().filter(|record| batch.is_new(record)) {
+            let run = self.0.entry(record.position.partition).or_default();
+            match record.content {
+                Content::Upload(_) => *run = 0,
+                Content::Garbage(_) if *run >= max => {
+                    let (partition, offset) = (record.position.partition, record.position.offset);
+                    excess = Some(GarbageRun { partition, offset, max });
+                    break;
+                }
+                Content::Garbage(_) => *run += 1,
+            }
+        }
+        if let Some(run) = excess {
+            batch.cut(run.partition, run.offset);
+            batch.garbage_run = excess;
+        }
+        excess
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use milepost_shared::journal::answer::Position;
+    use milepost_shared::journal::key::KeyHash;
+    use milepost_shared::journal::record::JournalRecord;
+    use milepost_shared::location::fingerprint::Fingerprint;
+    use milepost_shared::location::{Location, Upload};
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::journal::record::Garbage;
+
+    fn record(partition: i32, offset: i64, good: bool) -> Record {
+        let content = if good {
+            let upload = Upload { device: "d".to_owned(), locations: vec![Location::new(1, 2.0, 3.0)] };
+            Content::Upload(Box::new(JournalRecord {
+                key_hash: KeyHash([0; 32]),
+                account: Uuid::nil(),
+                fingerprint: Fingerprint::of(&upload),
+                upload,
+            }))
+        } else {
+            Content::Garbage(Garbage { reason: String::new(), key: None, value: None })
+        };
+        Record {
+            position: Position { partition, offset },
+            time: JournalTime(offset * 10),
+            traceparent: None,
+            content,
+            stranger: None,
+        }
+    }
+
+    /// Adds a record that follows on the one before it.
+    fn push(batch: &mut Batch, record: Record, generation: u64, settled_below: i64) {
+        let expected = record.position.offset;
+        batch.push(record, 100, Assigned { generation, settled_below, expected });
+    }
+
+    fn batch(records: impl IntoIterator<Item = Record>, settled_below: i64) -> Batch {
+        let mut batch = Batch::default();
+        for record in records {
+            push(&mut batch, record, 1, settled_below);
+        }
+        batch
+    }
+
+    #[test]
+    fn a_span_tells_new_records_from_settled_ones() {
+        let whole = |settled| batch((5..9).map(|offset| record(0, offset, true)), settled).spans[&0];
+        assert_eq!((whole(0).first_new, whole(0).next), (5, 9));
+        assert_eq!((whole(7).first_new, whole(7).next), (7, 9));
+        let settled = batch((5..9).map(|offset| record(0, offset, true)), 20);
+        assert!(settled.records.iter().all(|record| !settled.is_new(record)));
+        let mixed = batch((5..9).map(|offset| record(0, offset, true)), 7);
+        let new: Vec<bool> = mixed.records.iter().map(|record| mixed.is_new(record)).collect();
+        assert_eq!(new, [false, false, true, true]);
+        assert_eq!(mixed.spans[&0].time, JournalTime(80));
+    }
+
+    #[test]
+    fn a_span_begins_where_the_consumer_left_the_progress_though_the_journal_has_a_hole_there() {
+        let after_a_hole = |settled_below, expected| {
+            let mut batch = Batch::default();
+            batch.push(record(0, 7, true), 100, Assigned { generation: 1, settled_below, expected });
+            push(&mut batch, record(0, 8, true), 1, settled_below);
+            (batch.spans[&0].first_new, batch.spans[&0].next, batch.records.iter().all(|r| batch.is_new(r)))
+        };
+        assert_eq!(after_a_hole(0, 5), (5, 9, true));
+        assert_eq!(after_a_hole(5, 5), (5, 9, true));
+        // An operator has placed the progress inside of the hole.
+        assert_eq!(after_a_hole(6, 5), (6, 9, true));
+        assert_eq!(after_a_hole(9, 5), (9, 9, false));
+    }
+
+    #[test]
+    fn each_bound_closes_a_batch() {
+        let full = |records, locations, bytes| {
+            batch((0..4).map(|offset| record(0, offset, true)), 0).is_full(Bounds {
+                records,
+                locations,
+                bytes,
+            })
+        };
+        assert!(!full(5, 5, 401));
+        assert!(full(4, 5, 401));
+        assert!(full(5, 4, 401));
+        assert!(full(5, 5, 400));
+    }
+
+    #[test]
+    fn a_partition_that_was_lost_and_won_again_begins_anew() {
+        let mut batch = batch([record(0, 5, true), record(0, 6, true), record(1, 1, true)], 0);
+        push(&mut batch, record(0, 5, true), 2, 5);
+        let Span { generation, first_new, next, .. } = batch.spans[&0];
+        assert_eq!((generation, first_new, next, batch.records.len()), (2, 5, 6, 2));
+        assert_eq!(batch.spans[&1].generation, 1);
+    }
+
+    #[test]
+    fn what_stands_behind_a_stop_leaves_the_batch_in_the_assignment_that_was_stopped() {
+        let batch = || batch((5..9).map(|offset| record(0, offset, true)).chain([record(1, 1, true)]), 0);
+        let left = |generation, offset| {
+            let mut batch = batch();
+            batch.leave_stopped(&BTreeMap::from([((0, generation), offset)]));
+            (batch.records.len(), batch.spans.get(&0).map(|span| span.next))
+        };
+        assert_eq!(left(1, 7), (3, Some(7)));
+        assert_eq!(left(1, 5), (1, None));
+        assert_eq!(left(1, 20), (5, Some(9)));
+        assert_eq!(left(2, 7), (5, Some(9)));
+    }
+
+    #[test]
+    fn a_lost_partition_leaves_the_batch_and_the_others_stay() {
+        let mut batch = batch([record(0, 1, true), record(1, 1, true), record(0, 2, true)], 0);
+        batch.retain_partitions(|partition, _| partition == 1);
+        assert_eq!(batch.records.len(), 1);
+        assert_eq!(batch.spans.keys().copied().collect::<Vec<_>>(), [1]);
+    }
+
+    #[test]
+    fn what_leaves_a_batch_makes_room_for_as_much() {
+        let bounds = Bounds { records: 100, locations: 3, bytes: 300 };
+        let mut batch = batch([record(0, 1, true), record(1, 1, true), record(0, 2, true)], 0);
+        assert!(batch.is_full(bounds));
+        batch.retain_partitions(|partition, _| partition == 1);
+        assert_eq!((batch.locations, batch.bytes), (1, 100));
+        assert!(!batch.is_full(bounds));
+        push(&mut batch, record(1, 2, true), 1, 0);
+        push(&mut batch, record(1, 3, true), 1, 0);
+        assert!(batch.is_full(bounds));
+        batch.cut(1, 3);
+        assert_eq!((batch.locations, batch.bytes), (2, 200));
+        // Won again: what was polled before goes.
+        push(&mut batch, record(1, 2, true), 2, 0);
+        assert_eq!((batch.records.len(), batch.locations, batch.bytes), (1, 1, 100));
+        batch.records[0].stranger = Some(Box::new(Garbage { reason: String::new(), key: None, value: None }));
+        batch.refuse_strangers(|_| false);
+        assert_eq!((batch.locations, batch.bytes), (0, 100));
+    }
+
+    #[test]
+    fn a_batch_that_is_cut_behind_a_hole_ends_right_behind_its_last_record() {
+        let mut batch = batch([record(0, 6, true)], 0);
+        // Offset 7 is the mark of a transaction.
+        batch.push(record(0, 8, false), 100, Assigned { generation: 1, settled_below: 0, expected: 7 });
+        assert_eq!(batch.spans[&0].next, 9);
+        batch.cut(0, 8);
+        assert_eq!((batch.spans[&0].first_new, batch.spans[&0].next, batch.spans[&0].time.0), (6, 7, 60));
+        batch.leave_stopped(&BTreeMap::from([((0, 2), 6)]));
+        assert_eq!(batch.records.len(), 1, "another assignment was stopped");
+        batch.leave_stopped(&BTreeMap::from([((0, 1), 6)]));
+        assert!(batch.is_empty() && batch.spans.is_empty());
+    }
+
+    #[test]
+    fn the_halves_of_a_batch_follow_each_other_in_every_partition() {
+        let records = [
+            record(0, 5, true),
+            record(1, 1, true),
+            record(0, 6, true),
+            record(0, 7, true),
+            record(2, 3, true),
+            record(0, 8, true),
+        ];
+        let mut first = batch(records, 7);
+        let whole = first.spans.clone();
+        let rest = first.halve().unwrap();
+        let offsets = |batch: &Batch| {
+            batch.records.iter().map(|record| (record.position.partition, record.position.offset)).collect()
+        };
+        let (kept, left): (Vec<_>, Vec<_>) = (offsets(&first), offsets(&rest));
+        assert_eq!((kept, left), (vec![(0, 5), (1, 1), (0, 6)], vec![(0, 7), (2, 3), (0, 8)]));
+        assert_eq!((first.locations, first.bytes, rest.locations, rest.bytes), (3, 300, 3, 300));
+        // Of partition 0 all below 7 is settled.
+        let span = |batch: &Batch, partition| {
+            let Span { first_new, next, time, generation } = batch.spans[&partition];
+            assert_eq!(generation, 1);
+            (first_new, next, time.0)
+        };
+        assert_eq!((span(&first, 0), span(&rest, 0)), ((7, 7, 60), (7, 9, 80)));
+        assert_eq!((first.spans[&1], rest.spans[&2]), (whole[&1], whole[&2]));
+        assert_eq!((first.spans.len(), rest.spans.len()), (2, 2));
+
+        let mut new = batch((0..3).map(|offset| record(0, offset, true)), 0);
+        let rest = new.halve().unwrap();
+        assert_eq!((span(&new, 0), span(&rest, 0)), ((0, 1, 0), (1, 3, 20)));
+        assert!(new.halve().is_none(), "one record is not cut");
+        assert_eq!(new.records.len(), 1);
+    }
+
+    #[test]
+    fn the_rest_of_a_batch_remembers_the_run_of_garbage_behind_it_as_long_as_the_partition_is_there() {
+        let all = [record(0, 0, true), record(1, 0, true), record(0, 1, false), record(0, 2, false)];
+        let mut first = batch(all, 0);
+        let run = GarbageRuns::default().bound(&mut first, 1).unwrap();
+        assert_eq!(first.garbage_run, Some(run));
+        let mut rest = first.halve().unwrap();
+        assert_eq!((first.garbage_run, rest.garbage_run), (None, Some(run)));
+        rest.retain_partitions(|partition, _| partition == 1);
+        assert_eq!(rest.garbage_run, None);
+    }
+
+    #[test]
+    fn a_run_of_garbage_is_cut_at_the_bound_and_remembered_across_batches_and_restarts() {
+        let mut runs = GarbageRuns::default();
+        let mut first =
+            batch([record(0, 0, true), record(0, 1, false), record(1, 0, true), record(0, 2, false)], 0);
+        assert_eq!(runs.bound(&mut first, 3), None);
+        let mut second = batch([record(0, 3, false), record(0, 4, false), record(1, 1, true)], 0);
+        assert_eq!(runs.bound(&mut second, 3), Some(GarbageRun { partition: 0, offset: 4, max: 3 }));
+        assert_eq!((second.records.len(), second.spans[&0].next), (2, 4));
+
+        let mut restarted = GarbageRuns::default();
+        restarted.resume(0, 3);
+        let mut third = batch([record(0, 4, false)], 4);
+        assert!(restarted.bound(&mut third, 3).is_some());
+        assert!(third.is_empty() && third.spans.is_empty());
+    }
+
+    #[test]
+    fn a_good_record_ends_a_run() {
+        let mut runs = GarbageRuns::default();
+        let good_every_third = (0..30).map(|offset| record(0, offset, offset % 3 == 0));
+        assert_eq!(runs.bound(&mut batch(good_every_third, 0), 2), None);
+    }
+}

@@ -1,0 +1,207 @@
+//! What a batch turned out to be: decisions in, rows and emissions out. Pure, but for counting.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use metrics::counter;
+use milepost_shared::journal::answer::KeyState;
+use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::record::JournalRecord;
+use milepost_shared::store::batch as statements;
+
+use crate::emit::emitter::Emission;
+use crate::journal::record::{Content, Garbage, Record};
+use crate::metric;
+use crate::persist::batch::Batch;
+use crate::persist::decide::{Claim, Decision, Windows};
+
+/// What a record of a batch turned out to be.
+#[derive(Debug)]
+pub enum Settled {
+    /// Decided now.
+    Decided(Decision, KeyState),
+    /// Below the progress: emitted again.
+    Recalled {
+        /// The state of its key at its time.
+        state: KeyState,
+        /// Whether it was the one persisted.
+        persisted: bool,
+    },
+    /// Below the progress, and nothing of it is known any more: its answer and fact were emitted before it expired.
+    Forgotten,
+    /// Not an upload.
+    Garbage,
+}
+
+/// An upload to persist, and the state it gives its key.
+pub type NewUpload<'a> = (&'a Record, &'a JournalRecord, &'a KeyState);
+
+/// Settles every record of a batch in journal order. `windows` holds what the table knows of its keys.
+#[must_use]
+pub fn settle(batch: &Batch, mut windows: Windows, ttl: Duration) -> Vec<Settled> {
+    let settle_one = |record: &Record| match &record.content {
+        Content::Garbage(_) => Settled::Garbage,
+        Content::Upload(upload) if batch.is_new(record) => {
+            let (decision, state) = windows.settle(&claim(record, upload), ttl);
+            Settled::Decided(decision, state)
+        }
+        Content::Upload(upload) => windows
+            .recall(&upload.key_hash, record.position, record.time)
+            .map_or(Settled::Forgotten, |(state, persisted)| Settled::Recalled { state, persisted }),
+    };
+    batch.records.iter().map(settle_one).collect()
+}
+
+/// The uploads to persist.
+#[must_use]
+pub fn new_uploads<'a>(batch: &'a Batch, settled: &'a [Settled]) -> Vec<NewUpload<'a>> {
+    let new = |(record, settled): (&'a Record, &'a Settled)| match (&record.content, settled) {
+        (Content::Upload(upload), Settled::Decided(Decision::New, state)) => Some((record, &**upload, state)),
+        _ => None,
+    };
+    batch.records.iter().zip(settled).filter_map(new).collect()
+}
+
+/// The uploads of a batch.
+pub fn uploads(batch: &Batch) -> impl Iterator<Item = (&Record, &JournalRecord)> {
+    batch.records.iter().filter_map(|record| match &record.content {
+        Content::Upload(upload) => Some((record, &**upload)),
+        Content::Garbage(_) => None,
+    })
+}
+
+fn claim(record: &Record, upload: &JournalRecord) -> Claim {
+    Claim {
+        key_hash: upload.key_hash,
+        account: upload.account,
+        fingerprint: upload.fingerprint,
+        locations: upload.upload.locations.len(),
+        position: record.position,
+        time: record.time,
+    }
+}
+
+/// The rows for `idempotency_keys`, sorted: two transactions never wait for each other in a circle, and neighbours go to
+/// one page of the index.
+#[must_use]
+pub fn keys<'a>(new: &[NewUpload<'a>]) -> Vec<(KeyHash, &'a KeyState)> {
+    let mut keys: Vec<_> = new.iter().map(|(_, upload, state)| (upload.key_hash, *state)).collect();
+    keys.sort_unstable_by_key(|(key, state)| (*key, state.accepted_at));
+    keys
+}
+
+/// The last that was heard of each device.
+#[must_use]
+pub fn sightings<'a>(new: &[NewUpload<'a>]) -> BTreeMap<statements::DeviceName<'a>, statements::Sighting> {
+    let mut devices: BTreeMap<statements::DeviceName<'a>, statements::Sighting> = BTreeMap::new();
+    for (record, upload, _) in new {
+        for location in &upload.upload.locations {
+            let sighting = statements::Sighting::new(record.time, location);
+            devices
+                .entry((upload.account, upload.upload.device.as_str()))
+                .and_modify(|last| *last = last.merged(&sighting))
+                .or_insert(sighting);
+        }
+    }
+    devices
+}
+
+/// The rows for `locations`.
+///
+/// # Panics
+/// A device has no id.
+#[must_use]
+pub fn rows<'a>(
+    new: &[NewUpload<'a>],
+    ids: &BTreeMap<statements::DeviceName<'a>, i64>,
+) -> Vec<statements::LocationRow<'a>> {
+    let mut rows = Vec::with_capacity(new.iter().map(|(_, upload, _)| upload.upload.locations.len()).sum());
+    for (record, upload, _) in new {
+        let device_id = ids[&(upload.account, upload.upload.device.as_str())];
+        rows.extend((0..).zip(&upload.upload.locations).map(|(ordinal, location)| statements::LocationRow {
+            device_id,
+            location,
+            received_at: record.time,
+            source: record.position,
+            ordinal,
+        }));
+    }
+    rows
+}
+
+/// The rows for `dead_letters`.
+#[must_use]
+pub fn dead_letters(batch: &Batch) -> Vec<statements::DeadLetter<'_>> {
+    batch
+        .records
+        .iter()
+        .filter(|record| batch.is_new(record))
+        .filter_map(|record| match &record.content {
+            Content::Upload(_) => None,
+            Content::Garbage(garbage) => Some(statements::DeadLetter {
+                position: record.position,
+                time: record.time,
+                key: garbage.key.as_deref(),
+                value: garbage.value.as_deref(),
+                reason: &garbage.reason,
+            }),
+        })
+        .collect()
+}
+
+/// What a persisted batch leaves to emit, in its order.
+#[must_use]
+pub fn emissions(batch: Batch, settled: Vec<Settled>) -> Vec<Emission> {
+    let spans = batch.spans;
+    batch
+        .records
+        .into_iter()
+        .zip(settled)
+        .map(|(record, settled)| {
+            let generation = spans.get(&record.position.partition).map_or(0, |span| span.generation);
+            let (position, time, traceparent) = (record.position, record.time, record.traceparent);
+            let answer = match (record.content, settled) {
+                (Content::Upload(upload), Settled::Decided(decision, state)) => {
+                    Some((upload, state, decision == Decision::New))
+                }
+                (Content::Upload(upload), Settled::Recalled { state, persisted }) => {
+                    Some((upload, state, persisted))
+                }
+                _ => None,
+            };
+            Emission { position, time, generation, traceparent, answer }
+        })
+        .collect()
+}
+
+/// Counts and logs what became of a persisted batch.
+pub fn count(batch: &Batch, settled: &[Settled]) {
+    let mut decided: BTreeMap<&'static str, u64> = BTreeMap::new();
+    let (mut locations, mut letters) = (0, 0);
+    for (record, settled) in batch.records.iter().zip(settled) {
+        let decision = match settled {
+            Settled::Decided(Decision::New, _) => {
+                locations += record.content.locations() as u64;
+                "new"
+            }
+            Settled::Decided(Decision::Copy, _) => "copy",
+            Settled::Decided(Decision::Conflict, _) => "conflict",
+            Settled::Recalled { .. } | Settled::Forgotten => "recalled",
+            Settled::Garbage if batch.is_new(record) => {
+                letters += 1;
+                let Content::Garbage(Garbage { reason, .. }) = &record.content else { continue };
+                let (partition, offset) = (record.position.partition, record.position.offset);
+                tracing::warn!(partition, offset, reason, "record moved to dead_letters");
+                "dead-letter"
+            }
+            Settled::Garbage => "recalled",
+        };
+        *decided.entry(decision).or_default() += 1;
+    }
+    // Once a batch, not once a record: each look-up puts name and label together first.
+    for (decision, records) in decided {
+        counter!(metric::DECIDED, "decision" => decision).increment(records);
+    }
+    counter!(metric::LOCATIONS).increment(locations);
+    counter!(metric::DEAD_LETTERS).increment(letters);
+}

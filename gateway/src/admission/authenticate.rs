@@ -1,0 +1,219 @@
+//! Who sends: an API key, known by the SHA-256 of its secret.
+//!
+//! All keys are loaded at start and again every few seconds, so that Postgres may be away; only a key that is
+//! not among them is looked up, for it may be new.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwapOption;
+use clap::Args;
+use http::header::AUTHORIZATION;
+use http::{HeaderMap, HeaderName};
+use milepost_shared::program::pages::Readiness;
+use milepost_shared::program::settings::duration;
+use milepost_shared::store::api_keys;
+use moka::sync::Cache;
+use sha2::{Digest as _, Sha256};
+use sqlx::PgPool;
+use sqlx::pool::PoolConnection;
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions, Postgres};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::http::problem::Problem;
+
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const API_KEYS: &str = "api_keys";
+/// The header of an API key.
+pub const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+/// One for refreshing, two for keys that are not known.
+const CONNECTIONS: u32 = 3;
+/// Longest time to load all keys.
+const REFRESH_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pause after a failed attempt as long as no keys were loaded at all.
+const FIRST_PAUSE: Duration = Duration::from_millis(250);
+/// How long an unknown key stays unknown without being looked up again, and how many of them.
+const UNKNOWN_FOR: Duration = Duration::from_secs(3);
+const UNKNOWN_MAX: u64 = 10_000;
+
+/// How API keys are known.
+#[derive(Debug, Clone, Args)]
+pub struct ApiKeySettings {
+    /// How often all API keys are loaded again; a revoked one works that much longer [100ms..=50s].
+    #[arg(long, env, default_value = "10s", value_parser = duration(100 * MS, 50 * SECOND))]
+    pub api_key_refresh: Duration,
+
+    /// Longest wait for the look-up of an API key not known yet; past it 503 [10ms..=30s].
+    #[arg(long, env, default_value = "1s", value_parser = duration(10 * MS, 30 * SECOND))]
+    pub api_key_timeout: Duration,
+}
+
+type Hash = [u8; 32];
+type Known = HashMap<Hash, Uuid>;
+
+/// The API keys this gateway knows. Cheap to clone.
+#[derive(Clone)]
+pub struct ApiKeys(Arc<Keys>);
+
+struct Keys {
+    /// `None` until they were loaded once.
+    known: ArcSwapOption<Known>,
+    /// Keys that were found in the database since they were loaded, and, as `None`, those that were not.
+    lately: Cache<Hash, Option<Uuid>>,
+    pool: PgPool,
+    settings: ApiKeySettings,
+    readiness: Readiness,
+}
+
+impl ApiKeys {
+    /// Knows none yet. Connects when first asked.
+    #[must_use]
+    pub fn new(settings: &ApiKeySettings, options: PgConnectOptions, readiness: &Readiness) -> Self {
+        readiness.register(API_KEYS, true);
+        let pool = PgPoolOptions::new()
+            .max_connections(CONNECTIONS)
+            .acquire_timeout(settings.api_key_timeout.max(REFRESH_TIMEOUT))
+            .test_before_acquire(false)
+            .connect_lazy_with(options);
+        Self(Arc::new(Keys {
+            known: ArcSwapOption::empty(),
+            lately: Cache::builder().max_capacity(UNKNOWN_MAX).time_to_live(UNKNOWN_FOR).build(),
+            pool,
+            settings: settings.clone(),
+            readiness: readiness.clone(),
+        }))
+    }
+
+    /// Loads all keys, again and again until `stop`. A failure keeps those known.
+    pub async fn refresh(self, stop: CancellationToken) {
+        let keys = &*self.0;
+        let mut failing = false;
+        loop {
+            let loading = timeout(REFRESH_TIMEOUT, keys.with_connection(api_keys::active));
+            let Some(loaded) = stop.run_until_cancelled(loading).await else { return };
+            let failed = match loaded {
+                Ok(Ok(loaded)) => {
+                    keys.known.store(Some(Arc::new(loaded.into_iter().collect())));
+                    keys.readiness.up(API_KEYS);
+                    false
+                }
+                Ok(Err(error)) => {
+                    let error = error.to_string();
+                    if !failing {
+                        tracing::warn!(error, "cannot load API keys; those known go on working");
+                    }
+                    true
+                }
+                Err(_) => true,
+            };
+            failing = failed;
+            let first = keys.known.load().is_none();
+            if first {
+                keys.readiness.down(API_KEYS, "cannot load API keys from Postgres");
+            }
+            let pause = if first { FIRST_PAUSE } else { keys.settings.api_key_refresh };
+            if stop.run_until_cancelled(sleep(pause)).await.is_none() {
+                return;
+            }
+        }
+    }
+
+    /// The account of a request.
+    ///
+    /// # Errors
+    /// [`Problem::Unauthorized`], or [`Problem::CredentialsUnverified`] where only the database could tell.
+    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Uuid, Problem> {
+        let secret = secret(headers).ok_or(Problem::Unauthorized)?;
+        let hash: Hash = Sha256::digest(secret).into();
+        let known = self.0.known.load().as_ref().and_then(|known| known.get(&hash).copied());
+        if let Some(account) = known {
+            return Ok(account);
+        }
+        // What is known is well-formed; what is not is no reason to ask the database.
+        if !is_well_formed(secret) {
+            return Err(Problem::Unauthorized);
+        }
+        let found = match self.0.lately.get(&hash) {
+            Some(found) => found,
+            None => Box::pin(self.0.look_up(hash)).await?,
+        };
+        found.ok_or(Problem::Unauthorized)
+    }
+}
+
+impl Keys {
+    async fn look_up(&self, hash: Hash) -> Result<Option<Uuid>, Problem> {
+        let asking = self.with_connection(async |connection| api_keys::find(connection, &hash).await);
+        match timeout(self.settings.api_key_timeout, asking).await {
+            Ok(Ok(found)) => {
+                self.lately.insert(hash, found);
+                Ok(found)
+            }
+            Ok(Err(_)) | Err(_) => Err(Problem::CredentialsUnverified),
+        }
+    }
+
+    /// Runs a query. Only a connection that has answered goes back to the pool: after an error, or when the
+    /// caller has lost patience, it is in no known state.
+    async fn with_connection<T>(
+        &self,
+        query: impl AsyncFnOnce(&mut sqlx::PgConnection) -> sqlx::Result<T>,
+    ) -> sqlx::Result<T> {
+        let mut connection = OnlyWhole(Some(self.pool.acquire().await?));
+        let Some(inner) = &mut connection.0 else { return Err(sqlx::Error::PoolClosed) };
+        let result = query(inner).await?;
+        drop(connection.0.take());
+        Ok(result)
+    }
+}
+
+/// Closes its connection when dropped with it.
+struct OnlyWhole(Option<PoolConnection<Postgres>>);
+
+impl Drop for OnlyWhole {
+    fn drop(&mut self) {
+        drop(self.0.take().map(PoolConnection::detach));
+    }
+}
+
+/// The one secret of a request. Credentials of another scheme are not meant for us: proxies add them.
+fn secret(headers: &HeaderMap) -> Option<&str> {
+    let mut given = None;
+    for value in headers.get_all(X_API_KEY) {
+        let secret = value.to_str().ok()?;
+        if given.replace(secret).is_some_and(|other| other != secret) {
+            return None;
+        }
+    }
+    for value in headers.get_all(AUTHORIZATION) {
+        // Bytes that are no text belong to another scheme too: a bearer's token is ASCII.
+        let Ok(text) = value.to_str() else { continue };
+        let (scheme, secret) = text.split_once(' ').unwrap_or((text, ""));
+        let secret = secret.trim_start_matches(' ');
+        if scheme.eq_ignore_ascii_case("bearer") && given.replace(secret).is_some_and(|other| other != secret)
+        {
+            return None;
+        }
+    }
+    given
+}
+
+/// Whether it has the form of a secret: `mp_`, 8 letters or digits, `_`, 43 characters of base64url.
+fn is_well_formed(secret: &str) -> bool {
+    let Some((prefix, random)) = secret.strip_prefix("mp_").and_then(|rest| rest.split_once('_')) else {
+        return false;
+    };
+    let base64url = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
+    prefix.len() == 8
+        && prefix.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit())
+        && random.len() == 43
+        && random.bytes().all(base64url)
+}
+
+#[cfg(test)]
+#[path = "authenticate_tests.rs"]
+mod tests;

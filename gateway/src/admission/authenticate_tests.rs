@@ -1,0 +1,156 @@
+use http::HeaderValue;
+use milepost_shared::program::settings::Settings as _;
+use milepost_shared::store::connect;
+use milepost_shared::store::testing::{self, Role, TestDatabase};
+
+use super::*;
+use crate::testing::{ACCOUNT, SECRET, create_key, eventually, revoke_key, settings};
+
+const OTHER: &str = "mp_other000_yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy";
+
+fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in pairs {
+        headers.append(*name, HeaderValue::from_str(value).unwrap());
+    }
+    headers
+}
+
+struct World {
+    database: TestDatabase,
+    api_keys: ApiKeys,
+    readiness: Readiness,
+    stop: CancellationToken,
+}
+
+/// A database with one key, and a gateway's keys that are loaded from it.
+async fn world(refresh: &str) -> World {
+    let database = testing::database().await;
+    create_key(&database, SECRET).await;
+    let settings = settings(&["--api-key-refresh", refresh]);
+    assert_eq!(settings.faults(), Vec::<String>::new());
+    let readiness = Readiness::default();
+    let api_keys = ApiKeys::new(&settings.api_keys, database.options(Role::Gateway), &readiness);
+    let stop = CancellationToken::new();
+    World { database, api_keys, readiness, stop }
+}
+
+impl World {
+    async fn load(&self) {
+        tokio::spawn(self.api_keys.clone().refresh(self.stop.clone()));
+        eventually("keys are loaded", async || self.readiness.is_ready()).await;
+    }
+
+    async fn with(&self, secret: &str) -> Result<Uuid, Problem> {
+        self.api_keys.authenticate(&headers(&[("x-api-key", secret)])).await
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+fn well_formed(headers: &HeaderMap) -> Option<&str> {
+    secret(headers).filter(|secret| is_well_formed(secret))
+}
+
+#[test]
+fn a_secret_is_read_from_either_header() {
+    let bearer = format!("Bearer {SECRET}");
+    for pairs in [
+        &[("x-api-key", SECRET)][..],
+        &[("authorization", &bearer)],
+        &[("authorization", &bearer.replace("Bearer ", "bEARER   "))],
+        &[("authorization", &bearer), ("x-api-key", SECRET)],
+        // Proxies add schemes of their own.
+        &[("authorization", "Basic dTpw"), ("x-api-key", SECRET)],
+        &[("x-api-key", SECRET), ("authorization", "Negotiate")],
+        &[("x-api-key", SECRET), ("authorization", "")],
+        &[("authorization", "Digest username=\"a\", realm=\"b\""), ("x-api-key", SECRET)],
+        &[("authorization", "Basic dTpw"), ("authorization", &bearer)],
+        &[("x-api-key", SECRET), ("authorization", "Basic dTpw"), ("authorization", &bearer)],
+    ] {
+        assert_eq!(well_formed(&headers(pairs)), Some(SECRET), "{pairs:?}");
+    }
+}
+
+#[test]
+fn what_is_no_single_well_formed_secret_is_none() {
+    let bearer = format!("Bearer {OTHER}");
+    let basic = format!("Basic {SECRET}");
+    let others = format!("Bearer {}", "e".repeat(40));
+    for pairs in [
+        &[][..],
+        &[("x-api-key", "")],
+        &[("x-api-key", "nonsense")],
+        &[("x-api-key", &SECRET[1..])],
+        &[("x-api-key", &SECRET[..SECRET.len() - 1])],
+        &[("x-api-key", &format!("{SECRET}x"))],
+        &[("x-api-key", &SECRET.replace("mp_", "mq_"))],
+        &[("x-api-key", &SECRET.replace('x', "."))],
+        &[("x-api-key", &SECRET.to_uppercase())],
+        &[("x-api-key", SECRET), ("x-api-key", OTHER)],
+        &[("x-api-key", SECRET), ("authorization", &bearer)],
+        &[("x-api-key", SECRET), ("authorization", &others)],
+        &[("x-api-key", SECRET), ("authorization", "Bearer")],
+        &[("x-api-key", SECRET), ("authorization", "Bearer ")],
+        &[("x-api-key", SECRET), ("authorization", "Basic dTpw"), ("authorization", &others)],
+        &[("x-api-key", ""), ("authorization", &bearer)],
+        &[("authorization", SECRET)],
+        &[("authorization", &basic)],
+        &[("authorization", "Bearer")],
+    ] {
+        assert_eq!(well_formed(&headers(pairs)), None, "{pairs:?}");
+    }
+}
+
+#[tokio::test]
+async fn known_new_unknown_and_malformed_keys_are_told_apart() {
+    let world = world("50s").await;
+    world.load().await;
+    assert_eq!(world.with(SECRET).await, Ok(ACCOUNT));
+    let unknown = OTHER.replace('y', "z");
+    assert_eq!(world.with(&unknown).await, Err(Problem::Unauthorized));
+    assert_eq!(world.with("nonsense").await, Err(Problem::Unauthorized));
+    // Made after the gateway has loaded all keys.
+    create_key(&world.database, OTHER).await;
+    assert_eq!(world.with(OTHER).await, Ok(ACCOUNT));
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_unknown_after_the_next_refresh() {
+    let world = world("100ms").await;
+    world.load().await;
+    assert_eq!(world.with(SECRET).await, Ok(ACCOUNT));
+    revoke_key(&world.database, SECRET).await;
+    eventually("the key is revoked", async || world.with(SECRET).await == Err(Problem::Unauthorized)).await;
+}
+
+#[tokio::test]
+async fn without_postgres_known_keys_go_on_working_and_others_cannot_be_told() {
+    let mut world = world("100ms").await;
+    world.load().await;
+    world.database = testing::database().await;
+    let unverified = async || world.with(OTHER).await == Err(Problem::CredentialsUnverified);
+    eventually("Postgres is away", unverified).await;
+    assert_eq!(world.with(SECRET).await, Ok(ACCOUNT));
+    assert!(world.readiness.is_ready());
+    // That needs no database.
+    assert_eq!(world.with("nonsense").await, Err(Problem::Unauthorized));
+}
+
+#[tokio::test]
+async fn a_gateway_that_never_reached_postgres_is_not_ready_and_tells_nobody_401() {
+    let nowhere = "postgres://milepost@127.0.0.1:1/milepost";
+    let options = connect::options(nowhere, "milepost-test", Duration::from_secs(1)).unwrap();
+    let readiness = Readiness::default();
+    let api_keys = ApiKeys::new(&settings(&[]).api_keys, options, &readiness);
+    let stop = CancellationToken::new();
+    tokio::spawn(api_keys.clone().refresh(stop.clone()));
+    let told = api_keys.authenticate(&headers(&[("x-api-key", SECRET)])).await;
+    assert_eq!(told, Err(Problem::CredentialsUnverified));
+    assert!(!readiness.is_ready());
+    stop.cancel();
+}

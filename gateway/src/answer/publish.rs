@@ -1,0 +1,490 @@
+//! Into the journal: an upload is published when the brokers have acknowledged its record.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use anyhow::Context as _;
+use metrics::Histogram;
+use milepost_shared::journal::answer::Position;
+use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::journal::fact::HEADER_TRACEPARENT;
+use milepost_shared::journal::partition;
+use milepost_shared::journal::record;
+use milepost_shared::kafka::topics::TopicNames;
+use milepost_shared::kafka::trouble::Troubles;
+use milepost_shared::program::pages::Readiness;
+use milepost_shared::program::settings::KafkaSettings;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders, Timestamp};
+use rdkafka::producer::FutureRecord;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::answer::matching::UNKNOWN_TIME;
+use crate::answer::outcome::{Accepted, Unavailable};
+use crate::answer::producer::{KAFKA, Producer, REQUEST_RECORDS_MAX};
+use crate::answer::service::MiddleSettings;
+
+/// How often the brokers are asked whether they are there, and how long one answer may take (a stop may wait
+/// for it).
+const WATCH_EVERY: Duration = Duration::from_secs(2);
+const WATCH_TIMEOUT: Duration = Duration::from_secs(2);
+/// A gateway that is not ready is sent no uploads: after so long without one it counts as mended, and the next one tells.
+const UNTRIED_MAX: Duration = Duration::from_secs(30);
+const PUBLISHING: &str = "publishing";
+
+/// Where the journal put a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Published {
+    /// Partition and offset.
+    pub position: Position,
+    /// LogAppendTime, from the broker's acknowledgement.
+    pub time: JournalTime,
+}
+
+/// Publishes uploads. With few on their way each is sent as soon as it can be; with many, records wait for one another,
+/// since what they cost a broker is the requests (decision 11).
+pub struct Publisher {
+    /// For few: nothing lingers.
+    prompt: Producer,
+    /// For many.
+    gathering: Producer,
+    /// How many on their way are many.
+    many: u32,
+    on_their_way: AtomicU32,
+    /// A producer is beyond repair.
+    broken: Arc<Notify>,
+    readiness: Readiness,
+    /// What the brokers have against records: they may answer, and know the topic, and take nothing.
+    troubles: Troubles,
+    topic: String,
+    partitions: i32,
+    deadline: Duration,
+    /// From handing over to the acknowledgement.
+    seconds: Histogram,
+}
+
+/// One more upload is on its way, until this is dropped.
+struct OnItsWay<'a>(&'a AtomicU32);
+
+impl Drop for OnItsWay<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Publisher {
+    /// Makes the producers; nothing is connected yet.
+    ///
+    /// # Errors
+    /// librdkafka refuses a property.
+    pub fn new(
+        settings: &MiddleSettings,
+        kafka: &KafkaSettings,
+        readiness: &Readiness,
+    ) -> anyhow::Result<Self> {
+        metrics::counter!("milepost_gateway_producer_rebuilds_total").absolute(0);
+        metrics::counter!("milepost_gateway_journal_time_missing_total").absolute(0);
+        readiness.register(KAFKA, true);
+        let broken = Arc::default();
+        let producer = |id, linger| {
+            Producer::new(id, settings, kafka, linger, (readiness, &broken))
+                .context("cannot make a Kafka producer")
+        };
+        Ok(Self {
+            prompt: producer("milepost-gateway-prompt", Duration::ZERO)?,
+            gathering: producer("milepost-gateway-gathering", settings.publish_linger)?,
+            many: settings.publish_linger_from,
+            on_their_way: AtomicU32::new(0),
+            broken,
+            readiness: readiness.clone(),
+            troubles: Troubles::default(),
+            topic: TopicNames::new(&kafka.topic_prefix).uploads,
+            partitions: kafka.partitions,
+            deadline: settings.publish_timeout,
+            seconds: metrics::histogram!("milepost_gateway_publish_seconds"),
+        })
+    }
+
+    fn producers(&self) -> [&Producer; 2] {
+        [&self.prompt, &self.gathering]
+    }
+
+    /// Publishes one upload and waits for the acknowledgement, at most the publish timeout.
+    ///
+    /// # Errors
+    /// [`Unavailable`]; the record may be in the journal all the same, so only a retry with the same key is
+    /// safe.
+    pub async fn publish(&self, accepted: &Accepted) -> Result<Published, Unavailable> {
+        let key = accepted.key_hash.to_string();
+        let value = record::encode(accepted.account, accepted.fingerprint, &accepted.upload);
+        // Not the client's choice, which goes by what the brokers tell.
+        let partition = partition::of_key(key.as_bytes(), self.partitions);
+        let mut record = FutureRecord::to(&self.topic).partition(partition).key(&key).payload(&value);
+        if let Some(traceparent) = &accepted.traceparent {
+            let header = Header { key: HEADER_TRACEPARENT, value: Some(traceparent) };
+            record = record.headers(OwnedHeaders::new_with_capacity(1).insert(header));
+        }
+        let begun = Instant::now();
+        let others = self.on_their_way.fetch_add(1, Ordering::Relaxed);
+        let on_its_way = OnItsWay(&self.on_their_way);
+        let producer = if others < self.many { &self.prompt } else { &self.gathering };
+        let delivery = producer.send(record).map_err(|error| self.failed(&error))?;
+        drop((key, value));
+        // librdkafka tells of a time-out some seconds late.
+        let delivery = match tokio::time::timeout(self.deadline, delivery).await {
+            Ok(Ok(Ok(delivery))) => delivery,
+            Ok(Ok(Err((error, _)))) => return Err(self.failed(&error)),
+            Err(_) => {
+                return Err(self.failed(&KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut)));
+            }
+            // The producer was made anew and its queue thrown away.
+            Ok(Err(_)) => return Err(Unavailable::Journal),
+        };
+        drop(on_its_way);
+        self.troubles.over(PUBLISHING);
+        let time = journal_time(delivery.timestamp);
+        if !is_place(delivery.offset, time.is_some()) {
+            tracing::debug!("record acknowledged without an offset");
+            return Err(Unavailable::Journal);
+        }
+        self.seconds.record(begun.elapsed());
+        let position = Position { partition: delivery.partition, offset: delivery.offset };
+        let time = time.unwrap_or_else(|| {
+            metrics::counter!("milepost_gateway_journal_time_missing_total").increment(1);
+            UNKNOWN_TIME
+        });
+        Ok(Published { position, time })
+    }
+
+    /// Asks for the brokers every two seconds, for readiness, and makes a new producer for one that is beyond
+    /// repair; until `stop`.
+    pub async fn watch(self: Arc<Self>, stop: CancellationToken) {
+        while !stop.is_cancelled() {
+            let publisher = Arc::clone(&self);
+            if tokio::task::spawn_blocking(move || publisher.look()).await.is_err() {
+                tracing::error!("the watch over the producers panicked");
+            }
+            let woken = async {
+                tokio::select! {
+                    () = self.broken.notified() => {}
+                    () = tokio::time::sleep(WATCH_EVERY) => {}
+                }
+            };
+            stop.run_until_cancelled(woken).await;
+        }
+    }
+
+    /// Blocks, at most [`WATCH_TIMEOUT`] and what it takes to drop the producers.
+    fn look(&self) {
+        let until = Instant::now() + WATCH_TIMEOUT;
+        let mut anew = false;
+        for producer in self.producers() {
+            if let Some(reason) = producer.beyond_repair() {
+                anew = true;
+                self.readiness.down(KAFKA, "a producer failed and is made anew");
+                match producer.make_anew() {
+                    Ok(()) => {
+                        metrics::counter!("milepost_gateway_producer_rebuilds_total").increment(1);
+                        tracing::warn!(reason, producer = producer.id(), "producer made anew");
+                    }
+                    Err(error) => tracing::error!(%error, "cannot make a new producer"),
+                }
+            }
+        }
+        if anew {
+            return;
+        }
+        let ask = |producer: &Producer| {
+            producer.ask_brokers(&self.topic, until.saturating_duration_since(Instant::now()))
+        };
+        let asked = self.producers().into_iter().try_for_each(ask);
+        let now = std::time::Instant::now();
+        if let Some(then) = now.checked_sub(UNTRIED_MAX) {
+            self.troubles.over_since(PUBLISHING, then);
+        }
+        match asked.err().or_else(|| self.troubles.standing(now)) {
+            None => self.readiness.up(KAFKA),
+            Some(error) => self.readiness.down(KAFKA, error),
+        }
+    }
+
+    fn failed(&self, error: &KafkaError) -> Unavailable {
+        let code = error.rdkafka_error_code();
+        if code == Some(RDKafkaErrorCode::QueueFull) {
+            return Unavailable::Overload;
+        }
+        tracing::debug!(%error, "record not acknowledged");
+        let error = code.map_or(error.to_string(), |code| code.to_string());
+        self.troubles.note(PUBLISHING, format!("{}: {error}", self.topic), std::time::Instant::now());
+        Unavailable::Journal
+    }
+
+    /// Waits until nothing is queued any more; what is still queued at the deadline is lost, and nobody was
+    /// told otherwise.
+    pub async fn flush(self: Arc<Self>, deadline: Duration) {
+        let until = Instant::now() + deadline;
+        let flushing = move || {
+            self.producers()
+                .into_iter()
+                .try_for_each(|producer| producer.flush(until.saturating_duration_since(Instant::now())))
+        };
+        if !matches!(tokio::task::spawn_blocking(flushing).await, Ok(Ok(()))) {
+            tracing::warn!("not all records were acknowledged before the end");
+        }
+    }
+}
+
+/// The rules of the topics make the brokers stamp the record; without a stamp only the record's own result
+/// can count.
+fn journal_time(timestamp: Timestamp) -> Option<JournalTime> {
+    if let Timestamp::LogAppendTime(time) = timestamp { Some(JournalTime(time)) } else { None }
+}
+
+/// Whether the offset of an acknowledgement is the record's. It is not if the acknowledgement says no more than that the record
+/// is in the journal already, or if a later one implied it: then librdkafka counts the offset up from -1 over the records of
+/// the request, or leaves it at -1001. So the second record of a duplicate seems to stand at 0. It shows by the stamp,
+/// which such an acknowledgement never has and every other one has, as long as the topic is as it has to be.
+fn is_place(offset: i64, is_stamped: bool) -> bool {
+    offset >= if is_stamped { 0 } else { REQUEST_RECORDS_MAX }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+    use milepost_shared::journal::key::KeyHash;
+    use milepost_shared::location::fingerprint::Fingerprint;
+    use milepost_shared::location::{Location, Upload};
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+    use uuid::Uuid;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    #[derive(clap::Parser)]
+    struct Program {
+        #[command(flatten)]
+        kafka: KafkaSettings,
+        #[command(flatten)]
+        middle: MiddleSettings,
+    }
+
+    /// A real broker does not break a producer at will, so this one is librdkafka's own imitation.
+    fn cluster() -> MockCluster<'static, DefaultProducerContext> {
+        cluster_of(6)
+    }
+
+    fn cluster_of(partitions: i32) -> MockCluster<'static, DefaultProducerContext> {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("location-uploads", partitions, 1).unwrap();
+        cluster
+    }
+
+    fn publisher(
+        cluster: &MockCluster<'_, DefaultProducerContext>,
+        readiness: &Readiness,
+        settings: &[&str],
+    ) -> Arc<Publisher> {
+        let brokers = format!("--kafka-brokers={}", cluster.bootstrap_servers());
+        let settings = Program::parse_from(["test", &brokers].iter().chain(settings));
+        Arc::new(Publisher::new(&settings.middle, &settings.kafka, readiness).unwrap())
+    }
+
+    fn accepted() -> Accepted {
+        accepted_with(KeyHash([0; 32]))
+    }
+
+    fn accepted_with(key_hash: KeyHash) -> Accepted {
+        let upload = Upload { device: "d".to_owned(), locations: vec![Location::new(1, 48.0, 16.0)] };
+        Accepted {
+            account: Uuid::nil(),
+            key_hash,
+            has_key: true,
+            fingerprint: Fingerprint::of(&upload),
+            upload,
+            traceparent: None,
+            patience: Duration::ZERO,
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_producer_with_a_fatal_error_is_made_anew() {
+        for linger_from in ["--publish-linger-from=16", "--publish-linger-from=0"] {
+            let cluster = cluster();
+            let readiness = Readiness::default();
+            let publisher = publisher(&cluster, &readiness, &[linger_from]);
+            assert_eq!(publisher.publish(&accepted()).await.unwrap().position.offset, 0);
+
+            cluster.request_errors(
+                RDKafkaApiKey::Produce,
+                &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER],
+            );
+            assert_eq!(publisher.publish(&accepted()).await, Err(Unavailable::Journal));
+            assert_eq!(
+                publisher.publish(&accepted()).await,
+                Err(Unavailable::Journal),
+                "the error is for good"
+            );
+            let stop = CancellationToken::new();
+            let watching = tokio::spawn(Arc::clone(&publisher).watch(stop.clone()));
+            let until = Instant::now() + PATIENCE;
+            let broken = || publisher.producers().iter().any(|producer| producer.beyond_repair().is_some());
+            while broken() || !readiness.is_ready() {
+                assert!(Instant::now() < until, "no new producer in time");
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            publisher.publish(&accepted()).await.unwrap();
+            stop.cancel();
+            watching.await.unwrap();
+        }
+    }
+
+    /// Waits until `kafka` is down, and returns why, or up.
+    async fn kafka(readiness: &Readiness, up: bool) -> String {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let kafka = readiness.snapshot()[KAFKA].clone();
+            if kafka.up == up {
+                return kafka.detail;
+            }
+            assert!(Instant::now() < until, "{kafka:?}");
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_topic_that_the_brokers_refuse_makes_kafka_down_by_its_name_until_they_do_not() {
+        let (cluster, readiness, stop) = (cluster(), Readiness::default(), CancellationToken::new());
+        let publisher = publisher(&cluster, &readiness, &[]);
+        let watching = tokio::spawn(Arc::clone(&publisher).watch(stop.clone()));
+        kafka(&readiness, true).await;
+        for error in [
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED,
+            RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
+        ] {
+            cluster.topic_error("location-uploads", error).unwrap();
+            let told = kafka(&readiness, false).await;
+            let error = RDKafkaErrorCode::from(error).to_string();
+            assert!(told.contains("location-uploads") && told.contains(&error), "{told}");
+            cluster.topic_error("location-uploads", RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
+            kafka(&readiness, true).await;
+        }
+        stop.cancel();
+        watching.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn records_that_are_refused_again_and_again_make_kafka_down_until_one_is_taken() {
+        let (cluster, readiness, stop) = (cluster(), Readiness::default(), CancellationToken::new());
+        let publisher = publisher(&cluster, &readiness, &[]);
+        let watching = tokio::spawn(Arc::clone(&publisher).watch(stop.clone()));
+        kafka(&readiness, true).await;
+        publisher.publish(&accepted()).await.unwrap();
+        let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_REQUIRED_ACKS; 10_000];
+        cluster.request_errors(RDKafkaApiKey::Produce, &refusals);
+        // So that they last.
+        cluster.broker_round_trip_time(1, Duration::from_millis(10)).unwrap();
+        let until = Instant::now() + PATIENCE;
+        while readiness.is_ready() {
+            assert!(Instant::now() < until, "ready, though nothing is taken");
+            assert_eq!(publisher.publish(&accepted()).await, Err(Unavailable::Journal));
+        }
+        let told = kafka(&readiness, false).await;
+        assert!(told.contains("location-uploads") && told.contains("acks"), "{told}");
+        cluster.clear_request_errors(RDKafkaApiKey::Produce);
+        while publisher.publish(&accepted()).await.is_err() {
+            assert!(Instant::now() < until + PATIENCE, "nothing is taken");
+        }
+        kafka(&readiness, true).await;
+        stop.cancel();
+        watching.await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn an_acknowledgement_without_an_offset_is_no_receipt_for_a_place_that_does_not_exist() {
+        let cluster = cluster();
+        let publisher = publisher(&cluster, &Readiness::default(), &[]);
+        publisher.publish(&accepted()).await.unwrap();
+        let duplicate = RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER;
+        cluster.request_errors(RDKafkaApiKey::Produce, &[duplicate]);
+        assert_eq!(publisher.publish(&accepted()).await, Err(Unavailable::Journal));
+        assert_eq!(publisher.prompt.beyond_repair(), None);
+        publisher.publish(&accepted()).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_first_acknowledgements_of_a_gateway_are_no_receipts_either_if_they_have_no_offset() {
+        let cluster = cluster();
+        let settings = ["--publish-linger-from=0", "--publish-linger=1s"];
+        let publisher = publisher(&cluster, &Readiness::default(), &settings);
+        let duplicate = RDKafkaRespErr::RD_KAFKA_RESP_ERR_DUPLICATE_SEQUENCE_NUMBER;
+        cluster.request_errors(RDKafkaApiKey::Produce, &[duplicate]);
+        let (one, other) = (accepted(), accepted());
+        let both = tokio::join!(publisher.publish(&one), publisher.publish(&other));
+        assert_eq!(both, (Err(Unavailable::Journal), Err(Unavailable::Journal)));
+    }
+
+    #[test]
+    fn an_offset_that_was_only_counted_up_over_a_request_is_no_place() {
+        for offset in [-1001, -1, 0, 998] {
+            assert!(!is_place(offset, false), "{offset}");
+        }
+        assert!(is_place(0, true) && is_place(998, true));
+        // A topic that has lost its stamps is told of by a metric.
+        assert!(is_place(1000, false));
+        assert!(!is_place(-1, true));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_key_is_published_to_its_partition_of_as_many_as_are_set_though_the_topic_has_more() {
+        let cluster = cluster_of(9);
+        let publisher = publisher(&cluster, &Readiness::default(), &["--partitions=6"]);
+        for byte in 0..24 {
+            let accepted = accepted_with(KeyHash([byte; 32]));
+            let partition = publisher.publish(&accepted).await.unwrap().position.partition;
+            assert_eq!(partition, partition::of_key(accepted.key_hash.to_string().as_bytes(), 6));
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_record_lingers_while_as_many_as_said_are_on_their_way_and_not_before() {
+        let cluster = cluster();
+        let publisher =
+            publisher(&cluster, &Readiness::default(), &["--publish-linger-from=1", "--publish-linger=1s"]);
+        let (one, other) = (accepted(), accepted());
+        let seconds = async |accepted| {
+            let begun = Instant::now();
+            publisher.publish(accepted).await.unwrap();
+            begun.elapsed().as_secs_f64()
+        };
+        // Each producer's first record may take a second: librdkafka looks for topics it did not know once a second.
+        tokio::join!(biased; seconds(&one), seconds(&other));
+        let (first, second) = tokio::join!(biased; seconds(&one), seconds(&other));
+        assert!(first < 1.0 && second >= 1.0, "{first}, {second}");
+        assert_eq!(publisher.on_their_way.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_lingers_is_sent_by_a_flush() {
+        let cluster = cluster();
+        let settings = ["--publish-linger-from=0", "--publish-linger=1s"];
+        let publisher = publisher(&cluster, &Readiness::default(), &settings);
+        let begun = Instant::now();
+        let publishing = tokio::spawn({
+            let publisher = Arc::clone(&publisher);
+            async move { publisher.publish(&accepted()).await.unwrap() }
+        });
+        while publisher.gathering.queued() == 0 {
+            assert!(begun.elapsed() < PATIENCE, "nothing is queued");
+            tokio::task::yield_now().await;
+        }
+        Arc::clone(&publisher).flush(PATIENCE).await;
+        assert_eq!(publisher.gathering.queued(), 0);
+        publishing.await.unwrap();
+    }
+}

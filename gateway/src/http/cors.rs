@@ -1,0 +1,121 @@
+//! Scripts of web pages: which pages may use this API from a browser or a WebView (Cross-Origin Resource Sharing).
+
+use std::time::Duration;
+
+use http::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
+use http::header::{LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderMap, HeaderValue, Method, Uri};
+use tower_http::cors::{AllowOrigin, Any, CorsLayer};
+
+use crate::admission::authenticate::X_API_KEY;
+use crate::http::router;
+use crate::native::decode;
+use crate::native::key;
+use crate::native::prefer;
+use crate::native::respond;
+
+/// Every page.
+const ANY: &str = "*";
+/// How long a browser may remember what it was told.
+const MAX_AGE: Duration = Duration::from_secs(3600);
+
+/// The layer for requests of these origins; `None` if there are none.
+#[must_use]
+pub fn layer(origins: &[HeaderValue]) -> Option<CorsLayer> {
+    if origins.is_empty() {
+        return None;
+    }
+    let layer = CorsLayer::new()
+        .allow_methods([Method::POST, Method::GET, Method::HEAD])
+        .allow_headers([
+            X_API_KEY,
+            AUTHORIZATION,
+            ACCEPT,
+            CONTENT_TYPE,
+            CONTENT_ENCODING,
+            key::NAME,
+            key::ALIAS,
+            prefer::PREFER,
+            decode::TRACEPARENT,
+        ])
+        .expose_headers([
+            router::REQUEST_ID,
+            respond::REPLAYED,
+            respond::PREFERENCE_APPLIED,
+            RETRY_AFTER,
+            LOCATION,
+            ALLOW,
+            ACCEPT_ENCODING,
+            WWW_AUTHENTICATE,
+        ])
+        .max_age(MAX_AGE);
+    if origins.iter().any(|origin| origin == ANY) {
+        return Some(layer.allow_origin(Any));
+    }
+    Some(layer.allow_origin(AllowOrigin::list(origins.iter().cloned())))
+}
+
+/// A value parser: an origin as browsers write it, or `*`.
+///
+/// # Errors
+/// It could never be equal to what a browser sends.
+pub fn origin(text: &str) -> Result<HeaderValue, String> {
+    let wanted = "must be an origin, such as https://app.example or capacitor://localhost, or *".to_owned();
+    let is_origin = || {
+        let (scheme, host) = text.split_once("://")?;
+        let uri = format!("{scheme}://{host}/").parse::<Uri>().ok()?;
+        let plain =
+            host.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b"-._:[]".contains(&b));
+        (plain && ![scheme, host].contains(&"") && !scheme.bytes().any(|b| b.is_ascii_uppercase()))
+            .then_some(uri)
+    };
+    if text == ANY || text == "null" || is_origin().is_some() {
+        return HeaderValue::from_str(text).map_err(|_| wanted);
+    }
+    Err(wanted)
+}
+
+/// Whether a browser asks what a page may do, instead of doing it.
+#[must_use]
+pub fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
+    *method == Method::OPTIONS && headers.contains_key(http::header::ACCESS_CONTROL_REQUEST_METHOD)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_origin_is_what_a_browser_sends() {
+        for fine in
+            ["https://app.example", "http://localhost:8100", "capacitor://localhost", "ionic://localhost"]
+        {
+            assert_eq!(origin(fine).unwrap(), fine);
+        }
+        for fine in ["*", "null", "http://[::1]:80", "http://127.0.0.1"] {
+            assert!(origin(fine).is_ok(), "{fine}");
+        }
+        for bad in [
+            "",
+            "app.example",
+            "https://",
+            "https://app.example/",
+            "https://app.example/a",
+            "https://App.example",
+            "HTTPS://app.example",
+            "https://*.example",
+            "https://a b",
+            "https://u@a",
+            "https://a?b",
+            "://a",
+        ] {
+            assert!(origin(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn without_origins_there_is_no_layer() {
+        assert!(layer(&[]).is_none());
+        assert!(layer(&[HeaderValue::from_static("*")]).is_some());
+    }
+}

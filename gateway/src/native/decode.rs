@@ -1,0 +1,341 @@
+//! Makes an accepted upload of what was sent: decompressed, validated, keyed, fingerprinted. Pure but for the random key of
+//! an upload without one; nothing is stored.
+
+use std::num::NonZero;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName};
+use milepost_shared::journal::clock::{Clock, millis};
+use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::record;
+use milepost_shared::location::fingerprint::Fingerprint;
+use milepost_shared::location::{self, Rules, Shape, Upload};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use uuid::Uuid;
+
+use crate::admission::body::Held;
+use crate::admission::coding::{Codings, Undecoded};
+use crate::answer::outcome::{Accepted, Unavailable};
+use crate::http::problem::Problem;
+use crate::settings::UploadSettings;
+
+/// The header that links an upload to its sender's trace.
+pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
+/// Bytes that are read at once, where the request is; some 250 microseconds. More of them go to a thread of their own, so
+/// that they hold up nobody else.
+const SHORT: usize = 64 << 10;
+/// The same before decompression: each of many empty members takes a while.
+const SHORT_COMPRESSED: usize = 8 << 10;
+/// Longest wait for such a thread. There are as many as cores.
+const TURN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Memory that reading a body takes at most, for each of its bytes, besides itself (`shared/tests/memory.rs`).
+pub const MEMORY_PER_BYTE: usize = 7;
+
+/// What every upload is judged by.
+#[derive(Debug, Clone)]
+pub struct Acceptance {
+    bytes_max: usize,
+    locations_max: usize,
+    timestamp_min: i64,
+    timestamp_ahead_max: Duration,
+    clock: Clock,
+    /// One permit for each long body that may be read at the same time.
+    turns: Arc<Semaphore>,
+}
+
+/// What was sent, without its body.
+#[derive(Debug)]
+pub struct Sent<'a> {
+    /// Who sent it.
+    pub account: Uuid,
+    /// The client's key.
+    pub key: Option<&'a str>,
+    /// Which of the two bodies it has to be.
+    pub shape: Shape,
+    /// All headers.
+    pub headers: &'a HeaderMap,
+    /// How the body is compressed.
+    pub codings: Codings,
+    /// How long the client will wait.
+    pub patience: Duration,
+}
+
+impl Acceptance {
+    /// Judges by these settings and this clock.
+    #[must_use]
+    pub fn new(settings: &UploadSettings, clock: Clock) -> Self {
+        Self {
+            bytes_max: usize::try_from(settings.body_bytes_max).unwrap_or(usize::MAX),
+            locations_max: usize::try_from(settings.locations_max).unwrap_or(usize::MAX),
+            timestamp_min: settings.timestamp_min,
+            timestamp_ahead_max: settings.timestamp_ahead_max,
+            clock,
+            turns: Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get))),
+        }
+    }
+
+    /// Accepts an upload. Its body's memory becomes the upload's.
+    ///
+    /// # Errors
+    /// [`Problem::InvalidUpload`], naming every fault; the body is not compressed as said, or is too large, or there is no
+    /// memory or no thread for it.
+    pub async fn accept(&self, mut held: Held, sent: Sent<'_>) -> Result<(Accepted, Held), Problem> {
+        let (rules, shape) = (self.rules(), sent.shape);
+        let at_once = self.read_short(&held.bytes, &sent.codings, shape, rules);
+        let (upload, fingerprint) = match at_once {
+            Some(read) => read?,
+            None => {
+                let read;
+                (held, read) = Box::pin(self.read_long(held, sent.codings, shape, rules)).await?;
+                read?
+            }
+        };
+        held.replace(upload.heap_bytes())?;
+        // Not a hash of anything: no client's key can be equal to it.
+        let key_hash =
+            sent.key.map_or_else(|| KeyHash(rand::random()), |key| KeyHash::new(sent.account, key));
+        let accepted = Accepted {
+            account: sent.account,
+            key_hash,
+            has_key: sent.key.is_some(),
+            fingerprint,
+            upload,
+            traceparent: traceparent(sent.headers),
+            patience: sent.patience,
+        };
+        Ok((accepted, held))
+    }
+
+    fn rules(&self) -> Rules {
+        Rules {
+            locations_max: self.locations_max,
+            timestamp_min: self.timestamp_min,
+            timestamp_max: self.clock.now_ms().saturating_add(millis(self.timestamp_ahead_max)),
+        }
+    }
+
+    /// Reads a body that is short, also after decompression; `None` if it is not.
+    fn read_short(
+        &self,
+        sent: &[u8],
+        codings: &Codings,
+        shape: Shape,
+        rules: Rules,
+    ) -> Option<Result<Read, Problem>> {
+        if sent.len() > if codings.is_none() { SHORT } else { SHORT_COMPRESSED } {
+            return None;
+        }
+        if codings.is_none() {
+            return Some(read(sent, shape, rules));
+        }
+        match decompress(sent, codings, SHORT.min(self.bytes_max)) {
+            Err(Problem::BodyTooLarge(_)) => None,
+            decompressed => Some(decompressed.and_then(|body| read(&body, shape, rules))),
+        }
+    }
+
+    /// Reads a body on a thread that may be held up. If the client goes away meanwhile, its memory still counts until then.
+    async fn read_long(
+        &self,
+        mut held: Held,
+        codings: Codings,
+        shape: Shape,
+        rules: Rules,
+    ) -> Result<(Held, Result<Read, Problem>), Problem> {
+        let turn = timeout(TURN_TIMEOUT, Arc::clone(&self.turns).acquire_owned()).await;
+        let Ok(Ok(turn)) = turn else { return Err(Problem::Unavailable(Unavailable::Overload)) };
+        let bytes_max = self.bytes_max;
+        let body_bytes = if codings.is_none() { held.bytes.len() } else { bytes_max };
+        held.reserve(body_bytes.saturating_mul(1 + MEMORY_PER_BYTE).saturating_sub(held.bytes.len()))?;
+        let reading = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            if !codings.is_none() {
+                match decompress(&held.bytes, &codings, bytes_max) {
+                    Ok(body) => held.bytes = body,
+                    Err(problem) => return (held, Err(problem)),
+                }
+            }
+            let read = read(&held.bytes, shape, rules);
+            (held, read)
+        });
+        match reading.await {
+            Ok(read) => Ok(read),
+            Err(failed) => failed
+                .try_into_panic()
+                .map_or(Err(Problem::Internal), |panic| std::panic::resume_unwind(panic)),
+        }
+    }
+}
+
+/// An upload and its fingerprint.
+type Read = (Upload, Fingerprint);
+
+fn decompress(sent: &[u8], codings: &Codings, bytes_max: usize) -> Result<Vec<u8>, Problem> {
+    codings.take_off(sent, bytes_max).map_err(|undecoded| match undecoded {
+        Undecoded::Broken => Problem::UnreadableBody,
+        Undecoded::TooLarge => Problem::BodyTooLarge(bytes_max),
+    })
+}
+
+fn read(body: &[u8], shape: Shape, rules: Rules) -> Result<Read, Problem> {
+    let upload = location::decode(body, shape, rules).map_err(Problem::InvalidUpload)?;
+    let fingerprint = Fingerprint::of(&upload);
+    Ok((upload, fingerprint))
+}
+
+/// The request's `traceparent`, if it is valid (W3C Trace Context, version 00). An invalid one starts no
+/// trace, and is no fault of the upload.
+fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let mut values = headers.get_all(TRACEPARENT).iter();
+    let text = values.next()?.to_str().ok().filter(|_| values.next().is_none())?;
+    record::is_traceparent(text).then(|| text.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use milepost_shared::location::Invalid;
+
+    use super::*;
+    use crate::admission::body::{Arriving, Bodies};
+    use crate::testing::settings;
+
+    const ACCOUNT: Uuid = Uuid::from_u128(1);
+    const NOW_MS: i64 = 1_773_480_413_000;
+
+    fn acceptance() -> Acceptance {
+        let clock = Clock::new(NOW_MS - Clock::new(0).now_ms());
+        let turns = Arc::new(Semaphore::new(1));
+        Acceptance {
+            bytes_max: 1 << 20,
+            locations_max: 2,
+            timestamp_min: 2,
+            timestamp_ahead_max: Duration::from_secs(3600),
+            clock,
+            turns,
+        }
+    }
+
+    fn sent<'a>(shape: Shape, key: Option<&'a str>, headers: &'a HeaderMap) -> Sent<'a> {
+        let (patience, codings) = (Duration::from_secs(1), Codings::of(headers).unwrap());
+        Sent { account: ACCOUNT, key, shape, headers, codings, patience }
+    }
+
+    async fn accept(shape: Shape, key: Option<&str>, body: &str) -> Result<Accepted, Problem> {
+        let (bodies, headers) = (Bodies::new(&settings(&[]).uploads), HeaderMap::new());
+        let held = bodies.read(&mut Arriving::new(body.to_owned().into())).await?;
+        acceptance().accept(held, sent(shape, key, &headers)).await.map(|(accepted, _)| accepted)
+    }
+
+    fn batch(timestamps: &[i64]) -> String {
+        let location = |t: &i64| format!(r#"{{"timestamp":{t},"latitude":1,"longitude":2}}"#);
+        let locations: Vec<String> = timestamps.iter().map(location).collect();
+        format!(r#"{{"deviceId":"d","locations":[{}]}}"#, locations.join(","))
+    }
+
+    #[tokio::test]
+    async fn an_upload_is_keyed_and_fingerprinted() {
+        let accepted = accept(Shape::Batch, Some("k"), &batch(&[5])).await.unwrap();
+        assert!(accepted.has_key);
+        assert_eq!(accepted.key_hash, KeyHash::new(ACCOUNT, "k"));
+        assert_eq!(accepted.fingerprint, Fingerprint::of(&accepted.upload));
+        let single = r#"{"device_id":"d","timestamp":5.0,"latitude":1.0,"longitude":2}"#;
+        assert_eq!(accept(Shape::Single, None, single).await.unwrap().fingerprint, accepted.fingerprint);
+    }
+
+    #[tokio::test]
+    async fn two_uploads_without_a_key_have_nothing_in_common() {
+        let one = accept(Shape::Batch, None, &batch(&[5])).await.unwrap();
+        let other = accept(Shape::Batch, None, &batch(&[5])).await.unwrap();
+        assert_ne!(one.key_hash, other.key_hash);
+    }
+
+    #[tokio::test]
+    async fn the_settings_bound_number_and_time_of_locations() {
+        let too_many = accept(Shape::Batch, None, &batch(&[3, 4, 5])).await.unwrap_err();
+        assert_eq!(too_many, Problem::InvalidUpload(Invalid::TooMany { max: 2 }));
+        assert!(accept(Shape::Batch, None, &batch(&[NOW_MS + 3_590_000])).await.is_ok());
+        let ahead = accept(Shape::Batch, None, &batch(&[5, NOW_MS + 3_660_000])).await.unwrap_err();
+        let Problem::InvalidUpload(Invalid::Faults { faults, .. }) = ahead else { panic!("{ahead:?}") };
+        assert_eq!(faults[0].field, "locations[1].timestamp");
+        let seconds = accept(Shape::Batch, None, &batch(&[2, 1])).await.unwrap_err();
+        let Problem::InvalidUpload(Invalid::Faults { faults, .. }) = seconds else { panic!("{seconds:?}") };
+        assert_eq!(faults[0].message, "looks like seconds; milliseconds are wanted");
+    }
+
+    #[tokio::test]
+    async fn a_short_body_is_read_at_once_and_a_long_one_holds_nobody_up() {
+        let (bodies, headers) = (Bodies::new(&settings(&[]).uploads), HeaderMap::new());
+        let mut compressed = HeaderMap::new();
+        compressed.insert("content-encoding", HeaderValue::from_static("zstd"));
+        let short = batch(&[NOW_MS]);
+        let long = short.replace("]}", &format!("]{}}}", " ".repeat(1 << 19)));
+        for (body, headers, at_once) in [
+            (short.clone().into_bytes(), &headers, true),
+            (long.clone().into_bytes(), &headers, false),
+            (zstd::stream::encode_all(short.as_bytes(), 3).unwrap(), &compressed, true),
+            (zstd::stream::encode_all(long.as_bytes(), 3).unwrap(), &compressed, false),
+        ] {
+            let held = bodies.read(&mut Arriving::new(body.into())).await.unwrap();
+            let acceptance = acceptance();
+            let mut accepting = std::pin::pin!(acceptance.accept(held, sent(Shape::Batch, None, headers)));
+            let polled = futures::poll!(accepting.as_mut());
+            assert_eq!(polled.is_ready(), at_once);
+            let accepted = match polled {
+                std::task::Poll::Ready(accepted) => accepted,
+                std::task::Poll::Pending => accepting.await,
+            };
+            assert_eq!(accepted.unwrap().0.upload.locations.len(), 1);
+        }
+    }
+
+    #[tokio::test]
+    async fn memory_counts_while_a_long_body_is_read_and_then_only_what_is_left() {
+        let bodies = Bodies::new(&settings(&["--body-memory-kib=8192"]).uploads);
+        let headers = HeaderMap::new();
+        let long = |bytes: usize| {
+            let body = batch(&[NOW_MS]).replace("]}", &format!("]{}}}", " ".repeat(bytes)));
+            axum::body::Body::from(body)
+        };
+        let first = bodies.read(&mut Arriving::new(long(1_000_000))).await.unwrap();
+        let second = bodies.read(&mut Arriving::new(long(1_000_000))).await.unwrap();
+        let acceptance = acceptance();
+        let refused = acceptance.accept(second, sent(Shape::Batch, None, &headers)).await;
+        assert_eq!(refused.map(drop), Err(Problem::Unavailable(Unavailable::Overload)));
+        let (_accepted, held) = acceptance.accept(first, sent(Shape::Batch, None, &headers)).await.unwrap();
+        let again = bodies.read(&mut Arriving::new(long(1_000_000))).await.unwrap();
+        assert!(acceptance.accept(again, sent(Shape::Batch, None, &headers)).await.is_ok());
+        drop(held);
+    }
+
+    #[test]
+    fn a_traceparent_is_handed_on_only_if_it_is_one() {
+        let parsed = |values: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append("traceparent", HeaderValue::from_str(value).unwrap());
+            }
+            traceparent(&headers)
+        };
+        let valid = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        assert_eq!(parsed(&[valid]).as_deref(), Some(valid));
+        assert_eq!(parsed(&[]), None);
+        assert_eq!(parsed(&[valid, valid]), None);
+        for invalid in [
+            "",
+            "00",
+            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
+            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
+            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
+            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b-001",
+        ] {
+            assert_eq!(parsed(&[invalid]), None, "{invalid}");
+        }
+    }
+}
