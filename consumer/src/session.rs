@@ -79,7 +79,7 @@ impl SessionError {
     pub fn heals(&self) -> bool {
         !matches!(
             self,
-            Self::Poll(PollError::Gap(_)) | Self::Persist(PersistError::GarbageRun(_)) | Self::Panicked
+            Self::Poll(PollError::Gap(_)) | Self::Persist(PersistError::PoisonRun(_)) | Self::Panicked
         )
     }
 }
@@ -91,7 +91,7 @@ impl SessionError {
 pub async fn run(parts: &Parts, partitions: usize, stop: &CancellationToken) -> Result<(), SessionError> {
     let session = stop.child_token();
     let hard = CancellationToken::new();
-    // One batch, and a garbage run for each partition that is assigned.
+    // One batch, and a poison run for each partition that is assigned.
     let (polled, to_persist) = mpsc::channel(2 + 2 * partitions);
     let (persisted, to_emit) = mpsc::channel(1);
     let shared = Shared {
@@ -226,8 +226,8 @@ async fn persist(
             if persisted.send(done.emissions).await.is_err() {
                 return Ok(());
             }
-            if let Some(run) = done.garbage_run {
-                return Err(PersistError::GarbageRun(run).into());
+            if let Some(run) = done.poison_run {
+                return Err(PersistError::PoisonRun(run).into());
             }
             pieces.extend(done.rest);
         }
@@ -242,7 +242,7 @@ async fn next_batch(
     loop {
         match session.run_until_cancelled(polled.recv()).await?? {
             Polled::Batch(batch) => return Some(batch),
-            Polled::GarbageRun(partition, length) => persister.resume_run(partition, length),
+            Polled::PoisonRun(partition, length) => persister.resume_run(partition, length),
         }
     }
 }

@@ -45,11 +45,11 @@ pub struct JournalEntry {
     pub position: Position,
     /// LogAppendTime.
     pub time: JournalTime,
-    /// Its key, hex; empty if it has none or garbage.
+    /// Its key, hex; empty if it has none or an unreadable one.
     pub key_hash: String,
-    /// The account, 0 or 1; `None` for garbage.
+    /// The account, 0 or 1; `None` for poison.
     pub account: Option<usize>,
-    /// The upload; `None` for garbage, which includes an upload that no errand has.
+    /// The upload; `None` for poison, which includes an upload that no errand has.
     pub upload: Option<UploadId>,
 }
 

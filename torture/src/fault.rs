@@ -78,8 +78,8 @@ pub enum Fault {
     ClockBehind(Target),
     /// A gateway whose cache holds ten entries.
     TinyCache,
-    /// Garbage in the journal.
-    Garbage,
+    /// Poison records in the journal.
+    Poison,
     /// Postgres is put back to an earlier state.
     PutBack,
 }
@@ -102,7 +102,7 @@ impl fmt::Display for Fault {
             Self::ClockAhead(target) => format!("clock ahead: {target}"),
             Self::ClockBehind(target) => format!("clock behind: {target}"),
             Self::TinyCache => "tiny cache".to_owned(),
-            Self::Garbage => "garbage".to_owned(),
+            Self::Poison => "poison records".to_owned(),
             Self::PutBack => "database put back".to_owned(),
         };
         f.pad(&name)

@@ -48,7 +48,7 @@ impl System {
             Fault::PutBack => self.put_back(lasts).await,
             Fault::OffsetsDeleted => self.delete_offsets(lasts).await,
             Fault::Rebalances => self.rebalance(lasts).await,
-            Fault::Garbage => self.garbage(lasts).await,
+            Fault::Poison => self.poison(lasts).await,
             Fault::DiskFull(_) if self.no_disk().is_some() => {
                 return Err(NoBite::Skipped(self.no_disk().unwrap_or_default().to_owned()));
             }

@@ -76,7 +76,7 @@ pub fn all_faults() -> Vec<Fault> {
         Fault::OffsetsDeleted,
         Fault::Rebalances,
         Fault::TinyCache,
-        Fault::Garbage,
+        Fault::Poison,
         Fault::PutBack,
     ]);
     faults
@@ -122,7 +122,7 @@ impl Plan {
                 Fault::Link(Link::ConsumerPostgres, Trouble::ReplyLost),
                 Fault::TerminateBackends,
                 Fault::TinyCache,
-                Fault::Garbage,
+                Fault::Poison,
             ],
             episodes: 13,
             at_once: 2,

@@ -19,7 +19,7 @@ struct JournalValue {
     upload: Told,
 }
 
-/// What a record of the journal is. All that is not, bit for bit, what an errand sent is garbage.
+/// What a record of the journal is. All that is not, bit for bit, what an errand sent is poison.
 #[must_use]
 pub fn journal_entry(sources: &Sources, record: &Record) -> JournalEntry {
     let (key_hash, account, upload) = match sent(sources, record) {

@@ -115,7 +115,7 @@ impl Claims {
                 &[Part::Kafka],
             ),
             Fault::Rebalances => claims(&[Part::Third], &Part::FLOW),
-            Fault::Garbage => claims(&[], &Part::FLOW),
+            Fault::Poison => claims(&[], &Part::FLOW),
         }
     }
 
@@ -164,7 +164,7 @@ fn healing(fault: Fault) -> Duration {
         Fault::Kill(Target::Kafka) | Fault::Restart(Target::Kafka) | Fault::DiskFull(_) => 12,
         Fault::OffsetsDeleted => 8,
         Fault::Kill(Target::Postgres) | Fault::PutBack | Fault::Crash(_) => 5,
-        Fault::Link(..) | Fault::TerminateBackends | Fault::Garbage => 1,
+        Fault::Link(..) | Fault::TerminateBackends | Fault::Poison => 1,
         _ => 3,
     };
     Duration::from_secs(seconds)
@@ -259,7 +259,7 @@ mod tests {
     fn a_fault_of_a_server_agrees_with_none_on_its_links() {
         let kill = Claims::of(Fault::Kill(Target::Kafka));
         assert!(!kill.agree_with(&Claims::of(Fault::Link(Link::GatewayKafka, Trouble::Cut))));
-        assert!(!Claims::of(Fault::Garbage).agree_with(&kill));
+        assert!(!Claims::of(Fault::Poison).agree_with(&kill));
         assert!(kill.agree_with(&Claims::of(Fault::Link(Link::GatewayPostgres, Trouble::Cut))));
         assert!(kill.agree_with(&Claims::of(Fault::Kill(Target::Consumer))));
         assert!(!kill.agree_with(&kill));

@@ -52,7 +52,7 @@ pub struct Emission {
     pub generation: u64,
     /// Trace context of the request that brought it.
     pub traceparent: Option<String>,
-    /// The upload, the state of its key, and whether the upload is a fact. `None` for garbage, and for records emitted
+    /// The upload, the state of its key, and whether the upload is a fact. `None` for poison, and for records emitted
     /// before and forgotten since.
     pub answer: Option<(Box<JournalRecord>, KeyState, bool)>,
 }

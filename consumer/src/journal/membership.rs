@@ -204,7 +204,7 @@ impl Membership {
                     .note(&BTreeMap::from([(partition, Emitted { generation, next: next_offset, time })]));
             }
             // The queue has room for one batch and a run for each partition.
-            if self.polled.try_send(Polled::GarbageRun(partition, run)).is_err() {
+            if self.polled.try_send(Polled::PoisonRun(partition, run)).is_err() {
                 return Err(PollError::Progress("the persister takes nothing".to_owned()));
             }
         }
@@ -246,7 +246,7 @@ impl Membership {
         Ok(later)
     }
 
-    /// Progress and garbage run of each partition. Waits for Postgres, but not so long that the group gives this consumer up.
+    /// Progress and poison run of each partition. Waits for Postgres, but not so long that the group gives this consumer up.
     async fn progress(&self, partitions: &[i32]) -> Result<Vec<(Progress, usize)>, PollError> {
         let attempts = async {
             loop {
@@ -278,7 +278,7 @@ impl Membership {
         for partition in partitions {
             let row = rows.iter().find(|row| row.partition == *partition).ok_or(sqlx::Error::RowNotFound)?;
             let max = self.settings.dead_letter_run_max;
-            let run = progress::garbage_run(&mut connection, topic, *partition, row.next_offset, max).await?;
+            let run = progress::poison_run(&mut connection, topic, *partition, row.next_offset, max).await?;
             known.push((*row, run));
         }
         self.readiness.up("postgres");

@@ -76,7 +76,7 @@ pub struct PollSettings {
     pub session_timeout: Duration,
     /// Bounds of a batch.
     pub bounds: Bounds,
-    /// Most garbage in a row that is asked for at assignment.
+    /// Most poison records in a row that is asked for at assignment.
     pub dead_letter_run_max: usize,
 }
 
@@ -84,8 +84,8 @@ pub struct PollSettings {
 pub enum Polled {
     /// Records to settle.
     Batch(Batch),
-    /// A partition was assigned whose progress ends in a run of garbage this long.
-    GarbageRun(i32, usize),
+    /// A partition was assigned whose progress ends in a run of poison records this long.
+    PoisonRun(i32, usize),
 }
 
 /// The polling thread's own state.
@@ -114,7 +114,7 @@ pub struct Shared {
     pub persisting: Arc<Mutex<()>>,
     /// A permit for each batch that the persister wants.
     pub wanted: Arc<Semaphore>,
-    /// To the persister: room for one batch and one garbage run for each partition.
+    /// To the persister: room for one batch and one poison run for each partition.
     pub polled: mpsc::Sender<Polled>,
     /// How far emission has come.
     pub emitted: EmittedOffsets,

@@ -24,7 +24,7 @@ pub struct Record {
     /// What it says.
     pub content: Content,
     /// What it becomes should its account not exist; `None` once the account is known.
-    pub stranger: Option<Box<Garbage>>,
+    pub stranger: Option<Box<Poison>>,
 }
 
 /// What a record says.
@@ -33,12 +33,12 @@ pub enum Content {
     /// An accepted upload.
     Upload(Box<JournalRecord>),
     /// Nothing that can ever be persisted.
-    Garbage(Garbage),
+    Poison(Poison),
 }
 
 /// A record for `dead_letters`: its own bytes, whole, so that nothing is lost.
 #[derive(Debug)]
-pub struct Garbage {
+pub struct Poison {
     /// Why it cannot be persisted; names no value of the record. Says so if a part of it was cut.
     pub reason: String,
     /// The Kafka key.
@@ -47,7 +47,7 @@ pub struct Garbage {
     pub value: Option<Vec<u8>>,
 }
 
-impl Garbage {
+impl Poison {
     /// Copies a record, as much of it as the table takes.
     #[must_use]
     pub fn new(reason: String, key: Option<&[u8]>, value: Option<&[u8]>) -> Self {
@@ -78,18 +78,18 @@ pub struct NewerSchema {
     pub schema: i64,
 }
 
-/// Decodes a message of the journal topic. What no gateway can have written is garbage.
+/// Decodes a message of the journal topic. What no gateway can have written is poison.
 ///
 /// # Errors
 /// [`NewerSchema`]: the partition must stop before this record.
 pub fn decode(message: &impl Message, accounts: &KnownAccounts) -> Result<Record, NewerSchema> {
     let position = Position { partition: message.partition(), offset: message.offset() };
     let (key, value) = (message.key(), message.payload());
-    let garbage = |reason: String| Garbage::new(reason, key, value);
+    let poison = |reason: String| Poison::new(reason, key, value);
     let time = time(message.timestamp());
     let checked = match JournalRecord::decode(key, value) {
         Err(Undecodable::NewerSchema(schema)) => return Err(NewerSchema { position, schema }),
-        Err(Undecodable::Garbage(reason)) => Err(reason),
+        Err(Undecodable::Poison(reason)) => Err(reason),
         Ok(upload) => match time.and_then(|_| traceparent(message)) {
             Ok(traceparent) => Ok((upload, traceparent)),
             Err(reason) => Err(reason.to_owned()),
@@ -99,10 +99,10 @@ pub fn decode(message: &impl Message, accounts: &KnownAccounts) -> Result<Record
         Ok((upload, traceparent)) => {
             // Bytes are only copied until the account has been seen once.
             let known = accounts.contains(upload.account);
-            let stranger = (!known).then(|| Box::new(garbage("unknown account".to_owned())));
+            let stranger = (!known).then(|| Box::new(poison("unknown account".to_owned())));
             (Content::Upload(Box::new(upload)), traceparent, stranger)
         }
-        Err(reason) => (Content::Garbage(garbage(reason)), None, None),
+        Err(reason) => (Content::Poison(poison(reason)), None, None),
     };
     Ok(Record { position, time: JournalTime(time.unwrap_or(0)), traceparent, content, stranger })
 }
@@ -128,12 +128,12 @@ fn traceparent(message: &impl Message) -> Result<Option<String>, &'static str> {
 }
 
 impl Content {
-    /// How many locations it holds; 0 for garbage.
+    /// How many locations it holds; 0 for poison.
     #[must_use]
     pub fn locations(&self) -> usize {
         match self {
             Self::Upload(record) => record.upload.locations.len(),
-            Self::Garbage(_) => 0,
+            Self::Poison(_) => 0,
         }
     }
 }

@@ -36,13 +36,13 @@ fn decoded(message: &OwnedMessage) -> Record {
 
 fn reason(record: Record) -> String {
     match record.content {
-        Content::Garbage(garbage) => garbage.reason,
+        Content::Poison(poison) => poison.reason,
         Content::Upload(upload) => panic!("{upload:?}"),
     }
 }
 
 #[test]
-fn a_traceparent_that_no_gateway_hands_on_makes_garbage_of_its_record() {
+fn a_traceparent_that_no_gateway_hands_on_makes_its_record_poison() {
     assert_eq!(decoded(&message(value(), NOW, &[])).traceparent, None);
     let traced = decoded(&message(value(), NOW, &[TRACEPARENT]));
     assert_eq!(traced.traceparent.as_deref(), Some(TRACEPARENT));
@@ -56,14 +56,14 @@ fn a_traceparent_that_no_gateway_hands_on_makes_garbage_of_its_record() {
 }
 
 #[test]
-fn a_time_stamp_outside_of_the_calendar_makes_garbage_with_a_time_that_the_table_takes() {
+fn a_time_stamp_outside_of_the_calendar_makes_a_poison_record_with_a_time_that_the_table_takes() {
     for time in [
         Timestamp::NotAvailable,
         Timestamp::CreateTime(i64::MAX),
         Timestamp::CreateTime(TIME_MAX + 1),
         Timestamp::CreateTime(i64::MIN),
     ] {
-        for bytes in [value(), b"garbage".to_vec()] {
+        for bytes in [value(), b"poison".to_vec()] {
             let record = decoded(&message(bytes, time, &[]));
             assert_eq!(record.time, JournalTime(0));
             assert!(!reason(record).is_empty());
@@ -92,10 +92,10 @@ fn the_bytes_of_an_upload_are_kept_until_its_account_is_known() {
 #[test]
 fn a_dead_letter_that_the_table_cannot_take_is_cut_and_says_so() {
     let whole = vec![b'x'; DEAD_LETTER_BYTES_MAX];
-    let kept = Garbage::new("why".to_owned(), Some(b"k"), Some(&whole));
+    let kept = Poison::new("why".to_owned(), Some(b"k"), Some(&whole));
     assert_eq!((&kept.reason[..], kept.value.as_ref()), ("why", Some(&whole)));
     let longer = [&whole[..], b"y"].concat();
-    let cut = Garbage::new("why".to_owned(), Some(&longer), Some(&longer));
+    let cut = Poison::new("why".to_owned(), Some(&longer), Some(&longer));
     assert_eq!((cut.key.as_ref(), cut.value.as_ref()), (Some(&whole), Some(&whole)));
     let cuts =
         "why; its key of 16777217 bytes is cut to 16777216; its value of 16777217 bytes is cut to 16777216";

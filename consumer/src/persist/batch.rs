@@ -40,8 +40,8 @@ pub struct Batch {
     pub records: Vec<Record>,
     /// By partition.
     pub spans: BTreeMap<i32, Span>,
-    /// Set if it was cut before a run of garbage beyond the bound.
-    pub garbage_run: Option<GarbageRun>,
+    /// Set if it was cut before a run of poison records beyond the bound.
+    pub poison_run: Option<PoisonRun>,
     /// Bytes of each record.
     sizes: Vec<usize>,
     locations: usize,
@@ -95,7 +95,7 @@ impl Batch {
         }
         let kept: BTreeSet<i32> = self.spans.keys().copied().collect();
         self.retain_records(|record| kept.contains(&record.position.partition));
-        self.garbage_run.take_if(|run| !kept.contains(&run.partition));
+        self.poison_run.take_if(|run| !kept.contains(&run.partition));
     }
 
     fn retain_records(&mut self, keep: impl Fn(&Record) -> bool) {
@@ -124,7 +124,7 @@ impl Batch {
         let mut rest = Self {
             records: self.records.split_off(half),
             sizes: self.sizes.split_off(half),
-            garbage_run: self.garbage_run.take(),
+            poison_run: self.poison_run.take(),
             ..Self::default()
         };
         let (kept, left) = (ends(&self.records), ends(&rest.records));
@@ -148,13 +148,13 @@ impl Batch {
         Some(rest)
     }
 
-    /// Turns the uploads of accounts that do not exist into garbage.
+    /// Turns the uploads of accounts that do not exist into poison records.
     pub fn refuse_strangers(&mut self, exists: impl Fn(Uuid) -> bool) {
         for record in &mut self.records {
-            let Some(garbage) = record.stranger.take() else { continue };
+            let Some(poison) = record.stranger.take() else { continue };
             if matches!(&record.content, Content::Upload(upload) if !exists(upload.account)) {
                 self.locations -= record.content.locations();
-                record.content = Content::Garbage(*garbage);
+                record.content = Content::Poison(*poison);
             }
         }
     }
@@ -168,9 +168,9 @@ impl Batch {
         }
     }
 
-    /// Drops the records of a partition from `offset` on, and with them the run of garbage behind them.
+    /// Drops the records of a partition from `offset` on, and with them the run of poison records behind them.
     pub fn cut(&mut self, partition: i32, offset: i64) {
-        self.garbage_run.take_if(|run| run.partition == partition);
+        self.poison_run.take_if(|run| run.partition == partition);
         self.retain_records(|record| {
             record.position.partition != partition || record.position.offset < offset
         });
@@ -208,18 +208,18 @@ fn ends(records: &[Record]) -> BTreeMap<i32, (i64, JournalTime)> {
     ends
 }
 
-/// Counts garbage in a row, per partition, so that a bad deploy stops the consumer instead of draining the topic into
+/// Counts poison records in a row, per partition, so that a bad deploy stops the consumer instead of draining the topic into
 /// `dead_letters`.
 #[derive(Debug, Default, Clone)]
-pub struct GarbageRuns(BTreeMap<i32, usize>);
+pub struct PoisonRuns(BTreeMap<i32, usize>);
 
-/// A run of garbage longer than the bound.
+/// A run of poison records longer than the bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "journal partition {partition} holds more than {max} records in a row that cannot be read, up to offset {offset}; \
      nothing from there on was moved to dead_letters. Mend their producer, or raise DEAD_LETTER_RUN_MAX to go on"
 )]
-pub struct GarbageRun {
+pub struct PoisonRun {
     /// The journal partition.
     pub partition: i32,
     /// The first record beyond the bound.
@@ -228,7 +228,7 @@ pub struct GarbageRun {
     pub max: usize,
 }
 
-impl GarbageRuns {
+impl PoisonRuns {
     /// Continues a run that an earlier consumer left at the end of its progress, so that restarts do not drain the topic
     /// bound by bound.
     pub fn resume(&mut self, partition: i32, length: usize) {
@@ -237,23 +237,23 @@ impl GarbageRuns {
 
     /// Goes over the new records of a batch and cuts it before the first record beyond the bound, which it returns and the
     /// batch remembers.
-    pub fn bound(&mut self, batch: &mut Batch, max: usize) -> Option<GarbageRun> {
+    pub fn bound(&mut self, batch: &mut Batch, max: usize) -> Option<PoisonRun> {
         let mut excess = None;
         for record in batch.records.iter().filter(|record| batch.is_new(record)) {
             let run = self.0.entry(record.position.partition).or_default();
             match record.content {
                 Content::Upload(_) => *run = 0,
-                Content::Garbage(_) if *run >= max => {
+                Content::Poison(_) if *run >= max => {
                     let (partition, offset) = (record.position.partition, record.position.offset);
-                    excess = Some(GarbageRun { partition, offset, max });
+                    excess = Some(PoisonRun { partition, offset, max });
                     break;
                 }
-                Content::Garbage(_) => *run += 1,
+                Content::Poison(_) => *run += 1,
             }
         }
         if let Some(run) = excess {
             batch.cut(run.partition, run.offset);
-            batch.garbage_run = excess;
+            batch.poison_run = excess;
         }
         excess
     }
@@ -269,7 +269,7 @@ mod tests {
     use uuid::Uuid;
 
     use super::*;
-    use crate::journal::record::Garbage;
+    use crate::journal::record::Poison;
 
     fn record(partition: i32, offset: i64, good: bool) -> Record {
         let content = if good {
@@ -281,7 +281,7 @@ mod tests {
                 upload,
             }))
         } else {
-            Content::Garbage(Garbage { reason: String::new(), key: None, value: None })
+            Content::Poison(Poison { reason: String::new(), key: None, value: None })
         };
         Record {
             position: Position { partition, offset },
@@ -396,7 +396,7 @@ mod tests {
         // Won again: what was polled before goes.
         push(&mut batch, record(1, 2, true), 2, 0);
         assert_eq!((batch.records.len(), batch.locations, batch.bytes), (1, 1, 100));
-        batch.records[0].stranger = Some(Box::new(Garbage { reason: String::new(), key: None, value: None }));
+        batch.records[0].stranger = Some(Box::new(Poison { reason: String::new(), key: None, value: None }));
         batch.refuse_strangers(|_| false);
         assert_eq!((batch.locations, batch.bytes), (0, 100));
     }
@@ -452,28 +452,28 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_of_a_batch_remembers_the_run_of_garbage_behind_it_as_long_as_the_partition_is_there() {
+    fn the_rest_of_a_batch_remembers_the_run_of_poison_behind_it_as_long_as_the_partition_is_there() {
         let all = [record(0, 0, true), record(1, 0, true), record(0, 1, false), record(0, 2, false)];
         let mut first = batch(all, 0);
-        let run = GarbageRuns::default().bound(&mut first, 1).unwrap();
-        assert_eq!(first.garbage_run, Some(run));
+        let run = PoisonRuns::default().bound(&mut first, 1).unwrap();
+        assert_eq!(first.poison_run, Some(run));
         let mut rest = first.halve().unwrap();
-        assert_eq!((first.garbage_run, rest.garbage_run), (None, Some(run)));
+        assert_eq!((first.poison_run, rest.poison_run), (None, Some(run)));
         rest.retain_partitions(|partition, _| partition == 1);
-        assert_eq!(rest.garbage_run, None);
+        assert_eq!(rest.poison_run, None);
     }
 
     #[test]
-    fn a_run_of_garbage_is_cut_at_the_bound_and_remembered_across_batches_and_restarts() {
-        let mut runs = GarbageRuns::default();
+    fn a_run_of_poison_is_cut_at_the_bound_and_remembered_across_batches_and_restarts() {
+        let mut runs = PoisonRuns::default();
         let mut first =
             batch([record(0, 0, true), record(0, 1, false), record(1, 0, true), record(0, 2, false)], 0);
         assert_eq!(runs.bound(&mut first, 3), None);
         let mut second = batch([record(0, 3, false), record(0, 4, false), record(1, 1, true)], 0);
-        assert_eq!(runs.bound(&mut second, 3), Some(GarbageRun { partition: 0, offset: 4, max: 3 }));
+        assert_eq!(runs.bound(&mut second, 3), Some(PoisonRun { partition: 0, offset: 4, max: 3 }));
         assert_eq!((second.records.len(), second.spans[&0].next), (2, 4));
 
-        let mut restarted = GarbageRuns::default();
+        let mut restarted = PoisonRuns::default();
         restarted.resume(0, 3);
         let mut third = batch([record(0, 4, false)], 4);
         assert!(restarted.bound(&mut third, 3).is_some());
@@ -482,7 +482,7 @@ mod tests {
 
     #[test]
     fn a_good_record_ends_a_run() {
-        let mut runs = GarbageRuns::default();
+        let mut runs = PoisonRuns::default();
         let good_every_third = (0..30).map(|offset| record(0, offset, offset % 3 == 0));
         assert_eq!(runs.bound(&mut batch(good_every_third, 0), 2), None);
     }

@@ -10,7 +10,7 @@ use milepost_shared::journal::record::JournalRecord;
 use milepost_shared::store::batch as statements;
 
 use crate::emit::emitter::Emission;
-use crate::journal::record::{Content, Garbage, Record};
+use crate::journal::record::{Content, Poison, Record};
 use crate::metric;
 use crate::persist::batch::Batch;
 use crate::persist::decide::{Claim, Decision, Windows};
@@ -30,7 +30,7 @@ pub enum Settled {
     /// Below the progress, and nothing of it is known any more: its answer and fact were emitted before it expired.
     Forgotten,
     /// Not an upload.
-    Garbage,
+    Poison,
 }
 
 /// An upload to persist, and the state it gives its key.
@@ -40,7 +40,7 @@ pub type NewUpload<'a> = (&'a Record, &'a JournalRecord, &'a KeyState);
 #[must_use]
 pub fn settle(batch: &Batch, mut windows: Windows, ttl: Duration) -> Vec<Settled> {
     let settle_one = |record: &Record| match &record.content {
-        Content::Garbage(_) => Settled::Garbage,
+        Content::Poison(_) => Settled::Poison,
         Content::Upload(upload) if batch.is_new(record) => {
             let (decision, state) = windows.settle(&claim(record, upload), ttl);
             Settled::Decided(decision, state)
@@ -66,7 +66,7 @@ pub fn new_uploads<'a>(batch: &'a Batch, settled: &'a [Settled]) -> Vec<NewUploa
 pub fn uploads(batch: &Batch) -> impl Iterator<Item = (&Record, &JournalRecord)> {
     batch.records.iter().filter_map(|record| match &record.content {
         Content::Upload(upload) => Some((record, &**upload)),
-        Content::Garbage(_) => None,
+        Content::Poison(_) => None,
     })
 }
 
@@ -138,12 +138,12 @@ pub fn dead_letters(batch: &Batch) -> Vec<statements::DeadLetter<'_>> {
         .filter(|record| batch.is_new(record))
         .filter_map(|record| match &record.content {
             Content::Upload(_) => None,
-            Content::Garbage(garbage) => Some(statements::DeadLetter {
+            Content::Poison(poison) => Some(statements::DeadLetter {
                 position: record.position,
                 time: record.time,
-                key: garbage.key.as_deref(),
-                value: garbage.value.as_deref(),
-                reason: &garbage.reason,
+                key: poison.key.as_deref(),
+                value: poison.value.as_deref(),
+                reason: &poison.reason,
             }),
         })
         .collect()
@@ -187,14 +187,14 @@ pub fn count(batch: &Batch, settled: &[Settled]) {
             Settled::Decided(Decision::Copy, _) => "copy",
             Settled::Decided(Decision::Conflict, _) => "conflict",
             Settled::Recalled { .. } | Settled::Forgotten => "recalled",
-            Settled::Garbage if batch.is_new(record) => {
+            Settled::Poison if batch.is_new(record) => {
                 letters += 1;
-                let Content::Garbage(Garbage { reason, .. }) = &record.content else { continue };
+                let Content::Poison(Poison { reason, .. }) = &record.content else { continue };
                 let (partition, offset) = (record.position.partition, record.position.offset);
                 tracing::warn!(partition, offset, reason, "record moved to dead_letters");
                 "dead-letter"
             }
-            Settled::Garbage => "recalled",
+            Settled::Poison => "recalled",
         };
         *decided.entry(decision).or_default() += 1;
     }

@@ -24,7 +24,7 @@ use crate::journal::record::Record;
 use crate::journal::stopped::{Stop, StoppedPartitions};
 use crate::metric;
 use crate::persist::account::{ASK_AGAIN, KnownAccounts, Waiting};
-use crate::persist::batch::{Batch, GarbageRun, GarbageRuns};
+use crate::persist::batch::{Batch, PoisonRun, PoisonRuns};
 use crate::persist::decide::Windows;
 use crate::persist::resolve::{self, Settled};
 
@@ -49,7 +49,7 @@ pub struct PersistSettings {
     pub backoff_max: Duration,
     /// Rows of a table from which COPY is used.
     pub copy_rows_min: usize,
-    /// Most garbage in a row.
+    /// Most poison records in a row.
     pub dead_letter_run_max: usize,
     /// Longest wait for an account that is not known.
     pub unknown_account_wait: Duration,
@@ -61,9 +61,9 @@ pub enum PersistError {
     /// Another consumer has moved these partitions on, or the database is an earlier state: start over from its progress.
     #[error("fenced off: the progress of journal partitions {0:?} is not where this consumer left it")]
     Fenced(Vec<i32>),
-    /// Too much garbage in a row. What came before it is persisted.
+    /// Too many poison records in a row. What came before it is persisted.
     #[error(transparent)]
-    GarbageRun(#[from] GarbageRun),
+    PoisonRun(#[from] PoisonRun),
     /// An account that was known is gone: the database is an earlier state. Start over, and ask for it again.
     #[error("the database does not know an account any more that it knew before")]
     AccountLost,
@@ -77,8 +77,8 @@ pub enum PersistError {
 pub struct Persisted {
     /// What to emit, in journal order per partition.
     pub emissions: Vec<Emission>,
-    /// Set if the batch ended before a run of garbage beyond the bound.
-    pub garbage_run: Option<GarbageRun>,
+    /// Set if the batch ended before a run of poison records beyond the bound.
+    pub poison_run: Option<PoisonRun>,
     /// What is still to be persisted, the next one last: a batch that timed out was cut.
     pub rest: Vec<Batch>,
 }
@@ -94,7 +94,7 @@ pub struct Persister {
     accounts: KnownAccounts,
     waiting: Waiting,
     stopped: StoppedPartitions,
-    runs: GarbageRuns,
+    runs: PoisonRuns,
     covered: Vec<(Partitioned, Stretch)>,
 }
 
@@ -155,7 +155,7 @@ impl Persister {
         }
     }
 
-    /// Continues a run of garbage that ends at a partition's progress.
+    /// Continues a run of poison records that ends at a partition's progress.
     pub fn resume_run(&mut self, partition: i32, length: usize) {
         self.runs.resume(partition, length);
     }
@@ -171,7 +171,7 @@ impl Persister {
         let (runs, max) = (self.runs.clone(), self.settings.dead_letter_run_max);
         self.runs.bound(&mut batch, max);
         if batch.is_empty() {
-            return match batch.garbage_run {
+            return match batch.poison_run {
                 Some(run) => Err(run.into()),
                 None => Ok(Persisted { rest, ..Persisted::default() }),
             };
@@ -184,7 +184,7 @@ impl Persister {
                 Err(keys) => self.stop_at(&mut batch, &keys),
             }
             if batch.is_empty() {
-                return match batch.garbage_run {
+                return match batch.poison_run {
                     Some(run) => Err(run.into()),
                     None => {
                         self.runs = runs;
@@ -200,8 +200,8 @@ impl Persister {
         }
         histogram!(metric::BATCH).record(count(batch.records.len()));
         resolve::count(&batch, &settled);
-        let garbage_run = batch.garbage_run;
-        Ok(Persisted { emissions: resolve::emissions(batch, settled), garbage_run, rest })
+        let poison_run = batch.poison_run;
+        Ok(Persisted { emissions: resolve::emissions(batch, settled), poison_run, rest })
     }
 
     /// Repeats a step until it succeeds, with half of the batch after each time that it took too long. No database error makes
@@ -265,7 +265,7 @@ impl Persister {
         }
     }
 
-    /// Turns uploads of unknown accounts into garbage, after those that are new have waited for them.
+    /// Turns uploads of unknown accounts into poison records, after those that are new have waited for them.
     async fn refuse_strangers(
         &mut self,
         batch: &mut Batch,

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 
 use super::*;
 use crate::journal::assign::Assigned;
-use crate::journal::record::{Content, Garbage, Record};
+use crate::journal::record::{Content, Poison, Record};
 
 const TTL: Duration = Duration::from_secs(3600);
 const TOPIC: &str = "location-uploads";
@@ -119,13 +119,13 @@ fn upload(partition: i32, offset: i64, key: u8, body: u8, locations: i64) -> Rec
     record(partition, offset, content)
 }
 
-fn garbage(offset: i64) -> Record {
-    garbage_of(0, offset)
+fn poison(offset: i64) -> Record {
+    poison_of(0, offset)
 }
 
-fn garbage_of(partition: i32, offset: i64) -> Record {
-    let garbage = Garbage { reason: "not JSON".to_owned(), key: None, value: Some(b"\0{".to_vec()) };
-    record(partition, offset, Content::Garbage(garbage))
+fn poison_of(partition: i32, offset: i64) -> Record {
+    let poison = Poison { reason: "not JSON".to_owned(), key: None, value: Some(b"\0{".to_vec()) };
+    record(partition, offset, Content::Poison(poison))
 }
 
 fn record(partition: i32, offset: i64, content: Content) -> Record {
@@ -139,8 +139,8 @@ fn stranger(offset: i64, account: Uuid) -> Record {
     if let Content::Upload(upload) = &mut record.content {
         upload.account = account;
     }
-    let garbage = Garbage::new("unknown account".to_owned(), Some(b"own key"), Some(b"own bytes"));
-    record.stranger = Some(Box::new(garbage));
+    let poison = Poison::new("unknown account".to_owned(), Some(b"own key"), Some(b"own bytes"));
+    record.stranger = Some(Box::new(poison));
     record
 }
 
@@ -187,7 +187,7 @@ async fn a_batch_is_persisted_whole_and_copies_and_conflicts_leave_no_rows() {
 
     // The next batch finds the window in the table, until its end in journal time.
     let late = 3600;
-    let records = [upload(0, 3, 1, 1, 3)].into_iter().chain((4..late).map(garbage).take(2));
+    let records = [upload(0, 3, 1, 1, 3)].into_iter().chain((4..late).map(poison).take(2));
     let persisted = persister.persist(batch(0, records)).await.unwrap();
     assert_eq!(facts(&persisted), [false, false, false]);
 }
@@ -268,7 +268,7 @@ async fn who_waits_for_the_fence_goes_on_only_if_the_other_rolls_back() {
 #[tokio::test]
 async fn records_below_the_progress_are_recalled_and_not_written_again() {
     let mut fixture = Fixture::new().await;
-    let records = || [upload(0, 0, 1, 1, 2), upload(0, 1, 1, 1, 2), upload(0, 2, 1, 9, 1), garbage(3)];
+    let records = || [upload(0, 0, 1, 1, 2), upload(0, 1, 1, 1, 2), upload(0, 2, 1, 9, 1), poison(3)];
     let first = fixture.persister(1000).persist(batch(0, records())).await.unwrap();
     let before = fixture.rows().await;
 
@@ -323,10 +323,10 @@ async fn a_key_is_free_when_its_window_is_over_and_both_windows_are_remembered()
 }
 
 #[tokio::test]
-async fn garbage_and_unknown_accounts_go_to_dead_letters_with_their_reason_and_a_long_run_stops() {
+async fn poison_and_unknown_accounts_go_to_dead_letters_with_their_reason_and_a_long_run_stops() {
     let mut fixture = Fixture::new().await;
     let mut persister = fixture.persister(1000);
-    let records = [garbage(0), stranger(1, Uuid::from_u128(8)), upload(0, 2, 1, 1, 1)];
+    let records = [poison(0), stranger(1, Uuid::from_u128(8)), upload(0, 2, 1, 1, 1)];
     let persisted = persister.persist(batch(0, records)).await.unwrap();
     assert_eq!(facts(&persisted), [false, false, true]);
     let reasons: Vec<String> = sqlx::query_scalar("SELECT reason FROM dead_letters ORDER BY \"offset\"")
@@ -335,18 +335,18 @@ async fn garbage_and_unknown_accounts_go_to_dead_letters_with_their_reason_and_a
         .unwrap();
     assert_eq!(reasons, ["not JSON", "unknown account"]);
 
-    let run = persister.persist(batch(0, (3..9).map(garbage))).await.unwrap();
-    let stopped = run.garbage_run.unwrap();
+    let run = persister.persist(batch(0, (3..9).map(poison))).await.unwrap();
+    let stopped = run.poison_run.unwrap();
     assert_eq!((stopped.partition, stopped.offset), (0, 6));
     assert_eq!(fixture.next_offset(0).await, 6);
     assert_eq!(fixture.count("dead_letters").await, 5);
 
     // A restart does not drain another three.
     let mut restarted = fixture.persister(1000);
-    let length = progress::garbage_run(&mut fixture.connection, TOPIC, 0, 6, 3).await.unwrap();
+    let length = progress::poison_run(&mut fixture.connection, TOPIC, 0, 6, 3).await.unwrap();
     restarted.resume_run(0, length);
-    let result = restarted.persist(batch(6, (6..9).map(garbage))).await;
-    assert!(matches!(result, Err(PersistError::GarbageRun(_))), "{result:?}");
+    let result = restarted.persist(batch(6, (6..9).map(poison))).await;
+    assert!(matches!(result, Err(PersistError::PoisonRun(_))), "{result:?}");
     assert_eq!(fixture.next_offset(0).await, 6);
 }
 
@@ -414,7 +414,7 @@ async fn one_record_whose_device_is_locked_does_not_keep_those_before_it_and_is_
 }
 
 #[tokio::test]
-async fn garbage_in_a_batch_that_is_cut_is_counted_once_and_its_run_still_stops() {
+async fn poison_in_a_batch_that_is_cut_is_counted_once_and_its_run_still_stops() {
     let mut fixture = Fixture::new().await;
     fixture.persister(1000).persist(batch(0, [upload(0, 0, 0, 7, 1)])).await.unwrap();
     let mut other = fixture.database.connect(Role::Owner).await;
@@ -425,16 +425,16 @@ async fn garbage_in_a_batch_that_is_cut_is_counted_once_and_its_run_still_stops(
     let mut persister = fixture.persister(1000);
     persister.options = persister.options.clone().options([("lock_timeout", "200ms")]);
     // Two, which is allowed, and after a good one four, which is one more than that.
-    let records = [garbage(1), garbage(2), upload(0, 3, 3, 3, 1), upload(0, 4, 4, 7, 1)];
-    let whole = batch(0, records.into_iter().chain((5..9).map(garbage)));
+    let records = [poison(1), poison(2), upload(0, 3, 3, 3, 1), upload(0, 4, 4, 7, 1)];
+    let whole = batch(0, records.into_iter().chain((5..9).map(poison)));
     let mut first = persister.persist(whole).await.unwrap();
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
-    assert_eq!(first.garbage_run, None);
+    assert_eq!(first.poison_run, None);
     let (mut stopped, mut pieces) = (None, std::mem::take(&mut first.rest));
     assert!(!pieces.is_empty(), "it was not cut");
     while let Some(piece) = pieces.pop() {
         let persisted = persister.persist(piece).await.unwrap();
-        stopped = stopped.or(persisted.garbage_run);
+        stopped = stopped.or(persisted.poison_run);
         pieces.extend(persisted.rest);
     }
     let stopped = stopped.expect("the run is forgotten");
@@ -446,22 +446,22 @@ async fn garbage_in_a_batch_that_is_cut_is_counted_once_and_its_run_still_stops(
 async fn a_batch_behind_a_hole_in_the_journal_meets_the_progress_where_it_was_left() {
     let mut fixture = Fixture::new().await;
     let mut persister = fixture.persister(1000);
-    persister.persist(batch(0, [upload(0, 0, 1, 1, 1), garbage(1)])).await.unwrap();
+    persister.persist(batch(0, [upload(0, 0, 1, 1, 1), poison(1)])).await.unwrap();
     // Offset 2 is the mark of a transaction.
     let mut behind = Batch::default();
-    behind.push(garbage(3), 100, Assigned { generation: 1, settled_below: 0, expected: 2 });
+    behind.push(poison(3), 100, Assigned { generation: 1, settled_below: 0, expected: 2 });
     persister.persist(behind).await.unwrap();
     assert_eq!(fixture.next_offset(0).await, 4);
-    let run = progress::garbage_run(&mut fixture.connection, TOPIC, 0, 4, 9).await.unwrap();
-    assert_eq!(run, 2, "the mark does not end a run of garbage");
-    let run = progress::garbage_run(&mut fixture.connection, TOPIC, 0, 5, 9).await.unwrap();
+    let run = progress::poison_run(&mut fixture.connection, TOPIC, 0, 4, 9).await.unwrap();
+    assert_eq!(run, 2, "the mark does not end a run of poison records");
+    let run = progress::poison_run(&mut fixture.connection, TOPIC, 0, 5, 9).await.unwrap();
     assert_eq!(run, 0, "the record just before the progress does");
 }
 
 #[tokio::test]
 async fn a_dead_letter_that_is_there_already_stays_and_its_batch_goes_on() {
     let mut fixture = Fixture::new().await;
-    let records = || [upload(0, 0, 1, 1, 1), garbage(1), garbage(2), upload(0, 3, 2, 2, 1)];
+    let records = || [upload(0, 0, 1, 1, 1), poison(1), poison(2), upload(0, 3, 2, 2, 1)];
     persist(&mut fixture.persister(1000), batch(0, records())).await.unwrap();
     let before = fixture.rows().await;
     // Behind the upload: its row stands for it.
@@ -478,19 +478,19 @@ async fn a_dead_letter_that_is_there_already_stays_and_its_batch_goes_on() {
 async fn a_dead_letter_of_a_journal_made_anew_is_stored_beside_the_one_before_it_and_belongs_to_no_run_of_that()
  {
     let mut fixture = Fixture::new().await;
-    persist(&mut fixture.persister(1000), batch(0, [garbage(0), garbage(1), garbage(2)])).await.unwrap();
+    persist(&mut fixture.persister(1000), batch(0, [poison(0), poison(1), poison(2)])).await.unwrap();
     progress::place(&mut fixture.connection, TOPIC, 0, 0, true).await.unwrap();
     let hour_later = |mut record: Record| {
         record.time = record.time.plus(Duration::from_secs(3600));
         record
     };
-    let anew = [garbage(0), upload(0, 1, 1, 1, 1), upload(0, 2, 2, 2, 1)].map(hour_later);
+    let anew = [poison(0), upload(0, 1, 1, 1, 1), upload(0, 2, 2, 2, 1)].map(hour_later);
     persist(&mut fixture.persister(1000), batch(0, anew)).await.unwrap();
     assert_eq!(fixture.count("dead_letters").await, 4);
-    let run = progress::garbage_run(&mut fixture.connection, TOPIC, 0, 3, 9).await.unwrap();
+    let run = progress::poison_run(&mut fixture.connection, TOPIC, 0, 3, 9).await.unwrap();
     assert_eq!(run, 0, "those just below the progress are of the journal before");
-    persist(&mut fixture.persister(1000), batch(3, [hour_later(garbage(3))])).await.unwrap();
-    assert!(progress::garbage_run(&mut fixture.connection, TOPIC, 0, 4, 9).await.unwrap() > 0);
+    persist(&mut fixture.persister(1000), batch(3, [hour_later(poison(3))])).await.unwrap();
+    assert!(progress::poison_run(&mut fixture.connection, TOPIC, 0, 4, 9).await.unwrap() > 0);
 }
 
 #[tokio::test]
@@ -498,8 +498,8 @@ async fn a_dead_letter_as_large_as_decoding_leaves_it_is_stored() {
     use milepost_shared::store::batch::DEAD_LETTER_BYTES_MAX;
     let mut fixture = Fixture::new().await;
     let endless = vec![0; DEAD_LETTER_BYTES_MAX + 1];
-    let letter = Garbage::new("why".to_owned(), Some(&endless), Some(&endless));
-    persist(&mut fixture.persister(1000), batch(0, [record(0, 0, Content::Garbage(letter))])).await.unwrap();
+    let letter = Poison::new("why".to_owned(), Some(&endless), Some(&endless));
+    persist(&mut fixture.persister(1000), batch(0, [record(0, 0, Content::Poison(letter))])).await.unwrap();
     let (bytes, reason): (i32, String) = sqlx::query_as(
         "SELECT octet_length(record_key) + octet_length(record_value), reason FROM dead_letters",
     )
@@ -524,9 +524,9 @@ async fn an_upload_is_stored_whatever_time_a_broker_with_a_wrong_clock_has_stamp
 }
 
 #[tokio::test]
-async fn garbage_of_whatever_time_makes_no_table_partition() {
+async fn poison_of_whatever_time_makes_no_table_partition() {
     let mut fixture = Fixture::new().await;
-    let mut untimed = garbage(0);
+    let mut untimed = poison(0);
     untimed.time = JournalTime(0);
     persist(&mut fixture.persister(1000), batch(0, [untimed])).await.unwrap();
     assert_eq!((fixture.count("dead_letters").await, fixture.count("table_partitions").await), (1, 0));
@@ -608,11 +608,11 @@ async fn a_row_that_no_consumer_writes_stops_the_partition_of_its_key_and_no_oth
         assert!(persist(&mut fixture.persister(1000), left()).await.unwrap().emissions.is_empty());
         // But what else was cut off is not forgotten.
         let mut with_run = left();
-        with_run.push(garbage_of(1, 1), 100, Assigned { generation: 1, settled_below: 1, expected: 1 });
+        with_run.push(poison_of(1, 1), 100, Assigned { generation: 1, settled_below: 1, expected: 1 });
         let mut persister = fixture.persister(1000);
         persister.resume_run(1, 1000);
         let stopped = persist(&mut persister, with_run).await;
-        assert!(matches!(stopped, Err(PersistError::GarbageRun(GarbageRun { partition: 1, offset: 1, .. }))));
+        assert!(matches!(stopped, Err(PersistError::PoisonRun(PoisonRun { partition: 1, offset: 1, .. }))));
 
         let mend = "UPDATE idempotency_keys SET response_status = 200, source_offset = 0, expires_at = $1 \
             WHERE source_partition = 0 AND source_offset < 1";

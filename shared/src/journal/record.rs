@@ -41,7 +41,7 @@ pub enum Undecodable {
     NewerSchema(i64),
     /// Will never be readable. The text names no value of the record.
     #[error("{0}")]
-    Garbage(String),
+    Poison(String),
 }
 
 #[derive(Serialize)]
@@ -67,31 +67,31 @@ impl JournalRecord {
     /// # Errors
     /// [`Undecodable`], saying whether a newer build could read it.
     pub fn decode(key: Option<&[u8]>, value: Option<&[u8]>) -> Result<Self, Undecodable> {
-        let value = value.ok_or_else(|| garbage("null value"))?;
+        let value = value.ok_or_else(|| poison("null value"))?;
         if value.len() > VALUE_BYTES_MAX {
             return Err(too_large(value));
         }
         let fields = json::read(value, Fields([None; 4]))
             .map_err(|error| {
-                garbage(format!("not JSON at line {}, column {}", error.line(), error.column()))
+                poison(format!("not JSON at line {}, column {}", error.line(), error.column()))
             })?
-            .map_err(|kind| garbage(format!("{kind} instead of an object")))?;
+            .map_err(|kind| poison(format!("{kind} instead of an object")))?;
         let [schema, account, fingerprint, upload] = fields.0;
         match parse(schema) {
             Some(SCHEMA) => {}
             Some(newer) if newer > SCHEMA => return Err(Undecodable::NewerSchema(newer)),
-            _ => return Err(garbage("no schema known")),
+            _ => return Err(poison("no schema known")),
         }
         let key_hash = key
             .and_then(|key| std::str::from_utf8(key).ok()?.parse().ok())
-            .ok_or_else(|| garbage("the key is not 64 lower-case hex digits"))?;
-        let upload = upload.ok_or_else(|| garbage("no upload"))?;
+            .ok_or_else(|| poison("the key is not 64 lower-case hex digits"))?;
+        let upload = upload.ok_or_else(|| poison("no upload"))?;
         Ok(Self {
             key_hash,
-            account: parse(account).ok_or_else(|| garbage("no account"))?,
-            fingerprint: parse(fingerprint).ok_or_else(|| garbage("no fingerprint"))?,
+            account: parse(account).ok_or_else(|| poison("no account"))?,
+            fingerprint: parse(fingerprint).ok_or_else(|| poison("no fingerprint"))?,
             upload: location::decode(upload.get().as_bytes(), Shape::Batch, Rules::STORABLE)
-                .map_err(|invalid| garbage(format!("invalid upload: {invalid}")))?,
+                .map_err(|invalid| poison(format!("invalid upload: {invalid}")))?,
         })
     }
 }
@@ -140,8 +140,8 @@ pub fn encode(account: Uuid, fingerprint: Fingerprint, upload: &Upload) -> Vec<u
         .expect("an upload is made of strings and finite numbers")
 }
 
-fn garbage(reason: impl Into<String>) -> Undecodable {
-    Undecodable::Garbage(reason.into())
+fn poison(reason: impl Into<String>) -> Undecodable {
+    Undecodable::Poison(reason.into())
 }
 
 /// A later build may write larger ones, and its records are never discarded.
@@ -152,7 +152,7 @@ fn too_large(value: &[u8]) -> Undecodable {
     }
     match serde_json::from_slice::<Versioned>(value) {
         Ok(Versioned { schema }) if schema > SCHEMA => Undecodable::NewerSchema(schema),
-        _ => garbage(format!("the value has {} bytes, more than {VALUE_BYTES_MAX}", value.len())),
+        _ => poison(format!("the value has {} bytes, more than {VALUE_BYTES_MAX}", value.len())),
     }
 }
 
@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_schema_is_told_apart_from_garbage_even_when_the_rest_is_unreadable() {
+    fn a_newer_schema_is_told_apart_from_poison_even_when_the_rest_is_unreadable() {
         assert_eq!(
             JournalRecord::decode(None, Some(br#"{"schema":2,"other":[]}"#)),
             Err(Undecodable::NewerSchema(2))
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn a_value_larger_than_a_gateway_writes_is_garbage_unless_a_newer_build_wrote_it() {
+    fn a_value_larger_than_a_gateway_writes_is_poison_unless_a_newer_build_wrote_it() {
         let key = record().key_hash.to_string();
         let sized = |schema: i64, bytes: usize| {
             let value = String::from_utf8(record().encode()).unwrap();
@@ -212,8 +212,8 @@ mod tests {
         let decode = |value: &str| JournalRecord::decode(Some(key.as_bytes()), Some(value.as_bytes()));
         assert_eq!(decode(&sized(1, VALUE_BYTES_MAX)), Ok(record()));
         let reason = format!("the value has {} bytes, more than {VALUE_BYTES_MAX}", VALUE_BYTES_MAX + 1);
-        assert_eq!(decode(&sized(1, VALUE_BYTES_MAX + 1)), Err(Undecodable::Garbage(reason.clone())));
-        assert_eq!(decode(&"?".repeat(VALUE_BYTES_MAX + 1)), Err(Undecodable::Garbage(reason)));
+        assert_eq!(decode(&sized(1, VALUE_BYTES_MAX + 1)), Err(Undecodable::Poison(reason.clone())));
+        assert_eq!(decode(&"?".repeat(VALUE_BYTES_MAX + 1)), Err(Undecodable::Poison(reason)));
         assert_eq!(decode(&sized(2, VALUE_BYTES_MAX + 1)), Err(Undecodable::NewerSchema(2)));
     }
 
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_named() {
+    fn why_a_record_is_poison_is_named() {
         let record = record();
         let key = record.key_hash.to_string();
         let value = String::from_utf8(record.encode()).unwrap();
@@ -262,7 +262,7 @@ mod tests {
         ];
         for (key, value, reason) in cases {
             match JournalRecord::decode(Some(key), value.as_deref().map(str::as_bytes)) {
-                Err(Undecodable::Garbage(text)) => assert!(text.starts_with(reason), "{text}"),
+                Err(Undecodable::Poison(text)) => assert!(text.starts_with(reason), "{text}"),
                 other => panic!("{reason}: {other:?}"),
             }
         }

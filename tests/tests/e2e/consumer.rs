@@ -1,4 +1,4 @@
-//! The consumer: killed, rolled back, fenced off, fed with garbage, it stores everything once and skips nothing.
+//! The consumer: killed, rolled back, fenced off, fed poison, it stores everything once and skips nothing.
 
 use std::cell::Cell;
 use std::os::unix::process::ExitStatusExt as _;
@@ -308,7 +308,7 @@ fn record(world: &World, account: Uuid) -> JournalRecord {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn garbage_goes_to_dead_letters_with_its_reason_in_the_batchs_transaction_and_the_partition_goes_on()
+async fn poison_goes_to_dead_letters_with_its_reason_in_the_batchs_transaction_and_the_partition_goes_on()
 -> anyhow::Result<()> {
     let world = World::new(one_partition()).await?;
     let good = [record(&world, world.account.id), record(&world, world.account.id)];
@@ -316,7 +316,7 @@ async fn garbage_goes_to_dead_letters_with_its_reason_in_the_batchs_transaction_
     let key = good[0].key_hash.to_string().into_bytes();
     let value = good[0].encode();
     let unknown = (stranger.key_hash.to_string().into_bytes(), stranger.encode());
-    let garbage = [
+    let poison = [
         (&key[..], Some(&b""[..]), "not JSON at line 1, column 0"),
         (&key, Some(b"location,location"), "not JSON at line 1"),
         (&key, Some(&value[..value.len() / 2]), "not JSON at line 1"),
@@ -335,7 +335,7 @@ async fn garbage_goes_to_dead_letters_with_its_reason_in_the_batchs_transaction_
     sqlx::raw_sql("BEGIN; SELECT FROM partition_progress FOR UPDATE").execute(&mut *fence).await?;
     world.kafka.append(uploads, 0, Some(&key), Some(&value)).await?;
     waits_for_a_lock(&world).await?;
-    for (key, value, _) in &garbage {
+    for (key, value, _) in &poison {
         world.kafka.append(uploads, 0, Some(key), *value).await?;
     }
     let last = good[1].key_hash.to_string();
@@ -344,8 +344,8 @@ async fn garbage_goes_to_dead_letters_with_its_reason_in_the_batchs_transaction_
     drop(fence);
     world.settled().await?;
     let letters = world.tables.dead_letters().await?;
-    assert_eq!(letters.len(), garbage.len());
-    for (offset, (letter, (key, value, reason))) in (2..).zip(letters.iter().zip(&garbage)) {
+    assert_eq!(letters.len(), poison.len());
+    for (offset, (letter, (key, value, reason))) in (2..).zip(letters.iter().zip(&poison)) {
         assert_eq!(letter.position, Position { partition: 0, offset });
         assert_eq!((letter.key.as_deref(), letter.value.as_deref()), (Some(*key), *value), "{reason}");
         assert!(letter.reason.starts_with(reason), "{} instead of {reason}", letter.reason);
@@ -440,12 +440,12 @@ async fn a_topic_that_refuses_a_fact_stops_its_partition_with_a_clear_error_and_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_run_of_garbage_longer_than_a_bound_stops_the_consumer_instead_of_draining_the_topic()
+async fn a_run_of_poison_longer_than_a_bound_stops_the_consumer_instead_of_draining_the_topic()
 -> anyhow::Result<()> {
     let world = World::new(one_partition()).await?;
     let uploads = &world.topics.uploads;
     for _ in 0..30 {
-        world.kafka.append(uploads, 0, Some(b"key"), Some(b"garbage")).await?;
+        world.kafka.append(uploads, 0, Some(b"key"), Some(b"poison")).await?;
     }
     let mut consumer = world.new_consumer()?;
     consumer.set("DEAD_LETTER_RUN_MAX", "10");
@@ -461,7 +461,7 @@ async fn a_run_of_garbage_longer_than_a_bound_stops_the_consumer_instead_of_drai
     let lost = world.tables.dead_letters().await?.len();
     assert!(lost <= 10, "{lost} records are dead letters after a restart");
 
-    // An operator who has seen that it is garbage raises the bound.
+    // An operator who has seen that it is poison raises the bound.
     consumer.set("DEAD_LETTER_RUN_MAX", "100");
     consumer.start().await?;
     world.settled().await?;
@@ -508,7 +508,7 @@ async fn a_record_of_a_newer_schema_stops_its_partition_with_a_clear_error_and_n
     .await?;
     let progress = world.tables.progress().await?;
     assert_eq!(progress.iter().map(|one| one.next_offset).collect::<Vec<_>>(), [1, 2]);
-    assert!(world.tables.dead_letters().await?.is_empty(), "a newer record is no garbage");
+    assert!(world.tables.dead_letters().await?.is_empty(), "a newer record is not poison");
     assert!(!consumer.ready().await, "an operator must see it");
     consumer.stop().await?;
 

@@ -348,8 +348,8 @@ async fn at_the_most_verbose_log_level_no_coordinate_key_or_secret_is_in_any_log
     drop(connection);
 
     // Nor what cannot be stored.
-    let garbage = format!(r#"{{"schema":1,"upload":{plain}"#);
-    world.kafka.append(&world.topics.uploads, 0, Some(key.as_bytes()), Some(garbage.as_bytes())).await?;
+    let poison = format!(r#"{{"schema":1,"upload":{plain}"#);
+    world.kafka.append(&world.topics.uploads, 0, Some(key.as_bytes()), Some(poison.as_bytes())).await?;
     world.settled().await?;
     assert_eq!(world.tables.dead_letters().await?.len(), 1);
 

@@ -15,7 +15,7 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
             Some(_) => {}
         }
     }
-    let may_be_garbage = case.episodes.iter().any(|episode| episode.fault == Fault::Garbage);
+    let may_be_poison = case.episodes.iter().any(|episode| episode.fault == Fault::Poison);
     for entry in &case.evidence.journal {
         verdict.examined += 1;
         match (entry.upload, entry.account) {
@@ -24,8 +24,8 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
                 format!("{position} in the journal is upload {upload}, never sent by account {account}")
             }),
             (Some(_), Some(_)) => {}
-            _ if may_be_garbage => {}
-            _ => verdict.accuse(|| format!("{} in the journal is garbage", at(entry.position))),
+            _ if may_be_poison => {}
+            _ => verdict.accuse(|| format!("{} in the journal is poison", at(entry.position))),
         }
     }
 }
@@ -48,8 +48,8 @@ mod tests {
 
             let mut run = Run::innocent();
             run.evidence.journal[3].upload = upload;
-            let garbage_is_planted = upload.is_none();
-            let expected = if garbage_is_planted { Judgement::Held } else { Judgement::Broken };
+            let poison_is_planted = upload.is_none();
+            let expected = if poison_is_planted { Judgement::Held } else { Judgement::Broken };
             assert_eq!(run.judgement(Checker::Invented), expected, "{upload:?}");
             run.episodes.clear();
             assert_eq!(run.judgement(Checker::Invented), Judgement::Broken, "{upload:?}");

@@ -17,7 +17,7 @@ use crate::evidence::{Evidence, JournalEntry};
 struct Expected<'a> {
     /// The records that claim their keys.
     new: BTreeMap<Position, &'a JournalEntry>,
-    garbage: BTreeSet<Position>,
+    poison: BTreeSet<Position>,
 }
 
 /// Per key, in the order of the journal: a record is new unless it is stamped before the end of the key's last window.
@@ -26,7 +26,7 @@ fn decided(evidence: &Evidence) -> Expected<'_> {
     let mut ends: HashMap<&str, JournalTime> = HashMap::new();
     for entry in &evidence.journal {
         if entry.upload.is_none() || entry.account.is_none() {
-            expected.garbage.insert(entry.position);
+            expected.poison.insert(entry.position);
         } else if ends.get(entry.key_hash.as_str()).is_none_or(|end| entry.time >= *end) {
             ends.insert(&entry.key_hash, entry.time.plus(evidence.ttl));
             expected.new.insert(entry.position, entry);
@@ -95,11 +95,11 @@ fn check_keys(evidence: &Evidence, expected: &Expected<'_>, verdict: &mut Verdic
 fn check_dead_letters(evidence: &Evidence, expected: &Expected<'_>, verdict: &mut Verdict) {
     let dead: BTreeSet<Position> = evidence.dead_letters.iter().copied().collect();
     verdict.examined += u64::try_from(dead.len()).unwrap_or(u64::MAX);
-    for position in dead.difference(&expected.garbage) {
-        verdict.accuse(|| format!("{} is a dead letter, and no garbage", at(*position)));
+    for position in dead.difference(&expected.poison) {
+        verdict.accuse(|| format!("{} is a dead letter, and not poison", at(*position)));
     }
-    for position in expected.garbage.difference(&dead) {
-        verdict.accuse(|| format!("{} is garbage, and no dead letter", at(*position)));
+    for position in expected.poison.difference(&dead) {
+        verdict.accuse(|| format!("{} is poison, and not a dead letter", at(*position)));
     }
 }
 
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn dead_letters_are_the_garbage() {
+    fn dead_letters_are_the_poison_records() {
         broken_by(|run| run.evidence.dead_letters.clear());
         broken_by(|run| run.evidence.dead_letters.push(run.evidence.stored[9].position));
     }

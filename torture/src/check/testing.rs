@@ -32,7 +32,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Every kind of errand, answered as it should be; a record of garbage; facts told twice.
+    /// Every kind of errand, answered as it should be; a poison record; facts told twice.
     pub(crate) fn innocent() -> Self {
         let mut script = Script::default();
         for index in 0..ERRANDS {
@@ -45,7 +45,7 @@ impl Run {
         evidence.pauses = 2;
         evidence.rebuilt = Some(Vec::new());
         evidence.recovered = Some((Duration::from_secs(1), Duration::from_secs(2)));
-        let faults = [Fault::Kill(Target::Consumer), Fault::Garbage];
+        let faults = [Fault::Kill(Target::Consumer), Fault::Poison];
         let episode = |fault| Episode { fault, began: 5.0, healed: 6.0, bite: Ok("it was gone".to_owned()) };
         let demands = Demands {
             succeeded: Kind::ALL.map(|(kind, _)| (kind, 1)).into(),
@@ -223,17 +223,17 @@ impl Script {
             }
             evidence.journal.push(JournalEntry { position, time, key_hash, account, upload });
         }
-        let garbage = Position { partition: 0, offset: next[0] };
+        let poison = Position { partition: 0, offset: next[0] };
         next[0] += 1;
         let time = JournalTime(BEGUN_MS + 90_000);
         evidence.journal.push(JournalEntry {
-            position: garbage,
+            position: poison,
             time,
             key_hash: String::new(),
             account: None,
             upload: None,
         });
-        evidence.dead_letters.push(garbage);
+        evidence.dead_letters.push(poison);
         evidence.journal.sort_by_key(|entry| entry.position);
         evidence.stored.sort_by_key(|stored| stored.position);
         evidence.facts.extend_from_within(20..40);

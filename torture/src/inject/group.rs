@@ -1,4 +1,4 @@
-//! The journal and the group that reads it: garbage, deleted offsets, members that come and go.
+//! The journal and the group that reads it: poison records, deleted offsets, members that come and go.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -75,7 +75,7 @@ impl System {
         Ok(format!("a third consumer was given partitions {joined} times"))
     }
 
-    pub(super) async fn garbage(&self, lasts: Duration) -> anyhow::Result<String> {
+    pub(super) async fn poison(&self, lasts: Duration) -> anyhow::Result<String> {
         let account = self.accounts()[0];
         // Not of this run, so that it would be seen to be stored.
         let planted = Planted::new();
@@ -85,7 +85,7 @@ impl System {
             (key, record::encode(account, Fingerprint::of(&upload), &upload))
         };
         let ((key, value), (strange_key, strange_value)) = (of(account), of(Uuid::from_u128(7)));
-        let garbage: [KeyAndValue<'_>; 7] = [
+        let poison: [KeyAndValue<'_>; 7] = [
             (Some(&key), Some(b"")),
             (Some(&key), Some(b"location,location")),
             (Some(&key), Some(&value[..value.len() / 2])),
@@ -97,14 +97,14 @@ impl System {
         let world = self.world();
         let partitions = usize::from(world.plan.partitions);
         let mut appended = BTreeSet::new();
-        for (index, (key, value)) in garbage.iter().enumerate() {
+        for (index, (key, value)) in poison.iter().enumerate() {
             let partition = i32::try_from(index % partitions)?;
             let offset = world.kafka.append(&world.topics.uploads, partition, *key, *value).await?;
             appended.insert(Position { partition, offset });
             sleep(lasts / 7).await;
         }
         let mut missing = appended.clone();
-        let buried = eventually(SIGN, "the garbage is in the dead letters", async || {
+        let buried = eventually(SIGN, "the poison records are dead letters", async || {
             let letters = world.tables.dead_letters().await?;
             missing.retain(|position| !letters.iter().any(|letter| letter.position == *position));
             Ok(missing.is_empty().then_some(()))
