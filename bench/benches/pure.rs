@@ -73,7 +73,7 @@ fn persisting(criterion: &mut Criterion) {
         let claims = claims();
         let decide = |mut windows: Windows| {
             for claim in &claims {
-                black_box(windows.settle(claim, TTL));
+                black_box(windows.resolve(claim, TTL));
             }
             windows
         };

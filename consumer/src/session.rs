@@ -268,7 +268,7 @@ async fn emit(
             },
             () = until.cancelled() => break,
             acknowledged = emitter.facts_acknowledged(), if emitter.is_busy() => {
-                let Ok(done) = emitter.settle(acknowledged).await else { break };
+                let Ok(done) = emitter.acknowledge(acknowledged).await else { break };
                 emitted.note(&done);
                 uncommitted.extend(done);
             }

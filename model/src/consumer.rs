@@ -17,13 +17,13 @@ pub type Emission = Option<(Arc<KeyState>, bool)>;
 /// A session.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Consumer {
-    /// First offset that is not settled.
+    /// First offset that is not resolved.
     pub next: i64,
     /// Records from `next` up to here were covered by the progress at assignment: they are only emitted again.
-    pub settled_below: i64,
+    pub persisted_below: i64,
     /// The transaction it is in.
     pub transaction: Option<Transaction>,
-    /// Settled and not emitted: the records just before `next`.
+    /// Resolved and not emitted: the records just before `next`.
     pub queue: VecDeque<Emission>,
 }
 
@@ -40,7 +40,7 @@ impl Consumer {
     /// A session that begins at `start`.
     #[must_use]
     pub fn new(start: i64, progress: i64) -> Self {
-        Self { next: start, settled_below: progress, transaction: None, queue: VecDeque::new() }
+        Self { next: start, persisted_below: progress, transaction: None, queue: VecDeque::new() }
     }
 
     /// First offset that is not emitted.
@@ -52,19 +52,19 @@ impl Consumer {
     /// Whether a batch of the records before `end` has some to persist. If so, it takes the fence's row.
     #[must_use]
     pub fn persists(&self, end: i64) -> bool {
-        self.settled_below < end
+        self.persisted_below < end
     }
 
     /// The fence, for a batch of the records before `end`: the progress must be where this consumer left it, and must
     /// still cover what is only emitted again.
     #[must_use]
     pub fn is_fenced_off(&self, end: i64, progress: i64) -> bool {
-        if self.persists(end) { progress != self.settled_below } else { progress < end }
+        if self.persists(end) { progress != self.persisted_below } else { progress < end }
     }
 
-    /// Settles the records before `end` against the tables as they are.
+    /// Resolves the records before `end` against the tables as they are.
     #[must_use]
-    pub fn settle(
+    pub fn resolve(
         &self,
         end: i64,
         journal: &Journal,
@@ -77,31 +77,31 @@ impl Consumer {
             Some(PlantedBug::ReEmitByNewestRow) => windows_of_newest(&database.keys),
             _ => self::windows(&database.keys),
         };
-        let mut settled = Transaction { new: Vec::new(), emissions: Vec::new() };
+        let mut transaction = Transaction { new: Vec::new(), emissions: Vec::new() };
         for offset in self.next..end {
             let mut claim = journal.claim(offset);
             if planted == Some(PlantedBug::DecideByWallClock) {
                 claim.time = now;
             }
-            settled.emissions.push(if offset < self.settled_below {
+            transaction.emissions.push(if offset < self.persisted_below {
                 let recalled = recalled.recall(&KEY, at(offset), claim.time);
                 recalled.map(|(state, persisted)| (Arc::new(state), persisted))
             } else {
-                let (decision, state) = windows.settle(&claim, TTL);
+                let (decision, state) = windows.resolve(&claim, TTL);
                 let state = Arc::new(state);
                 if decision == Decision::New {
-                    settled.new.push(Arc::clone(&state));
+                    transaction.new.push(Arc::clone(&state));
                 }
                 Some((state, decision == Decision::New))
             });
         }
-        settled
+        transaction
     }
 
     /// Takes over what a batch before `end` leaves to emit.
     pub fn queue(&mut self, end: i64, emissions: Vec<Emission>) {
         self.next = end;
-        self.settled_below = self.settled_below.max(end);
+        self.persisted_below = self.persisted_below.max(end);
         self.queue.extend(emissions);
     }
 }

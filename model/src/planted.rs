@@ -17,6 +17,6 @@ pub enum PlantedBug {
     ExpireBeforeEmission,
     /// Whether a record below the progress was persisted is told from the newest row of its key.
     ReEmitByNewestRow,
-    /// A batch that is only emitted again is settled against any table, even one that was put back to before it.
+    /// A batch that is only emitted again is resolved against any table, even one that was put back to before it.
     ReEmitUnfenced,
 }

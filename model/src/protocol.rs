@@ -34,8 +34,8 @@ pub enum Action {
     Assign(usize),
     /// The same, after the group has lost its offsets.
     AssignWithoutGroupOffset(usize),
-    /// A consumer settles the records before an offset in a transaction, up to its commit, or is fenced off.
-    Settle {
+    /// A consumer resolves the records before an offset in a transaction, up to its commit, or is fenced off.
+    Transact {
         /// The consumer.
         consumer: usize,
         /// The offset after the batch's last record.
@@ -102,7 +102,7 @@ impl Model for Protocol {
             Action::CrashGateway => world.cache = Default::default(),
             Action::Assign(consumer) => world.assign(consumer, last.group)?,
             Action::AssignWithoutGroupOffset(consumer) => world.assign(consumer, None)?,
-            Action::Settle { consumer, end } => world.settle(consumer, end, self.planted)?,
+            Action::Transact { consumer, end } => world.transact(consumer, end, self.planted)?,
             Action::Commit(consumer) => world.commit(consumer)?,
             Action::Emit(consumer) if self.size.focus == Focus::Answering => {
                 while world.emit(consumer, false).is_some() {}
@@ -124,7 +124,7 @@ impl Model for Protocol {
         world.consumers.sort_by_key(|consumer| {
             consumer.as_ref().map(|session| {
                 let queued = session.queue.len();
-                (session.next, session.settled_below, queued, session.transaction.is_some())
+                (session.next, session.persisted_below, queued, session.transaction.is_some())
             })
         });
         (world != *last).then_some(world)
@@ -154,7 +154,7 @@ impl Protocol {
             Focus::Answering => journal_end.max(session.next + 1),
             Focus::Emission => session.next + 1,
         };
-        actions.extend((first_end..=journal_end).map(|end| Action::Settle { consumer, end }));
+        actions.extend((first_end..=journal_end).map(|end| Action::Transact { consumer, end }));
         if in_transaction {
             return;
         }

@@ -3,7 +3,7 @@
 /// What a run looks at closely. The other half of the protocol is in it too, in larger steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Focus {
-    /// Gateways with caches. Consumers settle all that the journal holds, and emission is one step: all that is queued
+    /// Gateways with caches. Consumers resolve all that the journal holds, and emission is one step: all that is queued
     /// leaves, the group offset follows, and the table hears of it.
     Answering,
     /// Batches of any length, and emission record by record, with the group offset and the table's knowledge of it left

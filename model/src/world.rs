@@ -76,7 +76,7 @@ impl World {
 
     /// A consumer goes through its transaction up to the commit, or is fenced off and ends. What is only emitted again
     /// has nothing to commit.
-    pub fn settle(&mut self, consumer: usize, end: i64, planted: Option<PlantedBug>) -> Option<()> {
+    pub fn transact(&mut self, consumer: usize, end: i64, planted: Option<PlantedBug>) -> Option<()> {
         let session = self.consumers[consumer].as_ref()?;
         let fenced = match planted {
             Some(PlantedBug::NoFence) => false,
@@ -91,12 +91,12 @@ impl World {
             return Some(());
         }
         let persists = session.persists(end);
-        let settled = session.settle(end, &self.journal, &self.database, self.now, planted);
+        let transaction = session.resolve(end, &self.journal, &self.database, self.now, planted);
         let session = self.consumers[consumer].as_mut()?;
         if persists {
-            session.transaction = Some(settled);
+            session.transaction = Some(transaction);
         } else {
-            session.queue(end, settled.emissions);
+            session.queue(end, transaction.emissions);
         }
         Some(())
     }
@@ -144,13 +144,13 @@ impl World {
         Some(())
     }
 
-    /// Postgres is as it was when the records before `end` had been settled, and maintenance had never looked.
+    /// Postgres is as it was when the records before `end` had been persisted, and maintenance had never looked.
     pub fn put_back(&mut self, end: i64) {
         let empty = Database::default();
-        let settled = Consumer::new(0, 0).settle(end, &self.journal, &empty, self.now, None);
+        let transaction = Consumer::new(0, 0).resolve(end, &self.journal, &empty, self.now, None);
         self.database = empty;
         if let Some(last) = end.checked_sub(1).filter(|last| *last >= 0) {
-            self.database.commit(end, self.journal.record(last).time, &settled.new);
+            self.database.commit(end, self.journal.record(last).time, &transaction.new);
         }
     }
 }

@@ -126,7 +126,7 @@ impl Phone {
     async fn play_one(&self, ordinal: usize, upload: &Upload, twice: bool, watcher: Watcher<'_>) -> Outcome {
         let mut outcome = Outcome { ordinal, attempts: 0, replays: 0, locations: 0, failure: None };
         let delivery = self.deliver(upload, ordinal, watcher).await;
-        let first = match outcome.settle(delivery) {
+        let first = match outcome.conclude(delivery) {
             Ok(first) => first,
             Err(failure) => return Outcome { failure: Some(failure), ..outcome },
         };
@@ -137,7 +137,7 @@ impl Phone {
         if twice {
             let sent = usize::try_from(outcome.attempts).unwrap_or_default();
             let delivery = self.deliver(upload, ordinal.wrapping_add(sent), watcher).await;
-            outcome.failure = outcome.settle(delivery).and_then(|then| repeated(&first, &then)).err();
+            outcome.failure = outcome.conclude(delivery).and_then(|then| repeated(&first, &then)).err();
         }
         outcome
     }
@@ -186,7 +186,7 @@ impl Phone {
 
 impl Outcome {
     /// Counts a delivery and hands its answer on.
-    fn settle(&mut self, delivery: Delivery) -> Result<Answer, Failure> {
+    fn conclude(&mut self, delivery: Delivery) -> Result<Answer, Failure> {
         self.attempts += u64::from(delivery.attempts);
         let answer = delivery.end.map_err(|last| Failure::GaveUp { attempts: delivery.attempts, last })?;
         self.replays += u64::from(answer.replayed);

@@ -188,9 +188,9 @@ impl Client {
     ///
     /// # Errors
     /// There is no final answer within `deadline`, with the last one.
-    pub async fn settle(&self, post: &Post, deadline: Duration) -> anyhow::Result<Answer> {
+    pub async fn post_until_final(&self, post: &Post, deadline: Duration) -> anyhow::Result<Answer> {
         let mut last = "none".to_owned();
-        let settled = eventually(deadline, "a final answer", async || {
+        let final_answer = eventually(deadline, "a final answer", async || {
             match self.post(post).await {
                 Ok(answer) if !matches!(answer.status, 202 | 408 | 429 | 500..) => {
                     return Ok(Some(answer));
@@ -200,8 +200,8 @@ impl Client {
             }
             Ok(None)
         });
-        let settled = settled.await;
-        settled.with_context(|| format!("the last answer of {} was {last}", self.gateway))
+        let final_answer = final_answer.await;
+        final_answer.with_context(|| format!("the last answer of {} was {last}", self.gateway))
     }
 }
 

@@ -30,7 +30,7 @@ use crate::subscriber::{Fact, Subscriber};
 use crate::tables::{Stored, Tables};
 
 /// Longest time until everything in the journal is persisted, emitted and committed.
-const SETTLED: Duration = Duration::from_secs(60);
+const CAUGHT_UP: Duration = Duration::from_secs(60);
 /// Longest time a program may take that ends by itself.
 const RUN: Duration = Duration::from_secs(120);
 /// Longest time to remove a world from the servers.
@@ -318,18 +318,18 @@ impl World {
     ///
     /// # Errors
     /// They have not within a minute, with how far they are.
-    pub async fn settled(&self) -> anyhow::Result<()> {
-        self.settled_within(SETTLED).await
+    pub async fn caught_up(&self) -> anyhow::Result<()> {
+        self.caught_up_within(CAUGHT_UP).await
     }
 
     /// The same, with a deadline of the caller's.
     ///
     /// # Errors
     /// They have not within `deadline`, with how far they are.
-    pub async fn settled_within(&self, deadline: Duration) -> anyhow::Result<()> {
+    pub async fn caught_up_within(&self, deadline: Duration) -> anyhow::Result<()> {
         let group = TopicNames::group(&self.prefix);
         let mut seen = String::new();
-        let settled = eventually(deadline, "all of the journal is persisted and emitted", async || {
+        let caught_up = eventually(deadline, "all of the journal is persisted and emitted", async || {
             let ends = self.kafka.ends(&self.topics.uploads);
             let committed = self.kafka.committed(&group, &self.topics.uploads);
             // A broker that has just come back does not lead its partitions yet.
@@ -350,8 +350,8 @@ impl World {
             });
             Ok(done.then_some(()))
         });
-        let settled = settled.await;
-        settled.with_context(|| seen)
+        let caught_up = caught_up.await;
+        caught_up.with_context(|| seen)
     }
 
     /// The facts that a subscriber keeps, in order.
@@ -376,7 +376,7 @@ impl World {
     /// # Errors
     /// It is not so.
     pub async fn check(&self, expected: &[&Upload]) -> anyhow::Result<()> {
-        self.settled().await?;
+        self.caught_up().await?;
         let stored = self.tables.stored().await?;
         let in_rows: Vec<_> =
             stored.iter().map(|one| (one.account.to_string(), exact(&one.upload))).collect();

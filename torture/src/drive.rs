@@ -158,7 +158,7 @@ fn is_final(status: u16) -> bool {
 }
 
 /// How one upload of an errand ended.
-struct Settled {
+struct Final {
     status: u16,
     replayed: bool,
     /// Whether no attempt was left in doubt: what they published was in the journal before this answer.
@@ -184,36 +184,36 @@ impl Shared {
         let (account, stranger) = (errand.account, 1 - errand.account);
         match errand.kind {
             Kind::Plain => {
-                self.settle(errand, a, account, errand.gateway).await;
+                self.post_until_final(errand, a, account, errand.gateway).await;
                 if rand::random_bool(0.3) {
-                    self.settle(errand, a, account, 1 - errand.gateway).await;
+                    self.post_until_final(errand, a, account, 1 - errand.gateway).await;
                 }
             }
             Kind::Keyless => drop(self.attempt(errand, a, account, errand.gateway, false).await),
             Kind::Conflict => {
-                self.settle(errand, a, account, errand.gateway).await;
-                self.settle(errand, b, account, 1 - errand.gateway).await;
+                self.post_until_final(errand, a, account, errand.gateway).await;
+                self.post_until_final(errand, b, account, 1 - errand.gateway).await;
             }
             Kind::Race => {
-                let first = self.settle(errand, a, account, errand.gateway);
-                let second = self.settle(errand, b, account, 1 - errand.gateway);
+                let first = self.post_until_final(errand, a, account, errand.gateway);
+                let second = self.post_until_final(errand, b, account, 1 - errand.gateway);
                 tokio::join!(first, second);
             }
             Kind::Strangers => {
-                let one = self.settle(errand, a, account, errand.gateway);
-                let other = self.settle(errand, b, stranger, errand.gateway);
+                let one = self.post_until_final(errand, a, account, errand.gateway);
+                let other = self.post_until_final(errand, b, stranger, errand.gateway);
                 tokio::join!(one, other);
             }
             Kind::HangUp => {
                 // If it was all sent, it must get into the journal without a retry.
                 if !self.hang_up(errand, a, account).await || rand::random() {
-                    self.settle(errand, a, account, errand.gateway).await;
+                    self.post_until_final(errand, a, account, errand.gateway).await;
                 }
             }
             Kind::Reuse => self.reuse(errand, a, permit).await,
             Kind::Status => self.status(errand, a, stranger).await,
             Kind::Hot => {
-                let copies = (0..HOT_COPIES).map(|copy| self.settle(errand, a, account, copy % 2));
+                let copies = (0..HOT_COPIES).map(|copy| self.post_until_final(errand, a, account, copy % 2));
                 join_all(copies).await;
             }
             Kind::Malformed => self.malformed(errand, a).await,
@@ -221,14 +221,14 @@ impl Shared {
     }
 
     /// Sends an upload until its answer is final, half of the retries to the other gateway.
-    async fn settle(&self, errand: &Errand, upload: UploadId, account: usize, first: usize) -> Settled {
+    async fn post_until_final(&self, errand: &Errand, upload: UploadId, account: usize, first: usize) -> Final {
         let mut gateway = first;
         let (mut without_doubt, mut at_once) = (true, true);
         loop {
             let answered = self.attempt(errand, upload, account, gateway, false).await;
             match answered {
                 Some(Answered { status, replayed, .. }) if is_final(status) => {
-                    return Settled { status, replayed, without_doubt, at_once };
+                    return Final { status, replayed, without_doubt, at_once };
                 }
                 Some(Answered { status: 202, .. }) => {}
                 _ => without_doubt = false,
@@ -241,12 +241,12 @@ impl Shared {
 
     /// After its window a key is free: the same upload is stored again, once, and its first answer is no replay.
     async fn reuse(&self, errand: &Errand, upload: UploadId, permit: OwnedSemaphorePermit) {
-        let first = self.settle(errand, upload, errand.account, errand.gateway).await;
+        let first = self.post_until_final(errand, upload, errand.account, errand.gateway).await;
         let Ok(_waiting) = Arc::clone(&self.reuses).try_acquire_owned() else { return };
         drop(permit);
         sleep(self.target.ttl + REUSE_MARGIN).await;
         let Ok(_permit) = Arc::clone(&self.clients).acquire_owned().await else { return };
-        let again = self.settle(errand, upload, errand.account, errand.gateway).await;
+        let again = self.post_until_final(errand, upload, errand.account, errand.gateway).await;
         // A record that was in doubt may have come late, and have claimed the key first; and after a 202 the answer is a replay.
         if first.without_doubt && again.at_once && (again.status, again.replayed) == (200, true) {
             let text = "its window was over, and the key was not free".to_owned();

@@ -119,14 +119,14 @@ pub async fn run(options: &Options) -> anyhow::Result<Ran> {
     driver.finish(ERRANDS_END).await;
     clients.await?;
     // What the last errands sent. Without it there is evidence all the same, and a verdict.
-    let settled = system.settled(CAUGHT_UP).await;
+    let caught_up = system.caught_up(CAUGHT_UP).await;
     let history = recorder.take();
     let replay_paths = system.replay_paths().await;
     println!("{} attempts of {} errands; checking", history.attempts.len(), history.errands);
     let observed = watchers.finish().await?;
     system.stop_gateways().await?;
     let mut evidence = gather::evidence(&sources, observed).await?;
-    (evidence.recovered, evidence.replay_paths) = (recovered.filter(|_| settled.is_ok()), replay_paths);
+    (evidence.recovered, evidence.replay_paths) = (recovered.filter(|_| caught_up.is_ok()), replay_paths);
     evidence.pauses = gather::pauses(&system.logs()?)?;
     let rebuilt =
         rebuild(&system, &sources, &evidence, REBUILT + Duration::from_millis(history.errands)).await;
@@ -174,7 +174,7 @@ async fn rebuild(
     sources.tables.execute(gather::EMPTY).await?;
     sources.kafka.delete_group(&sources.group).await?;
     system.start_consumers().await?;
-    system.settled(deadline).await.context("the tables are not built again from the journal")?;
+    system.caught_up(deadline).await.context("the tables are not built again from the journal")?;
     gather::rebuilt(sources, before).await
 }
 
@@ -247,7 +247,7 @@ async fn recover(
     });
     let first = first.await;
     driver.enough();
-    let settled = system.settled(CAUGHT_UP).await;
+    let reached = system.caught_up(CAUGHT_UP).await;
     let caught_up = recorder.now().saturating_sub(healed);
-    first.and_then(|first| settled.map(|()| (first.saturating_sub(healed), caught_up))).ok()
+    first.and_then(|first| reached.map(|()| (first.saturating_sub(healed), caught_up))).ok()
 }

@@ -351,8 +351,8 @@ impl System {
     ///
     /// # Errors
     /// It is not within `deadline`, with how far it is.
-    pub async fn settled(&self, deadline: Duration) -> anyhow::Result<()> {
-        self.world.settled_within(deadline).await
+    pub async fn caught_up(&self, deadline: Duration) -> anyhow::Result<()> {
+        self.world.caught_up_within(deadline).await
     }
 
     /// Stops the gateways as an operator does.

@@ -19,7 +19,7 @@ const TTL: Duration = Duration::from_secs(10);
 /// How long a fault lasts that needs no longer.
 const LASTS: Duration = Duration::from_secs(3);
 /// Longest time until all of the journal is persisted in the end, and all errands have ended.
-const SETTLED: Duration = Duration::from_secs(120);
+const CAUGHT_UP: Duration = Duration::from_secs(120);
 
 /// Injects each fault whose name holds `only` and prints by what sign it was seen to bite.
 ///
@@ -55,9 +55,9 @@ pub async fn faults_tour(bin_dir: PathBuf, seed: u64, only: &str) -> anyhow::Res
         episodes.push(episode);
     }
     system.heal().await.context("not ready when all is healed")?;
-    driver.finish(SETTLED).await;
+    driver.finish(CAUGHT_UP).await;
     clients.await?;
-    system.settled(SETTLED).await.context("behind when all is quiet")?;
+    system.caught_up(CAUGHT_UP).await.context("behind when all is quiet")?;
 
     let mut table = Table::new();
     table.set_header(["fault", "seconds", "sign"]);

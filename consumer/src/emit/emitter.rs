@@ -210,7 +210,7 @@ impl Emitter {
     /// Waits for the facts of the oldest batch. May be dropped and called again.
     ///
     /// # Errors
-    /// As the producer tells; to be handed to [`settle`](Self::settle).
+    /// As the producer tells; to be handed to [`acknowledge`](Self::acknowledge).
     pub async fn facts_acknowledged(&mut self) -> Result<(), Failure> {
         let Some(Pending { facts, begun, .. }) = self.pending.front_mut() else { return Ok(()) };
         let late = (*begun + PATIENCE, &self.readiness, self.settings.topics.locations.as_str());
@@ -223,7 +223,7 @@ impl Emitter {
     ///
     /// # Errors
     /// [`Stopped`]
-    pub async fn settle(
+    pub async fn acknowledge(
         &mut self,
         acknowledged: Result<(), Failure>,
     ) -> Result<BTreeMap<i32, Emitted>, Stopped> {

@@ -70,18 +70,18 @@ async fn emit(emitter: &mut Emitter, offset: i64) {
     tokio::time::timeout(PATIENCE, emitter.emit(batch(offset))).await.expect("results in time").unwrap();
 }
 
-/// Settles all that is pending. Tells how far each batch has brought the partition.
-async fn settle(emitter: &mut Emitter) -> Vec<i64> {
+/// Waits until everything pending is acknowledged. Returns how far each batch has brought the partition.
+async fn all_acknowledged(emitter: &mut Emitter) -> Vec<i64> {
     let mut nexts = Vec::new();
-    let settling = async {
+    let acknowledging = async {
         while emitter.is_busy() {
             let acknowledged = emitter.facts_acknowledged().await;
             nexts.extend(
-                emitter.settle(acknowledged).await.unwrap().into_values().map(|emitted| emitted.next),
+                emitter.acknowledge(acknowledged).await.unwrap().into_values().map(|emitted| emitted.next),
             );
         }
     };
-    tokio::time::timeout(PATIENCE, settling).await.expect("facts in time");
+    tokio::time::timeout(PATIENCE, acknowledging).await.expect("facts in time");
     nexts
 }
 
@@ -113,7 +113,7 @@ async fn producers_that_know_no_broker_any_more_are_made_anew_and_the_batch_is_e
         let lost = client.lost.clone();
         lost.cancel();
         emit(&mut emitter, offset).await;
-        assert_eq!(settle(&mut emitter).await, [offset + 1]);
+        assert_eq!(all_acknowledged(&mut emitter).await, [offset + 1]);
         assert!(!emitter.results.lost.is_cancelled() && !emitter.facts.lost.is_cancelled());
     }
 }
@@ -131,7 +131,7 @@ async fn results_do_not_wait_for_facts_and_facts_that_got_lost_are_told_again_in
     assert_eq!(emitter.pending.len(), 3);
 
     emitter.facts.lost.cancel();
-    assert_eq!(settle(&mut emitter).await, [5, 6, 7]);
+    assert_eq!(all_acknowledged(&mut emitter).await, [5, 6, 7]);
     let told = facts(&cluster, 6);
     let mut greatest = 3;
     for offset in &told {
@@ -152,7 +152,7 @@ async fn uploads_that_come_one_at_a_time_do_not_wait_for_the_facts_of_those_befo
     }
     assert!(begun.elapsed() < 5 * SECOND, "{:?}", begun.elapsed());
     assert_eq!(emitter.pending.len(), 100);
-    assert_eq!(settle(&mut emitter).await, (1..=100).collect::<Vec<_>>());
+    assert_eq!(all_acknowledged(&mut emitter).await, (1..=100).collect::<Vec<_>>());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -176,7 +176,7 @@ async fn no_more_is_emitted_than_may_be_pending() {
         emitter.emit(batch).await.unwrap();
     }
     assert_eq!((emitter.size(), emitter.has_room()), (PENDING_MAX, false));
-    settle(&mut emitter).await;
+    all_acknowledged(&mut emitter).await;
     assert!(emitter.has_room() && !emitter.is_busy() && emitter.size() == 0);
 }
 
@@ -191,7 +191,7 @@ async fn no_more_batches_are_emitted_than_may_be_pending() {
         assert!(emitter.pending.len() <= PENDING_BATCHES_MAX);
     }
     assert_eq!(emitter.pending.len(), PENDING_BATCHES_MAX);
-    settle(&mut emitter).await;
+    all_acknowledged(&mut emitter).await;
     assert!(emitter.has_room() && !emitter.is_busy());
 }
 
@@ -214,17 +214,17 @@ async fn acknowledgements_that_do_not_come_make_emission_down_by_the_topics_name
     let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS; 10_000];
     cluster.request_errors(RDKafkaApiKey::Produce, &refusals);
     tokio::join!(emit(&mut emitter, 0), down("location-results"));
-    settle(&mut emitter).await;
+    all_acknowledged(&mut emitter).await;
     assert!(readiness.snapshot()["emission"].up);
 
     emit(&mut emitter, 1).await;
     cluster.request_errors(RDKafkaApiKey::Produce, &refusals);
     emitter.facts.lost.cancel();
-    tokio::join!(settle(&mut emitter), down("location"));
+    tokio::join!(all_acknowledged(&mut emitter), down("location"));
     assert!(readiness.snapshot()["emission"].up);
 }
 
-/// Emits the batches and settles them. Tells how far each partition has come.
+/// Emits the batches and waits until they are acknowledged. Returns how far each partition has come.
 async fn emitted(
     emitter: &mut Emitter,
     batches: impl IntoIterator<Item = Vec<Emission>>,
@@ -236,7 +236,7 @@ async fn emitted(
         }
         while emitter.is_busy() {
             let acknowledged = emitter.facts_acknowledged().await;
-            let emitted = emitter.settle(acknowledged).await.unwrap();
+            let emitted = emitter.acknowledge(acknowledged).await.unwrap();
             nexts.extend(emitted.into_iter().map(|(partition, emitted)| (partition, emitted.next)));
         }
     };

@@ -101,7 +101,7 @@ pub struct Assigned {
     /// Counts assignments, so that records polled before a rebalance are told from those after it.
     pub generation: u64,
     /// The table's progress at assignment: records below are only emitted again.
-    pub settled_below: i64,
+    pub persisted_below: i64,
     /// The offset after the last record polled. The next record may stand behind it: offsets need not be contiguous.
     pub expected: i64,
 }
@@ -112,11 +112,11 @@ pub struct Assignment(Arc<Mutex<(u64, BTreeMap<i32, Assigned>)>>);
 
 impl Assignment {
     /// Adds a partition. Returns the assignment's generation.
-    pub fn add(&self, partition: i32, settled_below: i64, start: i64) -> u64 {
+    pub fn add(&self, partition: i32, persisted_below: i64, start: i64) -> u64 {
         let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         inner.0 += 1;
         let generation = inner.0;
-        inner.1.insert(partition, Assigned { generation, settled_below, expected: start });
+        inner.1.insert(partition, Assigned { generation, persisted_below, expected: start });
         generation
     }
 
@@ -257,7 +257,7 @@ mod tests {
         let assignment = Assignment::default();
         assignment.add(1, 10, 5);
         let polled = assignment.polled(1, 5).unwrap();
-        assert_eq!((polled.settled_below, polled.expected), (10, 5));
+        assert_eq!((polled.persisted_below, polled.expected), (10, 5));
         assert_eq!(assignment.polled(1, 6).unwrap().expected, 6);
         assert!(assignment.is_current(1, polled.generation));
         assignment.remove(1);

@@ -82,7 +82,7 @@ pub struct PollSettings {
 
 /// A message from the polling thread.
 pub enum Polled {
-    /// Records to settle.
+    /// Records to persist or to emit again.
     Batch(Batch),
     /// A partition was assigned whose progress ends in a run of poison records this long.
     PoisonRun(i32, usize),
@@ -417,14 +417,14 @@ impl Poller {
 /// Offsets between two records that are nobody's: a transaction's end has one, and an aborted transaction was none of
 /// Milepost's. What was deleted is no hole: the brokers tell that a position lies before the journal's beginning.
 fn pass_hole(partition: i32, offset: i64, assigned: Assigned) -> Result<(), PollError> {
-    let Assigned { expected, settled_below, .. } = assigned;
+    let Assigned { expected, persisted_below, .. } = assigned;
     if offset < expected {
         return Err(PollError::LostEnd(format!(
             "partition {partition} goes back from {expected} to {offset}"
         )));
     }
     // Below the progress it was met before.
-    if offset > settled_below {
+    if offset > persisted_below {
         counter!(metric::HOLES).increment(1);
         let (first, last) = (expected, offset - 1);
         tracing::warn!(

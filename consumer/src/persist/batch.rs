@@ -1,4 +1,4 @@
-//! A batch: what one transaction settles. Records of several partitions, in journal order within each.
+//! A batch: the records that one transaction persists, of several partitions, in journal order within each.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,7 +52,7 @@ impl Batch {
     /// Adds the next record of its partition, as it is `assigned`, with the offset after the record before it.
     /// Records of an earlier assignment go: under this one they are polled again.
     pub fn push(&mut self, record: Record, bytes: usize, assigned: Assigned) {
-        let Assigned { generation, settled_below, expected } = assigned;
+        let Assigned { generation, persisted_below, expected } = assigned;
         let of = record.position.partition;
         if self.spans.get(&of).is_some_and(|span| span.generation != generation) {
             self.retain_partitions(|partition, _| partition != of);
@@ -63,7 +63,7 @@ impl Batch {
         let next = record.position.offset + 1;
         let span = self.spans.entry(record.position.partition).or_insert(Span {
             generation,
-            first_new: expected.max(settled_below),
+            first_new: expected.max(persisted_below),
             next,
             time: record.time,
         });
@@ -293,26 +293,26 @@ mod tests {
     }
 
     /// Adds a record that follows on the one before it.
-    fn push(batch: &mut Batch, record: Record, generation: u64, settled_below: i64) {
+    fn push(batch: &mut Batch, record: Record, generation: u64, persisted_below: i64) {
         let expected = record.position.offset;
-        batch.push(record, 100, Assigned { generation, settled_below, expected });
+        batch.push(record, 100, Assigned { generation, persisted_below, expected });
     }
 
-    fn batch(records: impl IntoIterator<Item = Record>, settled_below: i64) -> Batch {
+    fn batch(records: impl IntoIterator<Item = Record>, persisted_below: i64) -> Batch {
         let mut batch = Batch::default();
         for record in records {
-            push(&mut batch, record, 1, settled_below);
+            push(&mut batch, record, 1, persisted_below);
         }
         batch
     }
 
     #[test]
-    fn a_span_tells_new_records_from_settled_ones() {
-        let whole = |settled| batch((5..9).map(|offset| record(0, offset, true)), settled).spans[&0];
+    fn a_span_separates_new_records_from_persisted_ones() {
+        let whole = |below| batch((5..9).map(|offset| record(0, offset, true)), below).spans[&0];
         assert_eq!((whole(0).first_new, whole(0).next), (5, 9));
         assert_eq!((whole(7).first_new, whole(7).next), (7, 9));
-        let settled = batch((5..9).map(|offset| record(0, offset, true)), 20);
-        assert!(settled.records.iter().all(|record| !settled.is_new(record)));
+        let persisted = batch((5..9).map(|offset| record(0, offset, true)), 20);
+        assert!(persisted.records.iter().all(|record| !persisted.is_new(record)));
         let mixed = batch((5..9).map(|offset| record(0, offset, true)), 7);
         let new: Vec<bool> = mixed.records.iter().map(|record| mixed.is_new(record)).collect();
         assert_eq!(new, [false, false, true, true]);
@@ -321,10 +321,10 @@ mod tests {
 
     #[test]
     fn a_span_begins_where_the_consumer_left_the_progress_though_the_journal_has_a_hole_there() {
-        let after_a_hole = |settled_below, expected| {
+        let after_a_hole = |persisted_below, expected| {
             let mut batch = Batch::default();
-            batch.push(record(0, 7, true), 100, Assigned { generation: 1, settled_below, expected });
-            push(&mut batch, record(0, 8, true), 1, settled_below);
+            batch.push(record(0, 7, true), 100, Assigned { generation: 1, persisted_below, expected });
+            push(&mut batch, record(0, 8, true), 1, persisted_below);
             (batch.spans[&0].first_new, batch.spans[&0].next, batch.records.iter().all(|r| batch.is_new(r)))
         };
         assert_eq!(after_a_hole(0, 5), (5, 9, true));
@@ -405,7 +405,7 @@ mod tests {
     fn a_batch_that_is_cut_behind_a_hole_ends_right_behind_its_last_record() {
         let mut batch = batch([record(0, 6, true)], 0);
         // Offset 7 is the mark of a transaction.
-        batch.push(record(0, 8, false), 100, Assigned { generation: 1, settled_below: 0, expected: 7 });
+        batch.push(record(0, 8, false), 100, Assigned { generation: 1, persisted_below: 0, expected: 7 });
         assert_eq!(batch.spans[&0].next, 9);
         batch.cut(0, 8);
         assert_eq!((batch.spans[&0].first_new, batch.spans[&0].next, batch.spans[&0].time.0), (6, 7, 60));
@@ -434,7 +434,7 @@ mod tests {
         let (kept, left): (Vec<_>, Vec<_>) = (offsets(&first), offsets(&rest));
         assert_eq!((kept, left), (vec![(0, 5), (1, 1), (0, 6)], vec![(0, 7), (2, 3), (0, 8)]));
         assert_eq!((first.locations, first.bytes, rest.locations, rest.bytes), (3, 300, 3, 300));
-        // Of partition 0 all below 7 is settled.
+        // Of partition 0 all below 7 is persisted.
         let span = |batch: &Batch, partition| {
             let Span { first_new, next, time, generation } = batch.spans[&partition];
             assert_eq!(generation, 1);

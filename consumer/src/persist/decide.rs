@@ -91,7 +91,7 @@ impl Windows {
 
     /// Decides about the next record in journal order. If it is new, its window counts for the records after it. Returns
     /// the decision and the state of the key after it.
-    pub fn settle(&mut self, claim: &Claim, ttl: Duration) -> (Decision, KeyState) {
+    pub fn resolve(&mut self, claim: &Claim, ttl: Duration) -> (Decision, KeyState) {
         let windows = self.0.entry(claim.key_hash).or_default();
         let newest = answer::newest(windows.iter());
         let decision = decide(claim, newest);
@@ -136,33 +136,33 @@ mod tests {
         }
     }
 
-    fn settle_all(claims: &[Claim]) -> Vec<(Decision, KeyState)> {
+    fn resolve_all(claims: &[Claim]) -> Vec<(Decision, KeyState)> {
         let mut windows = Windows::default();
-        claims.iter().map(|claim| windows.settle(claim, TTL)).collect()
+        claims.iter().map(|claim| windows.resolve(claim, TTL)).collect()
     }
 
     #[test]
     fn the_first_record_claims_the_key_and_the_window_ends_a_ttl_later() {
-        let settled =
-            settle_all(&[claim(0, 1000, 1), claim(1, 1099, 1), claim(2, 1099, 2), claim(3, 1100, 2)]);
-        let decisions: Vec<Decision> = settled.iter().map(|(decision, _)| *decision).collect();
+        let resolved =
+            resolve_all(&[claim(0, 1000, 1), claim(1, 1099, 1), claim(2, 1099, 2), claim(3, 1100, 2)]);
+        let decisions: Vec<Decision> = resolved.iter().map(|(decision, _)| *decision).collect();
         assert_eq!(decisions, [Decision::New, Decision::Copy, Decision::Conflict, Decision::New]);
         assert_eq!(
-            (settled[0].1.accepted_at, settled[0].1.expires_at),
+            (resolved[0].1.accepted_at, resolved[0].1.expires_at),
             (JournalTime(1000), JournalTime(1100))
         );
-        assert_eq!(settled[2].1, settled[0].1);
-        assert_eq!(settled[3].1.source.offset, 3);
+        assert_eq!(resolved[2].1, resolved[0].1);
+        assert_eq!(resolved[3].1.source.offset, 3);
     }
 
     #[test]
     fn a_broker_clock_that_steps_back_does_not_free_a_key() {
-        let settled = settle_all(&[claim(0, 1000, 1), claim(1, 500, 1)]);
-        assert_eq!(settled[1].0, Decision::Copy);
+        let resolved = resolve_all(&[claim(0, 1000, 1), claim(1, 500, 1)]);
+        assert_eq!(resolved[1].0, Decision::Copy);
     }
 
     #[test]
-    fn a_settled_record_is_recalled_with_the_window_of_its_own_time() {
+    fn a_persisted_record_is_recalled_with_the_window_of_its_own_time() {
         let claims = [claim(0, 1000, 1), claim(1, 1050, 1), claim(2, 2000, 2), claim(3, 2001, 1)];
         let rows: Vec<KeyState> = [0, 2].map(|at| claimed(&claims[at], TTL)).to_vec();
         let recalled = |at: usize| recall(claims[at].position, claims[at].time, &rows).unwrap();
@@ -181,7 +181,7 @@ mod tests {
         let mut windows = Windows::default();
         windows.insert(KeyHash([1; 32]), claimed(&claim(500, 1000, 1), TTL));
         let decisions = [claim(3, 2000, 2), claim(4, 2001, 2), claim(5, 2002, 1)]
-            .map(|claim| windows.settle(&claim, TTL).0);
+            .map(|claim| windows.resolve(&claim, TTL).0);
         assert_eq!(decisions, [Decision::New, Decision::Copy, Decision::Conflict]);
     }
 
@@ -197,7 +197,7 @@ mod tests {
                 time += step;
                 claim(offset, time, *upload)
             }).collect();
-            let whole = settle_all(&claims);
+            let whole = resolve_all(&claims);
 
             let mut table: Vec<KeyState> = Vec::new();
             let mut pieces = Vec::new();
@@ -205,7 +205,7 @@ mod tests {
                 let mut windows = Windows::default();
                 table.iter().for_each(|row| windows.insert(KeyHash([1; 32]), row.clone()));
                 for claim in batch {
-                    let (decision, state) = windows.settle(claim, TTL);
+                    let (decision, state) = windows.resolve(claim, TTL);
                     if decision == Decision::New {
                         table.push(state.clone());
                     }

@@ -17,7 +17,7 @@ use crate::persist::decide::{Claim, Decision, Windows};
 
 /// What a record of a batch turned out to be.
 #[derive(Debug)]
-pub enum Settled {
+pub enum Resolution {
     /// Decided now.
     Decided(Decision, KeyState),
     /// Below the progress: emitted again.
@@ -36,30 +36,30 @@ pub enum Settled {
 /// An upload to persist, and the state it gives its key.
 pub type NewUpload<'a> = (&'a Record, &'a JournalRecord, &'a KeyState);
 
-/// Settles every record of a batch in journal order. `windows` holds what the table knows of its keys.
+/// Resolves every record of a batch in journal order. `windows` holds what the table knows of its keys.
 #[must_use]
-pub fn settle(batch: &Batch, mut windows: Windows, ttl: Duration) -> Vec<Settled> {
-    let settle_one = |record: &Record| match &record.content {
-        Content::Poison(_) => Settled::Poison,
+pub fn resolve(batch: &Batch, mut windows: Windows, ttl: Duration) -> Vec<Resolution> {
+    let resolve_one = |record: &Record| match &record.content {
+        Content::Poison(_) => Resolution::Poison,
         Content::Upload(upload) if batch.is_new(record) => {
-            let (decision, state) = windows.settle(&claim(record, upload), ttl);
-            Settled::Decided(decision, state)
+            let (decision, state) = windows.resolve(&claim(record, upload), ttl);
+            Resolution::Decided(decision, state)
         }
         Content::Upload(upload) => windows
             .recall(&upload.key_hash, record.position, record.time)
-            .map_or(Settled::Forgotten, |(state, persisted)| Settled::Recalled { state, persisted }),
+            .map_or(Resolution::Forgotten, |(state, persisted)| Resolution::Recalled { state, persisted }),
     };
-    batch.records.iter().map(settle_one).collect()
+    batch.records.iter().map(resolve_one).collect()
 }
 
 /// The uploads to persist.
 #[must_use]
-pub fn new_uploads<'a>(batch: &'a Batch, settled: &'a [Settled]) -> Vec<NewUpload<'a>> {
-    let new = |(record, settled): (&'a Record, &'a Settled)| match (&record.content, settled) {
-        (Content::Upload(upload), Settled::Decided(Decision::New, state)) => Some((record, &**upload, state)),
+pub fn new_uploads<'a>(batch: &'a Batch, resolutions: &'a [Resolution]) -> Vec<NewUpload<'a>> {
+    let new = |(record, resolution): (&'a Record, &'a Resolution)| match (&record.content, resolution) {
+        (Content::Upload(upload), Resolution::Decided(Decision::New, state)) => Some((record, &**upload, state)),
         _ => None,
     };
-    batch.records.iter().zip(settled).filter_map(new).collect()
+    batch.records.iter().zip(resolutions).filter_map(new).collect()
 }
 
 /// The uploads of a batch.
@@ -151,20 +151,20 @@ pub fn dead_letters(batch: &Batch) -> Vec<statements::DeadLetter<'_>> {
 
 /// What a persisted batch leaves to emit, in its order.
 #[must_use]
-pub fn emissions(batch: Batch, settled: Vec<Settled>) -> Vec<Emission> {
+pub fn emissions(batch: Batch, resolutions: Vec<Resolution>) -> Vec<Emission> {
     let spans = batch.spans;
     batch
         .records
         .into_iter()
-        .zip(settled)
-        .map(|(record, settled)| {
+        .zip(resolutions)
+        .map(|(record, resolution)| {
             let generation = spans.get(&record.position.partition).map_or(0, |span| span.generation);
             let (position, time, traceparent) = (record.position, record.time, record.traceparent);
-            let answer = match (record.content, settled) {
-                (Content::Upload(upload), Settled::Decided(decision, state)) => {
+            let answer = match (record.content, resolution) {
+                (Content::Upload(upload), Resolution::Decided(decision, state)) => {
                     Some((upload, state, decision == Decision::New))
                 }
-                (Content::Upload(upload), Settled::Recalled { state, persisted }) => {
+                (Content::Upload(upload), Resolution::Recalled { state, persisted }) => {
                     Some((upload, state, persisted))
                 }
                 _ => None,
@@ -175,26 +175,26 @@ pub fn emissions(batch: Batch, settled: Vec<Settled>) -> Vec<Emission> {
 }
 
 /// Counts and logs what became of a persisted batch.
-pub fn count(batch: &Batch, settled: &[Settled]) {
+pub fn count(batch: &Batch, resolutions: &[Resolution]) {
     let mut decided: BTreeMap<&'static str, u64> = BTreeMap::new();
     let (mut locations, mut letters) = (0, 0);
-    for (record, settled) in batch.records.iter().zip(settled) {
-        let decision = match settled {
-            Settled::Decided(Decision::New, _) => {
+    for (record, resolution) in batch.records.iter().zip(resolutions) {
+        let decision = match resolution {
+            Resolution::Decided(Decision::New, _) => {
                 locations += record.content.locations() as u64;
                 "new"
             }
-            Settled::Decided(Decision::Copy, _) => "copy",
-            Settled::Decided(Decision::Conflict, _) => "conflict",
-            Settled::Recalled { .. } | Settled::Forgotten => "recalled",
-            Settled::Poison if batch.is_new(record) => {
+            Resolution::Decided(Decision::Copy, _) => "copy",
+            Resolution::Decided(Decision::Conflict, _) => "conflict",
+            Resolution::Recalled { .. } | Resolution::Forgotten => "recalled",
+            Resolution::Poison if batch.is_new(record) => {
                 letters += 1;
                 let Content::Poison(Poison { reason, .. }) = &record.content else { continue };
                 let (partition, offset) = (record.position.partition, record.position.offset);
                 tracing::warn!(partition, offset, reason, "record moved to dead_letters");
                 "dead-letter"
             }
-            Settled::Poison => "recalled",
+            Resolution::Poison => "recalled",
         };
         *decided.entry(decision).or_default() += 1;
     }

@@ -26,7 +26,7 @@ use crate::metric;
 use crate::persist::account::{ASK_AGAIN, KnownAccounts, Waiting};
 use crate::persist::batch::{Batch, PoisonRun, PoisonRuns};
 use crate::persist::decide::Windows;
-use crate::persist::resolve::{self, Settled};
+use crate::persist::resolve::{self, Resolution};
 
 /// What a consumer asks for locations, which are kept for as long as their owner has set: expiry lets none go.
 pub const LOCATIONS_NEEDED: Duration = Duration::ZERO;
@@ -177,10 +177,10 @@ impl Persister {
             };
         }
         let whole = batch.records.len();
-        let settled = loop {
+        let resolutions = loop {
             let step = async |this: &mut Self, batch: &mut Batch| this.transact(batch).await;
             match self.retry(&mut batch, &mut rest, step).await? {
-                Ok(settled) => break settled,
+                Ok(resolutions) => break resolutions,
                 Err(keys) => self.stop_at(&mut batch, &keys),
             }
             if batch.is_empty() {
@@ -199,9 +199,9 @@ impl Persister {
             self.runs.bound(&mut batch, max);
         }
         histogram!(metric::BATCH).record(count(batch.records.len()));
-        resolve::count(&batch, &settled);
+        resolve::count(&batch, &resolutions);
         let poison_run = batch.poison_run;
-        Ok(Persisted { emissions: resolve::emissions(batch, settled), poison_run, rest })
+        Ok(Persisted { emissions: resolve::emissions(batch, resolutions), poison_run, rest })
     }
 
     /// Repeats a step until it succeeds, with half of the batch after each time that it took too long. No database error makes
@@ -325,7 +325,7 @@ impl Persister {
         batch.leave_stopped(&self.stopped.snapshot());
     }
 
-    async fn transact(&mut self, batch: &Batch) -> Result<Readable<Vec<Settled>>, Failure> {
+    async fn transact(&mut self, batch: &Batch) -> Result<Readable<Vec<Resolution>>, Failure> {
         self.crash.point(CrashPoint::BeforeTransaction);
         let begun = Instant::now();
         let mut connection = self.connection().await?;
@@ -335,14 +335,14 @@ impl Persister {
             Ok(windows) => windows,
             Err(keys) => return Ok(Err(keys)),
         };
-        let settled = resolve::settle(batch, windows, self.settings.ttl);
-        self.write(&mut transaction, batch, &settled).await?;
+        let resolutions = resolve::resolve(batch, windows, self.settings.ttl);
+        self.write(&mut transaction, batch, &resolutions).await?;
         self.crash.point(CrashPoint::InTransaction);
         transaction.commit().await?;
         histogram!(metric::PERSIST).record(begun.elapsed());
         self.crash.point(CrashPoint::AfterCommit);
         self.connection = Some(connection);
-        Ok(Ok(settled))
+        Ok(Ok(resolutions))
     }
 
     /// Makes the table partitions that the batch needs, ahead of its transaction. Maintenance has normally made them long
@@ -374,7 +374,7 @@ impl Persister {
         batch: &Batch,
     ) -> Result<Readable<Windows>, Failure> {
         let topic = &self.settings.topic;
-        let (new, settled): (Vec<_>, Vec<_>) =
+        let (new, again): (Vec<_>, Vec<_>) =
             batch.spans.iter().partition(|(_, span)| span.first_new < span.next);
         let advances: Vec<Advance> = new
             .into_iter()
@@ -385,10 +385,10 @@ impl Persister {
                 time: span.time,
             })
             .collect();
-        let settled: Vec<(i32, i64)> =
-            settled.into_iter().map(|(partition, span)| (*partition, span.next)).collect();
+        let again: Vec<(i32, i64)> =
+            again.into_iter().map(|(partition, span)| (*partition, span.next)).collect();
         // Before the keys are read: what progress covers once, it covers from then on.
-        let refused = progress::behind(connection, topic, &settled).await?;
+        let refused = progress::behind(connection, topic, &again).await?;
         if !refused.is_empty() {
             return Err(Failure::Fenced(refused));
         }
@@ -412,9 +412,9 @@ impl Persister {
         &self,
         connection: &mut PgConnection,
         batch: &Batch,
-        settled: &[Settled],
+        resolutions: &[Resolution],
     ) -> sqlx::Result<()> {
-        let new = resolve::new_uploads(batch, settled);
+        let new = resolve::new_uploads(batch, resolutions);
         if !new.is_empty() {
             let copy_min = self.settings.copy_rows_min;
             let mut keys = resolve::keys(&new);

@@ -149,11 +149,11 @@ async fn persist(persister: &mut Persister, batch: Batch) -> Result<Persisted, P
     tokio::time::timeout(Duration::from_secs(30), persister.persist(batch)).await.expect("tried for ever")
 }
 
-fn batch(settled_below: i64, records: impl IntoIterator<Item = Record>) -> Batch {
+fn batch(persisted_below: i64, records: impl IntoIterator<Item = Record>) -> Batch {
     let mut batch = Batch::default();
     for record in records {
         let expected = record.position.offset;
-        batch.push(record, 100, Assigned { generation: 1, settled_below, expected });
+        batch.push(record, 100, Assigned { generation: 1, persisted_below, expected });
     }
     batch
 }
@@ -282,7 +282,7 @@ async fn records_below_the_progress_are_recalled_and_not_written_again() {
         );
     }
 
-    // Half settled, half new.
+    // Half persisted already, half new.
     let mixed = records().into_iter().chain([upload(0, 4, 4, 4, 1)]);
     let mixed = fixture.persister(1000).persist(batch(4, mixed)).await.unwrap();
     assert_eq!(facts(&mixed), [true, false, false, false, true]);
@@ -449,7 +449,7 @@ async fn a_batch_behind_a_hole_in_the_journal_meets_the_progress_where_it_was_le
     persister.persist(batch(0, [upload(0, 0, 1, 1, 1), poison(1)])).await.unwrap();
     // Offset 2 is the mark of a transaction.
     let mut behind = Batch::default();
-    behind.push(poison(3), 100, Assigned { generation: 1, settled_below: 0, expected: 2 });
+    behind.push(poison(3), 100, Assigned { generation: 1, persisted_below: 0, expected: 2 });
     persister.persist(behind).await.unwrap();
     assert_eq!(fixture.next_offset(0).await, 4);
     let run = progress::poison_run(&mut fixture.connection, TOPIC, 0, 4, 9).await.unwrap();
@@ -608,7 +608,7 @@ async fn a_row_that_no_consumer_writes_stops_the_partition_of_its_key_and_no_oth
         assert!(persist(&mut fixture.persister(1000), left()).await.unwrap().emissions.is_empty());
         // But what else was cut off is not forgotten.
         let mut with_run = left();
-        with_run.push(poison_of(1, 1), 100, Assigned { generation: 1, settled_below: 1, expected: 1 });
+        with_run.push(poison_of(1, 1), 100, Assigned { generation: 1, persisted_below: 1, expected: 1 });
         let mut persister = fixture.persister(1000);
         persister.resume_run(1, 1000);
         let stopped = persist(&mut persister, with_run).await;

@@ -90,7 +90,7 @@ async fn past_the_limit_of_connections_or_requests_in_flight_new_ones_get_503() 
     assert!(open.len() <= 100, "{} connections are open", open.len());
     drop(open);
     let _consumer = world.consumer().await?;
-    load.settle(std::slice::from_ref(&client), 2).await?;
+    load.post_until_final(std::slice::from_ref(&client), 2).await?;
     world.finish(&load.expected()).await
 }
 
@@ -145,7 +145,7 @@ async fn past_the_limit_of_memory_for_bodies_new_ones_get_503_and_memory_stays_b
 
     let _consumer = world.consumer().await?;
     let load = Load::new(&world, 1);
-    load.settle(&[world.client(&gateway)?], 1).await?;
+    load.post_until_final(&[world.client(&gateway)?], 1).await?;
     world.finish(&load.expected()).await
 }
 
@@ -216,7 +216,7 @@ async fn bodies_that_come_slowly_keep_no_others_waiting() -> anyhow::Result<()> 
     .await?;
     assert!(slow.connections.len() >= 50, "{} are left", slow.connections.len());
     println!("{} slow bodies refused, {} left, longest wait {longest:?}", slow.gone, slow.connections.len());
-    load.settle(&[client], 1).await?;
+    load.post_until_final(&[client], 1).await?;
     world.finish(&load.expected()).await
 }
 
@@ -267,7 +267,7 @@ async fn a_kilobyte_of_gzip_takes_no_memory_and_holds_up_nobody() -> anyhow::Res
     });
     let bombs: Vec<_> = bombs.collect::<Result<_, _>>()?;
     let load = Load::new(&world, 1);
-    load.settle(&[world.client(&gateway)?], 1).await?;
+    load.post_until_final(&[world.client(&gateway)?], 1).await?;
     let mut most = 0;
     for bomb in bombs {
         let answer = bomb.await??;

@@ -58,7 +58,7 @@ async fn killed_at(point: CrashPoint) -> anyhow::Result<()> {
         consumer.unset("CRASH_AT");
         consumer.start().await
     };
-    let (answers, ()) = tokio::try_join!(load.settle(&client, 2), restart)?;
+    let (answers, ()) = tokio::try_join!(load.post_until_final(&client, 2), restart)?;
     load.replay(&client[0], &answers).await?;
     world.finish(&load.expected()).await
 }
@@ -81,8 +81,8 @@ async fn with_the_groups_offsets_deleted_everything_is_stored_once_and_answered_
     let clients = [world.client(&gateway)?];
     let mut consumer = world.consumer().await?;
     let before = Load::new(&world, 10);
-    let answers = before.settle(&clients, 5).await?;
-    world.settled().await?;
+    let answers = before.post_until_final(&clients, 5).await?;
+    world.caught_up().await?;
 
     consumer.stop().await?;
     world.kafka.delete_group(&TopicNames::group(&world.prefix)).await?;
@@ -92,7 +92,7 @@ async fn with_the_groups_offsets_deleted_everything_is_stored_once_and_answered_
     }
     consumer.start().await?;
 
-    during.settle(&clients, 5).await?;
+    during.post_until_final(&clients, 5).await?;
     before.replay(&clients[0], &answers).await?;
     world.finish(&[before.expected(), during.expected()].concat()).await
 }
@@ -114,7 +114,7 @@ async fn emitted_again_a_key_claimed_in_two_windows_is_told_twice() -> anyhow::R
         Ok((answer.status == 200 && !answer.replayed()).then_some(()))
     })
     .await?;
-    world.settled().await?;
+    world.caught_up().await?;
     consumer.stop().await?;
 
     // As if neither had been emitted: the facts are gone, and the group knows nothing of them.
@@ -143,17 +143,17 @@ async fn with_postgres_put_back_to_a_copy_taken_before_rows_and_answers_become_a
     let _consumer = world.consumer().await?;
 
     let before = Load::new(&world, 10);
-    let first = before.settle(&clients, 5).await?;
-    world.settled().await?;
+    let first = before.post_until_final(&clients, 5).await?;
+    world.caught_up().await?;
     world.database.copy().await?;
     let after = Load::new(&world, 10);
-    let second = after.settle(&clients, 5).await?;
-    world.settled().await?;
+    let second = after.post_until_final(&clients, 5).await?;
+    world.caught_up().await?;
     let (rows, keys) = state(&world).await?;
 
     // Under the running programs, as a failover to a standby that lags behind.
     world.database.put_back().await?;
-    world.settled().await?;
+    world.caught_up().await?;
     assert_eq!(state(&world).await?, (rows, keys));
     before.replay(&clients[0], &first).await?;
     after.replay(&clients[1], &second).await?;
@@ -175,7 +175,7 @@ async fn with_postgres_emptied_but_for_the_accounts_rows_and_answers_become_as_t
     let clients = [world.client(&gateway)?];
     let mut consumer = world.consumer().await?;
     let load = Load::new(&world, 20);
-    let answers = load.settle(&clients, 5).await?;
+    let answers = load.post_until_final(&clients, 5).await?;
     // Copies and conflicts are in the journal too, and are decided again.
     let conflict = world.planted.upload(1);
     for (upload, key) in [(&load.uploads[0], &load.keys[0]), (&conflict, &load.keys[1])] {
@@ -191,7 +191,7 @@ async fn with_postgres_emptied_but_for_the_accounts_rows_and_answers_become_as_t
             }
         }
     }
-    world.settled().await?;
+    world.caught_up().await?;
     let (rows, keys) = state(&world).await?;
 
     consumer.stop().await?;
@@ -201,7 +201,7 @@ async fn with_postgres_emptied_but_for_the_accounts_rows_and_answers_become_as_t
         .await?;
     gateway.restart().await?;
     consumer.start().await?;
-    world.settled().await?;
+    world.caught_up().await?;
     assert_eq!(state(&world).await?, (rows, keys));
     load.replay(&clients[0], &answers).await?;
     world.finish(&load.expected()).await
@@ -215,7 +215,7 @@ async fn a_second_consumer_that_believes_it_owns_the_partitions_is_fenced_off_co
     let clients = [world.client(&gateway)?];
     let zombie = world.consumer().await?;
     let first = Load::new(&world, 3);
-    first.settle(&clients, 1).await?;
+    first.post_until_final(&clients, 1).await?;
 
     // The zombie is stopped with a batch in hand: its transaction waits for the row of the fence.
     let mut fence = world.tables.pool.acquire().await?;
@@ -234,7 +234,7 @@ async fn a_second_consumer_that_believes_it_owns_the_partitions_is_fenced_off_co
     drop(fence);
 
     let successor = world.consumer().await?;
-    second.settle(&clients, 3).await?;
+    second.post_until_final(&clients, 3).await?;
     let stored = state(&world).await?;
     assert_eq!(stored.0.len(), 6);
 
@@ -249,7 +249,7 @@ async fn a_second_consumer_that_believes_it_owns_the_partitions_is_fenced_off_co
     assert!((successor.metric("milepost_consumer_fenced_total").await?).abs() < 0.5);
 
     let third = Load::new(&world, 3);
-    third.settle(&clients, 3).await?;
+    third.post_until_final(&clients, 3).await?;
     world.finish(&[first.expected(), second.expected(), third.expected()].concat()).await
 }
 
@@ -268,7 +268,7 @@ async fn while_consumers_join_and_leave_under_load_nothing_is_lost_and_nothing_i
         // As long as consumers come and go.
         while loads.is_empty() || !over.get() {
             let load = Load::new(&world, 40);
-            load.settle(&clients, 16).await?;
+            load.post_until_final(&clients, 16).await?;
             loads.push(load);
         }
         anyhow::Ok(loads)
@@ -330,7 +330,7 @@ async fn poison_goes_to_dead_letters_with_its_reason_in_the_batchs_transaction_a
     let before = record(&world, world.account.id);
     let before_key = before.key_hash.to_string();
     world.kafka.append(uploads, 0, Some(before_key.as_bytes()), Some(&before.encode())).await?;
-    world.settled().await?;
+    world.caught_up().await?;
     let mut fence = world.tables.pool.acquire().await?;
     sqlx::raw_sql("BEGIN; SELECT FROM partition_progress FOR UPDATE").execute(&mut *fence).await?;
     world.kafka.append(uploads, 0, Some(&key), Some(&value)).await?;
@@ -342,7 +342,7 @@ async fn poison_goes_to_dead_letters_with_its_reason_in_the_batchs_transaction_a
     world.kafka.append(uploads, 0, Some(last.as_bytes()), Some(&good[1].encode())).await?;
     sqlx::raw_sql("ROLLBACK").execute(&mut *fence).await?;
     drop(fence);
-    world.settled().await?;
+    world.caught_up().await?;
     let letters = world.tables.dead_letters().await?;
     assert_eq!(letters.len(), poison.len());
     for (offset, (letter, (key, value, reason))) in (2..).zip(letters.iter().zip(&poison)) {
@@ -358,7 +358,7 @@ async fn poison_goes_to_dead_letters_with_its_reason_in_the_batchs_transaction_a
 
     let gateway = world.gateway().await?;
     let load = Load::new(&world, 2);
-    load.settle(&[world.client(&gateway)?], 1).await?;
+    load.post_until_final(&[world.client(&gateway)?], 1).await?;
     world.finish(&[vec![&before.upload, &good[0].upload, &good[1].upload], load.expected()].concat()).await
 }
 
@@ -381,7 +381,7 @@ async fn what_no_gateway_would_have_written_is_a_dead_letter_and_its_partition_g
         let (key, value) = (record.key_hash.to_string(), record.encode());
         world.kafka.append_with(uploads, 0, Some(key.as_bytes()), Some(&value), header).await?;
     }
-    world.settled().await?;
+    world.caught_up().await?;
     let letters = world.tables.dead_letters().await?;
     let bytes = large.encode();
     let reasons = [
@@ -412,7 +412,7 @@ async fn a_topic_that_refuses_a_fact_stops_its_partition_with_a_clear_error_and_
     let [before, mut refused, behind, other, later] = [0; 5].map(|_| record(&world, world.account.id));
     refused.upload = world.planted.upload(500);
     append(0, &before).await?;
-    world.settled().await?;
+    world.caught_up().await?;
     configure("2000").await?;
     append(0, &refused).await?;
     append(1, &other).await?;
@@ -464,7 +464,7 @@ async fn a_run_of_poison_longer_than_a_bound_stops_the_consumer_instead_of_drain
     // An operator who has seen that it is poison raises the bound.
     consumer.set("DEAD_LETTER_RUN_MAX", "100");
     consumer.start().await?;
-    world.settled().await?;
+    world.caught_up().await?;
     assert_eq!(world.tables.dead_letters().await?.len(), 30);
     world.finish(&[]).await
 }
@@ -518,7 +518,7 @@ async fn a_record_of_a_newer_schema_stops_its_partition_with_a_clear_error_and_n
     world.kafka.delete_group(&TopicNames::group(&world.prefix)).await?;
     world.kafka.delete_records(uploads, 0, 2).await?;
     consumer.start().await?;
-    world.settled().await?;
+    world.caught_up().await?;
     world.finish(&[&before.upload, &behind.upload, &other.upload, &later.upload]).await
 }
 
@@ -530,8 +530,8 @@ async fn a_gap_in_the_journal_stops_the_consumer_with_an_error_naming_partition_
     let clients = [world.client(&gateway)?];
     let mut consumer = world.consumer().await?;
     let stored = Load::new(&world, 3);
-    stored.settle(&clients, 1).await?;
-    world.settled().await?;
+    stored.post_until_final(&clients, 1).await?;
+    world.caught_up().await?;
     consumer.stop().await?;
     // Copies that a slow machine makes the client send are in the journal too.
     let (_, next) = world.kafka.ends(&world.topics.uploads).await?[0];
@@ -554,7 +554,7 @@ async fn a_gap_in_the_journal_stops_the_consumer_with_an_error_naming_partition_
     world.administer(&["progress", "set", "--partition", "0", "--offset", &begin, "--force"]).await?;
     world.kafka.delete_group(&TopicNames::group(&world.prefix)).await?;
     consumer.start().await?;
-    world.settled().await?;
+    world.caught_up().await?;
     world.finish(&[stored.expected(), vec![&lost.uploads[3]]].concat()).await
 }
 
@@ -632,12 +632,12 @@ async fn a_partition_that_was_lost_in_a_pause_and_won_back_is_read_on() -> anyho
     assert_eq!(world.tables.number("SELECT count(*) FROM locations").await?, 0, "the pause was over early");
     // The pause ends while the partition is the other's.
     sqlx::raw_sql("ROLLBACK").execute(&mut lock).await?;
-    world.settled().await?;
+    world.caught_up().await?;
     second.stop().await?;
     has_assigned(&first, 2).await?;
 
     uploads.extend(append(&world, lent, 3).await?);
-    world.settled().await?;
+    world.caught_up().await?;
     assert!(!first.told()?.contains("session ended"), "another session has healed it");
     world.finish(&uploads.iter().collect::<Vec<_>>()).await
 }
@@ -665,7 +665,7 @@ async fn partitions_won_in_a_pause_wait_as_well_and_no_transaction_exceeds_its_b
     })
     .await?;
     sqlx::raw_sql("ROLLBACK").execute(&mut lock).await?;
-    world.settled().await?;
+    world.caught_up().await?;
     assert!(!first.told()?.contains("session ended"));
     let largest =
         "SELECT max(records) FROM (SELECT count(*) AS records FROM idempotency_keys GROUP BY xmin::text)";
@@ -713,8 +713,8 @@ async fn a_topic_that_is_gone_is_told_by_its_name_where_an_operator_looks() -> a
     let world = World::new(one_partition()).await?;
     let (gateway, consumer) = (world.gateway().await?, world.consumer().await?);
     let load = Load::new(&world, 2);
-    load.settle(&[world.client(&gateway)?], 1).await?;
-    world.settled().await?;
+    load.post_until_final(&[world.client(&gateway)?], 1).await?;
+    world.caught_up().await?;
     let tells = async |program: &Program, dependency: &str, topic: &str| {
         eventually(2 * MINUTE, "it is told", async || {
             let page = program.page("/readyz").await.unwrap_or_default();
@@ -782,7 +782,7 @@ async fn with_postgres_unreachable_read_only_or_slow_the_consumer_waits_and_goes
     let clients = [world.client(&gateway)?];
     let mut loads = Vec::new();
     let mut healed = async |load: Load| {
-        load.settle(&clients, 5).await?;
+        load.post_until_final(&clients, 5).await?;
         assert_eq!(abandoned(&world).await?, 0, "a transaction was left behind");
         assert!(world.tables.dead_letters().await?.is_empty(), "an outage makes no dead letters");
         loads.push(load);

@@ -206,7 +206,7 @@ async fn the_documents_uploads_are_told_as_printed_and_once_by_the_statement_for
         let count = upload.locations.len();
         assert_eq!(answer.told(), (200, format!(r#"{{"success":true,"processedCount":{count}}}"#)));
     }
-    world.settled().await?;
+    world.caught_up().await?;
 
     let seen = block(TOPICS, "sql", "CREATE TABLE seen")?;
     let is_new = block(TOPICS, "sql", "INSERT INTO seen")?;

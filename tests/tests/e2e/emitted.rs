@@ -20,8 +20,8 @@ async fn while_the_brokers_are_away_facts_wait_and_then_leave_without_holes() ->
     consumer.set("SESSION_TIMEOUT", "60s");
     consumer.start().await?;
     let before = Load::new(&world, 3);
-    before.settle(&clients, 1).await?;
-    world.settled().await?;
+    before.post_until_final(&clients, 1).await?;
+    world.caught_up().await?;
 
     // They are persisted only when the brokers are gone already.
     let mut fence = world.tables.pool.acquire().await?;
@@ -48,7 +48,7 @@ async fn while_the_brokers_are_away_facts_wait_and_then_leave_without_holes() ->
     kafka.start().await?;
 
     let after = Load::new(&world, 3);
-    after.settle(&clients, 1).await?;
+    after.post_until_final(&clients, 1).await?;
     world.finish(&[before.expected(), during.expected(), after.expected()].concat()).await
 }
 

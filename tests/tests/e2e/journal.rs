@@ -38,12 +38,12 @@ async fn the_hole_that_a_transaction_leaves_is_passed_counted_and_told_and_an_op
     let clients = [world.client(&gateway)?];
     let mut consumer = world.consumer().await?;
     let before = Load::new(&world, 2);
-    before.settle(&clients, 1).await?;
+    before.post_until_final(&clients, 1).await?;
 
     let (transaction, committed) = begin(&world).await?;
     transaction.commit().await?;
     let behind = Load::new(&world, 2);
-    behind.settle(&clients, 1).await?;
+    behind.post_until_final(&clients, 1).await?;
     assert!((consumer.metric(HOLES).await? - 1.0).abs() < 0.5);
     assert_eq!(consumer.told()?.matches("the journal has a hole").count(), 1);
 
@@ -52,18 +52,18 @@ async fn the_hole_that_a_transaction_leaves_is_passed_counted_and_told_and_an_op
     transaction.abort().await?;
     consumer.restart().await?;
     let after = Load::new(&world, 2);
-    after.settle(&clients, 1).await?;
+    after.post_until_final(&clients, 1).await?;
     assert!((consumer.metric(HOLES).await? - 1.0).abs() < 0.5);
 
     let (transaction, open) = begin(&world).await?;
     let meanwhile = Load::new(&world, 2);
-    meanwhile.settle(&clients, 1).await?;
+    meanwhile.post_until_final(&clients, 1).await?;
     transaction.commit().await?;
     let last = Load::new(&world, 1);
-    last.settle(&clients, 1).await?;
+    last.post_until_final(&clients, 1).await?;
 
     // With the whole journal to be emitted again, holes included, each fact is told once by the one-integer rule.
-    world.settled().await?;
+    world.caught_up().await?;
     consumer.stop().await?;
     world.kafka.delete_group(&milepost_shared::kafka::topics::TopicNames::group(&world.prefix)).await?;
     consumer.start().await?;
@@ -91,7 +91,7 @@ async fn keys_expire_though_the_journal_ends_with_a_hole() -> anyhow::Result<()>
 
     let gateway = world.gateway().await?;
     let last = Load::new(&world, 1);
-    last.settle(&[world.client(&gateway)?], 1).await?;
+    last.post_until_final(&[world.client(&gateway)?], 1).await?;
     world.finish(&[vec![&upload], last.expected()].concat()).await
 }
 
@@ -103,8 +103,8 @@ async fn a_journal_made_anew_that_has_grown_past_the_progress_stops_the_consumer
     let client = world.client(&gateway)?;
     let mut consumer = world.consumer().await?;
     let before = Load::new(&world, 3);
-    let answers = before.settle(std::slice::from_ref(&client), 1).await?;
-    world.settled().await?;
+    let answers = before.post_until_final(std::slice::from_ref(&client), 1).await?;
+    world.caught_up().await?;
     let (_, progress) = world.kafka.ends(&world.topics.uploads).await?[0];
     consumer.stop().await?;
     gateway.stop().await?;
@@ -133,7 +133,7 @@ async fn a_journal_made_anew_that_has_grown_past_the_progress_stops_the_consumer
 
     world.administer(&cure.split(' ').skip(1).collect::<Vec<_>>()).await?;
     consumer.start().await?;
-    world.settled().await?;
+    world.caught_up().await?;
     before.replay(&client, &answers).await?;
     let [keys, rows] = ["idempotency_keys", "locations"].map(|table| format!("SELECT count(*) FROM {table}"));
     let all = [before.expected(), after.expected()].concat();
@@ -158,7 +158,7 @@ async fn with_partitions_added(to: &str) -> anyhow::Result<()> {
     let (mut gateway, mut consumer) = (world.gateway().await?, world.consumer().await?);
     let client = world.client(&gateway)?;
     let load = Load::new(&world, 6);
-    load.settle(std::slice::from_ref(&client), 3).await?;
+    load.post_until_final(std::slice::from_ref(&client), 3).await?;
 
     let topic = format!("{}{to}", world.prefix);
     world.kafka.add_partitions(&topic, 7).await?;

@@ -26,19 +26,19 @@ impl Load {
     }
 
     /// Sends each until its answer is final, `at_once` of them at a time, the clients in turn. The answers are 200.
-    pub async fn settle(&self, clients: &[Client], at_once: usize) -> anyhow::Result<Vec<Answer>> {
-        let settling = self.posts.iter().enumerate().map(|(index, post)| async move {
-            let answer = clients[index % clients.len()].settle(post, FINAL).await?;
+    pub async fn post_until_final(&self, clients: &[Client], at_once: usize) -> anyhow::Result<Vec<Answer>> {
+        let posting = self.posts.iter().enumerate().map(|(index, post)| async move {
+            let answer = clients[index % clients.len()].post_until_final(post, FINAL).await?;
             anyhow::ensure!(answer.status == 200, "an upload ended with {:?}", answer.told());
             Ok(answer)
         });
-        stream::iter(settling).buffered(at_once).try_collect().await
+        stream::iter(posting).buffered(at_once).try_collect().await
     }
 
     /// Sends each once more: the answers are the same, and replays.
     pub async fn replay(&self, client: &Client, first: &[Answer]) -> anyhow::Result<()> {
         for (post, first) in self.posts.iter().zip(first) {
-            let answer = client.settle(post, FINAL).await?;
+            let answer = client.post_until_final(post, FINAL).await?;
             anyhow::ensure!(answer.told() == first.told(), "{:?} and then {:?}", first.told(), answer.told());
             anyhow::ensure!(answer.replayed(), "an upload was accepted a second time");
         }

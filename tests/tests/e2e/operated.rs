@@ -27,7 +27,7 @@ async fn at_sigterm_under_load_both_programs_drain_and_end_with_0_and_nothing_an
         }
         anyhow::Ok(())
     };
-    tokio::try_join!(load.settle(&clients, 16), stops)?;
+    tokio::try_join!(load.post_until_final(&clients, 16), stops)?;
     world.finish(&load.expected()).await
 }
 
@@ -38,8 +38,8 @@ async fn at_sigterm_readiness_turns_false_and_requests_in_flight_get_answers() -
     let client = world.client(&gateway)?;
     let consumer = world.consumer().await?;
     let warm = Load::new(&world, 1);
-    warm.settle(std::slice::from_ref(&client), 1).await?;
-    world.settled().await?;
+    warm.post_until_final(std::slice::from_ref(&client), 1).await?;
+    world.caught_up().await?;
 
     // Answers do not come, so all of them wait when the signal comes.
     consumer.signal(Signal::SIGSTOP)?;
@@ -98,7 +98,7 @@ async fn a_second_signal_ends_at_once() -> anyhow::Result<()> {
 
     // The consumer, while a transaction waits.
     let mut consumer = world.consumer().await?;
-    world.settled().await?;
+    world.caught_up().await?;
     let mut lock = world.tables.pool.acquire().await?;
     sqlx::raw_sql("BEGIN; LOCK TABLE devices IN ACCESS EXCLUSIVE MODE").execute(&mut *lock).await?;
     gateway.start().await?;
@@ -325,7 +325,7 @@ async fn at_the_most_verbose_log_level_no_coordinate_key_or_secret_is_in_any_log
     let plain = String::from_utf8(post.body.clone())?;
     let location = client.post(&post.clone().respond_async()).await?;
     let location = location.header("Location").expect("a 202").to_owned();
-    assert_eq!(client.settle(&post, MINUTE).await?.status, 200);
+    assert_eq!(client.post_until_final(&post, MINUTE).await?.status, 200);
     assert_eq!(client.get(&location).await?.status, 200);
     assert_eq!(client.post(&Post::batch(&other).key(&key)).await?.status, 422);
 
@@ -350,7 +350,7 @@ async fn at_the_most_verbose_log_level_no_coordinate_key_or_secret_is_in_any_log
     // Nor what cannot be stored.
     let poison = format!(r#"{{"schema":1,"upload":{plain}"#);
     world.kafka.append(&world.topics.uploads, 0, Some(key.as_bytes()), Some(poison.as_bytes())).await?;
-    world.settled().await?;
+    world.caught_up().await?;
     assert_eq!(world.tables.dead_letters().await?.len(), 1);
 
     assert!(gateway.told()?.contains(r#""level":"TRACE""#), "the log is as verbose as can be");

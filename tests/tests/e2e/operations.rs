@@ -70,7 +70,7 @@ async fn every_metric_and_dependency_of_the_programs_is_documented_and_every_doc
     let upload = world.planted.upload(1);
     let post = Post::batch(&upload).key(&world.planted.key());
     assert_eq!(world.client(&gateway)?.post(&post).await?.status, 200);
-    world.settled().await?;
+    world.caught_up().await?;
 
     let programs = BTreeMap::from([("gateway", &gateway), ("consumer", &consumer)]);
     let (mut shown, mut required) = (BTreeSet::new(), BTreeSet::new());

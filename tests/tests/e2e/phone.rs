@@ -139,7 +139,7 @@ async fn a_phone_that_is_killed_and_run_again_stores_every_point_once() -> anyho
     });
     some.await?;
     killed.kill().await?;
-    world.settled().await?;
+    world.caught_up().await?;
     let first = stored_points(&world).await?;
     anyhow::ensure!(first.len() < POINTS, "the phone was killed too late");
 
@@ -148,7 +148,7 @@ async fn a_phone_that_is_killed_and_run_again_stores_every_point_once() -> anyho
     let table: serde_json::Value = serde_json::from_slice(&again.stdout)?;
     assert_eq!((&table["locations"], &table["cutOff"]), (&POINTS.into(), &true.into()));
     assert!(table["replays"].as_u64() >= Some(first.len() as u64 / 2), "{table}");
-    world.settled().await?;
+    world.caught_up().await?;
     let (wanted, _) = points(&gpx)?;
     assert!(stored_points(&world).await? == wanted, "not every point is stored once");
     let uploads: Vec<_> = world.tables.stored().await?.into_iter().map(|stored| stored.upload).collect();

@@ -55,7 +55,7 @@ async fn a_retry_answers_the_same_status_and_bytes_whatever_is_restarted_or_stop
     let found = async || cacheless.metric_of("milepost_gateway_uploads_total", r#"source="table""#).await;
     let before = found().await?;
     eventually(MINUTE, "the gateway finds answers in the table again", async || {
-        of_cacheless.settle(&post, MINUTE).await?;
+        of_cacheless.post_until_final(&post, MINUTE).await?;
         Ok((found().await? >= before + 3.0).then_some(()))
     })
     .await?;
@@ -195,7 +195,7 @@ async fn the_same_key_in_two_accounts_is_two_uploads() -> anyhow::Result<()> {
         let answer = client.post(&post).await?;
         assert_eq!((answer.status, answer.replayed()), (200, false));
     }
-    world.settled().await?;
+    world.caught_up().await?;
     let mut accounts: Vec<_> = world.tables.stored().await?.iter().map(|stored| stored.account).collect();
     let mut wanted = vec![world.account.id, second.id];
     accounts.sort_unstable();

@@ -25,7 +25,7 @@ async fn a_single_upload_and_batches_of_1_2_50_and_1000_are_answered_stored_in_o
         assert!(!answer.replayed());
     }
 
-    world.settled().await?;
+    world.caught_up().await?;
     let facts = world.kafka.read(&world.topics.locations).await?;
     assert_eq!(facts.len(), 5, "one fact for each upload");
     let [one, two, fifty, thousand] = &batches;

@@ -80,7 +80,7 @@ async fn with_the_consumer_stopped_an_upload_answers_202_and_its_location_tells_
     assert_eq!(answer.told(), (200, r#"{"success":true,"processedCount":1}"#.to_owned()));
     assert!(answer.replayed());
     for index in [2, 3] {
-        assert_eq!(client.settle(&posts[index], MINUTE).await?.status, 200);
+        assert_eq!(client.post_until_final(&posts[index], MINUTE).await?.status, 200);
     }
     world.finish(&uploads.iter().collect::<Vec<_>>()).await
 }
@@ -103,7 +103,7 @@ async fn while_answers_are_known_to_be_late_202_comes_at_once_and_200_again_afte
 
     consumer.start().await?;
     for post in &posts[..2] {
-        assert_eq!(client.settle(post, MINUTE).await?.status, 200);
+        assert_eq!(client.post_until_final(post, MINUTE).await?.status, 200);
     }
     let answer = client.post(&posts[2]).await?;
     assert_eq!((answer.status, answer.replayed()), (200, false));
@@ -123,7 +123,7 @@ async fn a_conflict_behind_a_202_is_told_at_its_location() -> anyhow::Result<()>
     ];
 
     let _consumer = world.consumer().await?;
-    world.settled().await?;
+    world.caught_up().await?;
     for (location, status) in locations.iter().zip([200, 422]) {
         let told = client.get(location).await?.json();
         assert_eq!((&told["status"], &told["httpStatus"]), (&"final".into(), &status.into()));

@@ -165,7 +165,7 @@ async fn with_the_consumer_stopped_for_three_ttls_while_retries_go_on_the_upload
     cacheless.start().await?;
     let mut consumer = world.consumer().await?;
     assert_eq!(client.post(&before_post).await?.status, 200);
-    world.settled().await?;
+    world.caught_up().await?;
     consumer.kill().await?;
     let published = world.client(&cacheless)?.post(&before_post.wait(0)).await?;
     assert_eq!(published.status, 202, "to this gateway the window is over, so it asks the journal");
