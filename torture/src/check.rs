@@ -28,7 +28,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::check::case::Case;
-use crate::errand::Kind;
+use crate::operation::Kind;
 use crate::evidence::Evidence;
 use crate::fault::{Episode, Fault};
 use crate::history::History;
@@ -62,13 +62,13 @@ pub enum Checker {
     Offsets,
     /// Facts are the stored uploads, exactly once by the one-integer rule.
     Facts,
-    /// Every attempt and errand ended, as it may.
+    /// Every attempt and operation ended, as it may.
     Completeness,
     /// All is well again soon after the last fault.
     Recovery,
     /// No transaction left open, nothing that grows, nothing in a log that must not be there.
     Hygiene,
-    /// The run was worth something: every kind of errand, fault and replay came about.
+    /// The run was worth something: every kind of operation, fault and replay came about.
     Vacuity,
 }
 
@@ -141,7 +141,7 @@ impl fmt::Display for Checker {
 /// What a run must have been like to count, and the bounds it has to hold.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Demands {
-    /// How many errands of each kind must have succeeded.
+    /// How many operations of each kind must have succeeded.
     pub succeeded: BTreeMap<Kind, u64>,
     /// Faults of which each must have been seen to bite.
     pub faults: Vec<Fault>,
@@ -168,10 +168,10 @@ pub struct Demands {
 }
 
 impl Demands {
-    /// What a plan promises: a quarter of the errands that the lot gives each kind, at least one; each of its faults.
+    /// What a plan promises: a quarter of the operations that the lot gives each kind, at least one; each of its faults.
     #[must_use]
     pub fn of(plan: &Plan) -> Self {
-        let share = |(kind, share): (Kind, u32)| (kind, (plan.errands * u64::from(share) / 4000).max(1));
+        let share = |(kind, share): (Kind, u32)| (kind, (plan.operations * u64::from(share) / 4000).max(1));
         Self {
             succeeded: Kind::ALL.into_iter().map(share).collect(),
             faults: plan.faults.clone(),
@@ -185,7 +185,7 @@ impl Demands {
             idle: Duration::from_secs(25),
             files: 64,
             // A gateway's cache may hold all answers of the run.
-            memory: (256 << 20) + plan.errands * 400,
+            memory: (256 << 20) + plan.operations * 400,
         }
     }
 }

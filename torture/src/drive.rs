@@ -1,4 +1,4 @@
-//! The clients: each errand is a task that sends its uploads, retries as a phone would, and writes down what it saw.
+//! The clients: each operation is a task that sends its uploads, retries as a phone would, and writes down what it saw.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -16,7 +16,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::errand::{self, Errand, HOT_COPIES, Kind, UploadId, Variant};
+use crate::operation::{self, Operation, HOT_COPIES, Kind, UploadId, Variant};
 use crate::history::{Ask, Attempt, Complaint, Outcome, Recorder};
 
 /// How long a gateway is asked to wait for the final answer, seconds.
@@ -27,7 +27,7 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(12);
 const PAUSE_MAX: Duration = Duration::from_millis(800);
 /// How long after its window a key is used again: two clocks, and the time a gateway needs to see a newer journal time.
 const REUSE_MARGIN: Duration = Duration::from_secs(3);
-/// Errands at most that wait for the end of a window.
+/// Operations at most that wait for the end of a window.
 const REUSE_WAITING: usize = 4000;
 
 /// Whom the clients talk to, and how much.
@@ -41,9 +41,9 @@ pub struct Target {
     pub secrets: [String; 2],
     /// `IDEMPOTENCY_TTL`.
     pub ttl: Duration,
-    /// Errands under way at once, at most.
+    /// Operations under way at once, at most.
     pub clients: usize,
-    /// Errands begun per second, at most.
+    /// Operations begun per second, at most.
     pub pace: u32,
     /// Load comes for so long, then rests for so long, and again; `None` if it never rests.
     pub rhythm: Option<(Duration, Duration)>,
@@ -62,7 +62,7 @@ struct Shared {
     clients: Arc<Semaphore>,
     reuses: Arc<Semaphore>,
     under_way: std::sync::Mutex<BTreeSet<u64>>,
-    /// No errand is begun any more.
+    /// No operation is begun any more.
     enough: CancellationToken,
     /// Clients give up.
     end: CancellationToken,
@@ -95,7 +95,7 @@ impl Driver {
         })))
     }
 
-    /// Begins errands, one after the other, until [`enough`](Self::enough).
+    /// Begins operations, one after the other, until [`enough`](Self::enough).
     pub async fn run(&self) {
         let shared = &self.0;
         let mut pace = interval(Duration::from_secs(1) / shared.target.pace);
@@ -110,27 +110,27 @@ impl Driver {
                 }
                 let Ok(permit) = Arc::clone(&shared.clients).acquire_owned().await else { return };
                 let index = shared.next.fetch_add(1, Ordering::Relaxed);
-                let errand = errand::errand(shared.target.seed, index);
-                shared.recorder.write(|history| history.errands = index + 1);
+                let operation = operation::operation(shared.target.seed, index);
+                shared.recorder.write(|history| history.operations = index + 1);
                 shared.lock().insert(index);
-                shared.tasks.spawn(Arc::clone(shared).run(errand, permit));
+                shared.tasks.spawn(Arc::clone(shared).run(operation, permit));
             }
         };
         shared.enough.run_until_cancelled(begin).await;
     }
 
-    /// Errands begun so far.
+    /// Operations begun so far.
     #[must_use]
     pub fn begun(&self) -> u64 {
         self.0.next.load(Ordering::Relaxed)
     }
 
-    /// Begins no more errands; those under way go on.
+    /// Begins no more operations; those under way go on.
     pub fn enough(&self) {
         self.0.enough.cancel();
     }
 
-    /// Waits until all errands have ended, at most `deadline`; then the clients give up, and those errands are unended.
+    /// Waits until all operations have ended, at most `deadline`; then the clients give up, and those operations are unended.
     pub async fn finish(&self, deadline: Duration) {
         let shared = &self.0;
         shared.enough.cancel();
@@ -157,7 +157,7 @@ fn is_final(status: u16) -> bool {
     !matches!(status, 202 | 408 | 429 | 500..)
 }
 
-/// How one upload of an errand ended.
+/// How one upload of an operation ended.
 struct Final {
     status: u16,
     replayed: bool,
@@ -172,60 +172,60 @@ impl Shared {
         self.under_way.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
-    async fn run(self: Arc<Self>, errand: Errand, permit: OwnedSemaphorePermit) {
-        if self.end.run_until_cancelled(self.errand(&errand, permit)).await.is_some() {
-            self.lock().remove(&errand.index);
+    async fn run(self: Arc<Self>, operation: Operation, permit: OwnedSemaphorePermit) {
+        if self.end.run_until_cancelled(self.operation(&operation, permit)).await.is_some() {
+            self.lock().remove(&operation.index);
         }
     }
 
-    async fn errand(&self, errand: &Errand, permit: OwnedSemaphorePermit) {
-        let a = UploadId { errand: errand.index, variant: Variant::A };
-        let b = UploadId { errand: errand.index, variant: Variant::B };
-        let (account, stranger) = (errand.account, 1 - errand.account);
-        match errand.kind {
+    async fn operation(&self, operation: &Operation, permit: OwnedSemaphorePermit) {
+        let a = UploadId { operation: operation.index, variant: Variant::A };
+        let b = UploadId { operation: operation.index, variant: Variant::B };
+        let (account, stranger) = (operation.account, 1 - operation.account);
+        match operation.kind {
             Kind::Plain => {
-                self.post_until_final(errand, a, account, errand.gateway).await;
+                self.post_until_final(operation, a, account, operation.gateway).await;
                 if rand::random_bool(0.3) {
-                    self.post_until_final(errand, a, account, 1 - errand.gateway).await;
+                    self.post_until_final(operation, a, account, 1 - operation.gateway).await;
                 }
             }
-            Kind::Keyless => drop(self.attempt(errand, a, account, errand.gateway, false).await),
+            Kind::Keyless => drop(self.attempt(operation, a, account, operation.gateway, false).await),
             Kind::Conflict => {
-                self.post_until_final(errand, a, account, errand.gateway).await;
-                self.post_until_final(errand, b, account, 1 - errand.gateway).await;
+                self.post_until_final(operation, a, account, operation.gateway).await;
+                self.post_until_final(operation, b, account, 1 - operation.gateway).await;
             }
             Kind::Race => {
-                let first = self.post_until_final(errand, a, account, errand.gateway);
-                let second = self.post_until_final(errand, b, account, 1 - errand.gateway);
+                let first = self.post_until_final(operation, a, account, operation.gateway);
+                let second = self.post_until_final(operation, b, account, 1 - operation.gateway);
                 tokio::join!(first, second);
             }
             Kind::Strangers => {
-                let one = self.post_until_final(errand, a, account, errand.gateway);
-                let other = self.post_until_final(errand, b, stranger, errand.gateway);
+                let one = self.post_until_final(operation, a, account, operation.gateway);
+                let other = self.post_until_final(operation, b, stranger, operation.gateway);
                 tokio::join!(one, other);
             }
             Kind::HangUp => {
                 // If it was all sent, it must get into the journal without a retry.
-                if !self.hang_up(errand, a, account).await || rand::random() {
-                    self.post_until_final(errand, a, account, errand.gateway).await;
+                if !self.hang_up(operation, a, account).await || rand::random() {
+                    self.post_until_final(operation, a, account, operation.gateway).await;
                 }
             }
-            Kind::Reuse => self.reuse(errand, a, permit).await,
-            Kind::Status => self.status(errand, a, stranger).await,
+            Kind::Reuse => self.reuse(operation, a, permit).await,
+            Kind::Status => self.status(operation, a, stranger).await,
             Kind::Hot => {
-                let copies = (0..HOT_COPIES).map(|copy| self.post_until_final(errand, a, account, copy % 2));
+                let copies = (0..HOT_COPIES).map(|copy| self.post_until_final(operation, a, account, copy % 2));
                 join_all(copies).await;
             }
-            Kind::Malformed => self.malformed(errand, a).await,
+            Kind::Malformed => self.malformed(operation, a).await,
         }
     }
 
     /// Sends an upload until its answer is final, half of the retries to the other gateway.
-    async fn post_until_final(&self, errand: &Errand, upload: UploadId, account: usize, first: usize) -> Final {
+    async fn post_until_final(&self, operation: &Operation, upload: UploadId, account: usize, first: usize) -> Final {
         let mut gateway = first;
         let (mut without_doubt, mut at_once) = (true, true);
         loop {
-            let answered = self.attempt(errand, upload, account, gateway, false).await;
+            let answered = self.attempt(operation, upload, account, gateway, false).await;
             match answered {
                 Some(Answered { status, replayed, .. }) if is_final(status) => {
                     return Final { status, replayed, without_doubt, at_once };
@@ -240,13 +240,13 @@ impl Shared {
     }
 
     /// After its window a key is free: the same upload is stored again, once, and its first answer is no replay.
-    async fn reuse(&self, errand: &Errand, upload: UploadId, permit: OwnedSemaphorePermit) {
-        let first = self.post_until_final(errand, upload, errand.account, errand.gateway).await;
+    async fn reuse(&self, operation: &Operation, upload: UploadId, permit: OwnedSemaphorePermit) {
+        let first = self.post_until_final(operation, upload, operation.account, operation.gateway).await;
         let Ok(_waiting) = Arc::clone(&self.reuses).try_acquire_owned() else { return };
         drop(permit);
         sleep(self.target.ttl + REUSE_MARGIN).await;
         let Ok(_permit) = Arc::clone(&self.clients).acquire_owned().await else { return };
-        let again = self.post_until_final(errand, upload, errand.account, errand.gateway).await;
+        let again = self.post_until_final(operation, upload, operation.account, operation.gateway).await;
         // A record that was in doubt may have come late, and have claimed the key first; and after a 202 the answer is a replay.
         if first.without_doubt && again.at_once && (again.status, again.replayed) == (200, true) {
             let text = "its window was over, and the key was not free".to_owned();
@@ -255,9 +255,9 @@ impl Shared {
     }
 
     /// Asks for an answer at once, follows the `Location` until it tells the final one, and has a stranger ask too.
-    async fn status(&self, errand: &Errand, upload: UploadId, stranger: usize) {
+    async fn status(&self, operation: &Operation, upload: UploadId, stranger: usize) {
         let location = loop {
-            match self.attempt(errand, upload, errand.account, errand.gateway, true).await {
+            match self.attempt(operation, upload, operation.account, operation.gateway, true).await {
                 Some(answered) if answered.status == 202 => break answered.location,
                 // Somebody may have finalized it before: an attempt in doubt.
                 Some(answered) if is_final(answered.status) => return,
@@ -268,11 +268,11 @@ impl Shared {
             let text = "a 202 has no Location".to_owned();
             return self.recorder.write(|history| history.complaints.push(Complaint { upload, text }));
         };
-        self.get(upload, Ask::GetByStranger, stranger, errand.gateway, &location).await;
-        // The window may end while everything is down: then the Location is unknown, and that ends the errand too.
+        self.get(upload, Ask::GetByStranger, stranger, operation.gateway, &location).await;
+        // The window may end while everything is down: then the Location is unknown, and that ends the operation too.
         loop {
             let gateway = rand::random_range(0..2);
-            if let Some(answered) = self.get(upload, Ask::Get, errand.account, gateway, &location).await {
+            if let Some(answered) = self.get(upload, Ask::Get, operation.account, gateway, &location).await {
                 let told = serde_json::from_slice(&answered.body).unwrap_or(serde_json::Value::Null);
                 if answered.status == 404 || told["status"] == "final" {
                     return;
@@ -283,14 +283,14 @@ impl Shared {
     }
 
     /// A body with a fault, until somebody says so.
-    async fn malformed(&self, errand: &Errand, upload: UploadId) {
-        let mut broken = errand::upload(self.target.seed, upload);
+    async fn malformed(&self, operation: &Operation, upload: UploadId) {
+        let mut broken = operation::upload(self.target.seed, upload);
         if let Some(last) = broken.locations.last_mut() {
             last.latitude = 91.0;
         }
-        let post = Post::batch(&broken).key(errand.key.as_deref().unwrap_or_default());
+        let post = Post::batch(&broken).key(operation.key.as_deref().unwrap_or_default());
         while self
-            .post(upload, Ask::PostMalformed, errand.account, errand.gateway, &post)
+            .post(upload, Ask::PostMalformed, operation.account, operation.gateway, &post)
             .await
             .is_none_or(|answered| !is_final(answered.status))
         {
@@ -299,29 +299,29 @@ impl Shared {
     }
 
     /// Sends the request up to some byte, half of the time the last one, and hangs up. Returns whether all was sent.
-    async fn hang_up(&self, errand: &Errand, upload: UploadId, account: usize) -> bool {
-        let post = self.request(errand, upload, false);
+    async fn hang_up(&self, operation: &Operation, upload: UploadId, account: usize) -> bool {
+        let post = self.request(operation, upload, false);
         let bytes = Raw::request(&post, &self.target.secrets[account], None);
         let sent = if rand::random() { bytes.len() } else { rand::random_range(1..bytes.len()) };
         let began = self.recorder.now();
         let hang_up = async {
-            let mut raw = Raw::connect(self.target.gateways[errand.gateway]).await?;
+            let mut raw = Raw::connect(self.target.gateways[operation.gateway]).await?;
             raw.send(&bytes[..sent]).await
         };
         let whole = hang_up.await.is_ok() && sent == bytes.len();
-        self.write(upload, Ask::Post, account, errand.gateway, began, Outcome::HungUp { whole });
+        self.write(upload, Ask::Post, account, operation.gateway, began, Outcome::HungUp { whole });
         whole
     }
 
     /// The request of an upload. Copies are written differently: as a single or a batch, dense or indented.
-    fn request(&self, errand: &Errand, id: UploadId, respond_async: bool) -> Post {
-        let upload = errand::upload(self.target.seed, id);
+    fn request(&self, operation: &Operation, id: UploadId, respond_async: bool) -> Post {
+        let upload = operation::upload(self.target.seed, id);
         let single = upload.locations.len() == 1 && rand::random();
         let mut post = if single { Post::single(&upload) } else { Post::batch(&upload) };
         if !single && rand::random_bool(0.1) {
             post.body = serde_json::to_vec_pretty(&upload).expect("an upload is JSON");
         }
-        if let Some(key) = &errand.key {
+        if let Some(key) = &operation.key {
             post = post.key(key);
         }
         if respond_async { post.respond_async() } else { post.wait(WAIT_SECONDS) }
@@ -329,13 +329,13 @@ impl Shared {
 
     async fn attempt(
         &self,
-        errand: &Errand,
+        operation: &Operation,
         upload: UploadId,
         account: usize,
         gateway: usize,
         respond_async: bool,
     ) -> Option<Answered> {
-        let post = self.request(errand, upload, respond_async);
+        let post = self.request(operation, upload, respond_async);
         self.post(upload, Ask::Post, account, gateway, &post).await
     }
 

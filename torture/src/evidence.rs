@@ -9,7 +9,7 @@ use milepost_shared::kafka::topics::TopicNames;
 use milepost_tests::{Kafka, Tables};
 use uuid::Uuid;
 
-use crate::errand::UploadId;
+use crate::operation::UploadId;
 
 /// Where evidence is read: the servers themselves, not the links that suffer from faults.
 #[derive(Debug, Clone)]
@@ -49,7 +49,7 @@ pub struct JournalEntry {
     pub key_hash: String,
     /// The account, 0 or 1; `None` for poison.
     pub account: Option<usize>,
-    /// The upload; `None` for poison, which includes an upload that no errand has.
+    /// The upload; `None` for poison, which includes an upload that no operation has.
     pub upload: Option<UploadId>,
 }
 
@@ -64,7 +64,7 @@ pub struct StoredUpload {
     pub account: Option<usize>,
     /// The upload, by the first row's capture time.
     pub upload: Option<UploadId>,
-    /// What differs, bit for bit, from the upload that the errand sent: a location missing, twice, changed or of another
+    /// What differs, bit for bit, from the upload that the operation sent: a location missing, twice, changed or of another
     /// upload. `None` if nothing does.
     pub fault: Option<String>,
     /// How often the whole of it is there.
@@ -103,7 +103,7 @@ pub struct SeenFact {
     pub upload: Option<UploadId>,
     /// `receivedAt`.
     pub received_at: JournalTime,
-    /// What differs from the upload that the errand sent, or from the documented form.
+    /// What differs from the upload that the operation sent, or from the documented form.
     pub fault: Option<String>,
 }
 

@@ -11,7 +11,7 @@ use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::clock::Clock;
 use milepost_tests::{KeyRow, Stored};
 
-use crate::errand::Marks;
+use crate::operation::Marks;
 use crate::evidence::{Evidence, JournalEntry, Observed, SeenFact, Sources, StoredKey, StoredUpload};
 use crate::original;
 use crate::record::{journal_entry, seen_fact};
@@ -252,7 +252,7 @@ fn faults_of(log: &Path, needles: &[(String, &str)]) -> anyhow::Result<Vec<Strin
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::errand;
+    use crate::operation;
 
     #[test]
     fn rows_tell_how_often_an_upload_is_there() {
@@ -277,7 +277,7 @@ mod tests {
 
     #[test]
     fn a_line_with_what_must_not_be_there_is_told() {
-        let marks = errand::marks(7);
+        let marks = operation::marks(7);
         let secret = "mp_abcdefgh_0123456789abcdefghijklmnopqrstuvwxyz".to_owned();
         let log = tempfile::NamedTempFile::new().unwrap();
         for (line, told) in [

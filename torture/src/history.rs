@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::errand::UploadId;
+use crate::operation::UploadId;
 
 /// What a client asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +78,7 @@ impl Attempt {
     }
 }
 
-/// What was expected of an errand and did not come, in the client's own judgement, as it happened.
+/// What was expected of an operation and did not come, in the client's own judgement, as it happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Complaint {
     /// The upload.
@@ -92,9 +92,9 @@ pub struct Complaint {
 pub struct History {
     /// In the order in which they ended.
     pub attempts: Vec<Attempt>,
-    /// Errands begun: all indices below it.
-    pub errands: u64,
-    /// Errands that did not come to their end.
+    /// Operations begun: all indices below it.
+    pub operations: u64,
+    /// Operations that did not come to their end.
     pub unended: Vec<u64>,
     /// What clients complained of, such as a window that was not free when it should have been.
     pub complaints: Vec<Complaint>,

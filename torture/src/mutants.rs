@@ -67,7 +67,7 @@ pub fn all() -> Vec<Mutant> {
             // the group for longer than the window.
             Some("expire-before-emission") => {
                 (plan.consumers, plan.ttl, plan.episodes) = (1, 2 * SECOND, 6);
-                (plan.pace, plan.errands, plan.lasts) = (20, 8, 60 * SECOND);
+                (plan.pace, plan.operations, plan.lasts) = (20, 8, 60 * SECOND);
                 plan.episode = (7 * SECOND, 7 * SECOND);
                 plan.rhythm = Some((SECOND / 20, 9 * SECOND));
             }
@@ -125,7 +125,7 @@ fn plan(name: &str, faults: &[Fault]) -> Plan {
         ttl: 5 * SECOND,
         partitions: 3,
         lasts: 30 * SECOND,
-        errands: 1000,
+        operations: 1000,
         clients: 60,
         pace: 60,
         rhythm: None,

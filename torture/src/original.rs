@@ -1,16 +1,16 @@
-//! The original: what an errand sent, made again to compare with what is found in a topic or a table.
+//! The original: what an operation sent, made again to compare with what is found in a topic or a table.
 
 use milepost_shared::location::{Location, Upload};
 use serde::Deserialize;
 
-use crate::errand::{self, UploadId};
+use crate::operation::{self, UploadId};
 
-/// Which upload this is, by its first location's capture time, and what differs, bit for bit, from what the errand sent.
+/// Which upload this is, by its first location's capture time, and what differs, bit for bit, from what the operation sent.
 #[must_use]
 pub fn compare(seed: u64, found: &Upload) -> (Option<UploadId>, Option<String>) {
-    let first = found.locations.first().and_then(|first| errand::identify(first.timestamp));
-    let Some((id, _)) = first else { return (None, Some("it is no errand's".to_owned())) };
-    (Some(id), difference(&errand::upload(seed, id), found))
+    let first = found.locations.first().and_then(|first| operation::identify(first.timestamp));
+    let Some((id, _)) = first else { return (None, Some("it is no operation's".to_owned())) };
+    (Some(id), difference(&operation::upload(seed, id), found))
 }
 
 fn difference(sent: &Upload, found: &Upload) -> Option<String> {
@@ -88,18 +88,18 @@ impl From<Told> for Upload {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::errand::Variant;
+    use crate::operation::Variant;
 
     const SEED: u64 = 7;
 
     fn id() -> UploadId {
-        let ids = (0..).map(|errand| UploadId { errand, variant: Variant::B });
-        ids.into_iter().find(|id| errand::count(SEED, *id) > 3).expect("some upload has four locations")
+        let ids = (0..).map(|operation| UploadId { operation, variant: Variant::B });
+        ids.into_iter().find(|id| operation::count(SEED, *id) > 3).expect("some upload has four locations")
     }
 
     #[test]
     fn what_was_sent_is_recognised_in_json_too() {
-        let sent = errand::upload(SEED, id());
+        let sent = operation::upload(SEED, id());
         let told: Told = serde_json::from_slice(&serde_json::to_vec(&sent).unwrap()).unwrap();
         assert_eq!(compare(SEED, &told.into()), (Some(id()), None));
     }
@@ -119,10 +119,10 @@ mod tests {
             ),
             (|upload| upload.locations[2].altitude = Some(0.0), "location 2"),
             (|upload| upload.locations[2].provider = Some("gsm".to_owned()), "location 2"),
-            (|upload| upload.locations.clear(), "no errand's"),
+            (|upload| upload.locations.clear(), "no operation's"),
         ];
         for (change, text) in changes {
-            let mut found = errand::upload(SEED, id());
+            let mut found = operation::upload(SEED, id());
             change(&mut found);
             let (_, fault) = compare(SEED, &found);
             assert!(fault.as_ref().is_some_and(|fault| fault.contains(text)), "{text}: {fault:?}");

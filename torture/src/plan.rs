@@ -18,11 +18,11 @@ pub struct Plan {
     pub partitions: u16,
     /// Load goes on at least so long, and until all faults are over.
     pub lasts: Duration,
-    /// And until so many errands are begun.
-    pub errands: u64,
-    /// Errands under way at once, at most.
+    /// And until so many operations are begun.
+    pub operations: u64,
+    /// Operations under way at once, at most.
     pub clients: usize,
-    /// Errands begun per second, at most.
+    /// Operations begun per second, at most.
     pub pace: u32,
     /// Load comes for so long, then rests for so long, and again; `None` if it never rests.
     pub rhythm: Option<(Duration, Duration)>,
@@ -102,7 +102,7 @@ impl Plan {
             ttl: 8 * SECOND,
             partitions: 4,
             lasts: 60 * SECOND,
-            errands: 2000,
+            operations: 2000,
             clients: 60,
             pace: 100,
             rhythm: None,
@@ -139,7 +139,7 @@ impl Plan {
             ttl: 10 * SECOND,
             partitions: 6,
             lasts: 360 * SECOND,
-            errands: 20_000,
+            operations: 20_000,
             clients: 150,
             pace: 150,
             rhythm: None,
@@ -163,7 +163,7 @@ impl Plan {
         Self {
             name: "long".to_owned(),
             lasts: 600 * SECOND,
-            errands: 920_000,
+            operations: 920_000,
             clients: 500,
             pace: 1500,
             batch_records: 200,

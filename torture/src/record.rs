@@ -8,7 +8,7 @@ use milepost_tests::Record;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::errand::UploadId;
+use crate::operation::UploadId;
 use crate::evidence::{JournalEntry, SeenFact, Sources};
 use crate::original::{self, Told};
 
@@ -19,7 +19,7 @@ struct JournalValue {
     upload: Told,
 }
 
-/// What a record of the journal is. All that is not, bit for bit, what an errand sent is poison.
+/// What a record of the journal is. All that is not, bit for bit, what an operation sent is poison.
 #[must_use]
 pub fn journal_entry(sources: &Sources, record: &Record) -> JournalEntry {
     let (key_hash, account, upload) = match sent(sources, record) {

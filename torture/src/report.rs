@@ -67,9 +67,9 @@ impl Report<'_> {
             None => "all of it".to_owned(),
         };
         format!(
-            "{} errands, {} attempts, {} journal records, {locations} uploads stored, {} faults of which {bit} were seen to \
+            "{} operations, {} attempts, {} journal records, {locations} uploads stored, {} faults of which {bit} were seen to \
              bite; the longest time without a 200 was {stall}",
-            history.errands,
+            history.operations,
             history.attempts.len(),
             self.evidence.journal.len(),
             self.episodes.len(),

@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use crate::check::{self, Checker, Demands, Judgement, Verdict};
 use crate::drive::{Driver, Target};
-use crate::errand;
+use crate::operation;
 use crate::evidence::{Evidence, Sources};
 use crate::fault::Episode;
 use crate::gather;
@@ -24,15 +24,15 @@ use crate::report::Report;
 use crate::schedule::{self, Planned};
 use crate::system::{Setup, System};
 
-/// Longest time for the errands under way to end when all is healed.
-const ERRANDS_END: Duration = Duration::from_secs(120);
+/// Longest time for the operations under way to end when all is healed.
+const OPERATIONS_END: Duration = Duration::from_secs(120);
 /// Longest time until the lag is 0 when all is healed.
 const CAUGHT_UP: Duration = Duration::from_secs(180);
 /// How long the faults may take besides four times the plan's time.
 const OVERRUN: Duration = Duration::from_secs(900);
 /// The newest attempts in which the first 200 after the heal is looked for.
 const RECENT: usize = 2000;
-/// Longest time until the tables are built again, besides a second for each thousand errands.
+/// Longest time until the tables are built again, besides a second for each thousand operations.
 const REBUILT: Duration = Duration::from_secs(60);
 /// How often progress is shown, and the end of the load is looked for.
 const LOOK: Duration = Duration::from_millis(500);
@@ -89,7 +89,7 @@ impl Ran {
 /// The system does not start, or the harness itself fails: then there is no verdict.
 pub async fn run(options: &Options) -> anyhow::Result<Ran> {
     let Options { plan, seed, .. } = options;
-    let marks = errand::marks(*seed);
+    let marks = operation::marks(*seed);
     println!("plan {}, seed {seed}: starting", plan.name);
     let setup = Setup {
         bin_dir: options.bin_dir.clone(),
@@ -116,20 +116,20 @@ pub async fn run(options: &Options) -> anyhow::Result<Ran> {
     let healed = recorder.now();
     system.heal().await.context("the system does not come back when all is healed")?;
     let recovered = recover(&system, &driver, &recorder, healed).await;
-    driver.finish(ERRANDS_END).await;
+    driver.finish(OPERATIONS_END).await;
     clients.await?;
-    // What the last errands sent. Without it there is evidence all the same, and a verdict.
+    // What the last operations sent. Without it there is evidence all the same, and a verdict.
     let caught_up = system.caught_up(CAUGHT_UP).await;
     let history = recorder.take();
     let replay_paths = system.replay_paths().await;
-    println!("{} attempts of {} errands; checking", history.attempts.len(), history.errands);
+    println!("{} attempts of {} operations; checking", history.attempts.len(), history.operations);
     let observed = watchers.finish().await?;
     system.stop_gateways().await?;
     let mut evidence = gather::evidence(&sources, observed).await?;
     (evidence.recovered, evidence.replay_paths) = (recovered.filter(|_| caught_up.is_ok()), replay_paths);
     evidence.pauses = gather::pauses(&system.logs()?)?;
     let rebuilt =
-        rebuild(&system, &sources, &evidence, REBUILT + Duration::from_millis(history.errands)).await;
+        rebuild(&system, &sources, &evidence, REBUILT + Duration::from_millis(history.operations)).await;
     evidence.rebuilt = Some(rebuilt.unwrap_or_else(|error| vec![format!("{error:#}")]));
     evidence.unexpected = system.unexpected();
     evidence.log_faults = gather::log_faults(&system.logs()?, &marks, &system.secrets())?;
@@ -190,7 +190,7 @@ fn target(plan: &Plan, seed: u64, system: &System) -> Target {
     }
 }
 
-/// Injects all faults of the plan while the load goes on; returns when they are over, and the plan's time and errands too.
+/// Injects all faults of the plan while the load goes on; returns when they are over, and the plan's time and operations too.
 async fn suffer(
     plan: &Plan,
     seed: u64,
@@ -211,9 +211,9 @@ async fn suffer(
         let progress = progress(plan)?;
         loop {
             let (now, done, begun) = (recorder.now(), done.load(Ordering::Relaxed), driver.begun());
-            progress.set_position(begun.min(plan.errands));
+            progress.set_position(begun.min(plan.operations));
             progress.set_message(format!("{done} of {count} faults, {} s", now.as_secs()));
-            if done == count && now >= plan.lasts && begun >= plan.errands {
+            if done == count && now >= plan.lasts && begun >= plan.operations {
                 progress.finish_and_clear();
                 return Ok(());
             }
@@ -228,8 +228,8 @@ async fn suffer(
 }
 
 fn progress(plan: &Plan) -> anyhow::Result<ProgressBar> {
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} errands, {msg}")?;
-    Ok(ProgressBar::new(plan.errands).with_style(style))
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} operations, {msg}")?;
+    Ok(ProgressBar::new(plan.operations).with_style(style))
 }
 
 /// From the heal to the first 200 that was asked for after it, and to lag 0; `None` if one of them does not come.

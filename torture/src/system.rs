@@ -18,7 +18,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use crate::errand::Marks;
+use crate::operation::Marks;
 use crate::evidence::Footprint;
 use crate::fault::{Fault, Link, Target};
 use crate::proxy::{Mode, Proxy};

@@ -7,7 +7,7 @@ use anyhow::{Context as _, ensure};
 use comfy_table::Table;
 
 use crate::drive::{Driver, Target};
-use crate::errand;
+use crate::operation;
 use crate::fault::{Episode, NoBite};
 use crate::history::Recorder;
 use crate::plan;
@@ -18,7 +18,7 @@ use crate::system::{Setup, System};
 const TTL: Duration = Duration::from_secs(10);
 /// How long a fault lasts that needs no longer.
 const LASTS: Duration = Duration::from_secs(3);
-/// Longest time until all of the journal is persisted in the end, and all errands have ended.
+/// Longest time until all of the journal is persisted in the end, and all operations have ended.
 const CAUGHT_UP: Duration = Duration::from_secs(120);
 
 /// Injects each fault whose name holds `only` and prints by what sign it was seen to bite.
@@ -26,7 +26,7 @@ const CAUGHT_UP: Duration = Duration::from_secs(120);
 /// # Errors
 /// The system does not start or recover, or a fault was not seen to bite. One that the machine does not allow is no error.
 pub async fn faults_tour(bin_dir: PathBuf, seed: u64, only: &str) -> anyhow::Result<()> {
-    let marks = errand::marks(seed);
+    let marks = operation::marks(seed);
     let setup = Setup { bin_dir, ttl: TTL, partitions: 4, consumers: 2, batch_records: 4000, marks: &marks };
     let system = System::start(&setup).await?;
     let recorder = Recorder::begin();
@@ -65,7 +65,7 @@ pub async fn faults_tour(bin_dir: PathBuf, seed: u64, only: &str) -> anyhow::Res
         let seconds = format!("{:.1}", episode.healed - episode.began);
         table.add_row([format!("{:?}", episode.fault), seconds, told(episode)]);
     }
-    println!("{table}\n{} errands, replay paths {:?}", driver.begun(), system.replay_paths().await);
+    println!("{table}\n{} operations, replay paths {:?}", driver.begun(), system.replay_paths().await);
     for ended in system.unexpected() {
         println!("{ended}");
     }

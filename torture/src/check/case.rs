@@ -8,7 +8,7 @@ use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::clock::JournalTime;
 
 use crate::check::Demands;
-use crate::errand::{self, Kind, UploadId, Variant};
+use crate::operation::{self, Kind, UploadId, Variant};
 use crate::evidence::Evidence;
 use crate::fault::{Episode, Fault};
 use crate::history::{Ask, Attempt, History, Outcome};
@@ -46,9 +46,9 @@ pub(super) struct Case<'a> {
     pub(super) evidence: &'a Evidence,
     pub(super) episodes: &'a [Episode],
     pub(super) demands: &'a Demands,
-    /// By errand.
+    /// By operation.
     kinds: Vec<Kind>,
-    /// By errand and account, in journal order.
+    /// By operation and account, in journal order.
     claims: HashMap<(u64, usize), Vec<Claim>>,
     /// Uploads without a fault that an account sent, or tried to.
     sent: HashSet<(UploadId, usize)>,
@@ -67,7 +67,7 @@ impl<'a> Case<'a> {
             if let (Some(upload), Some(account)) = (stored.upload, stored.account) {
                 let claim =
                     Claim { position: stored.position, time: stored.received_at, variant: upload.variant };
-                claims.entry((upload.errand, account)).or_default().push(claim);
+                claims.entry((upload.operation, account)).or_default().push(claim);
             }
         }
         for claims in claims.values_mut() {
@@ -75,7 +75,7 @@ impl<'a> Case<'a> {
         }
         let posts = history.attempts.iter().filter(|attempt| attempt.ask == Ask::Post);
         Self {
-            kinds: (0..history.errands).map(|index| errand::errand(evidence.seed, index).kind).collect(),
+            kinds: (0..history.operations).map(|index| operation::operation(evidence.seed, index).kind).collect(),
             claims,
             sent: posts.map(|attempt| (attempt.upload, attempt.account)).collect(),
             unended: history.unended.iter().copied().collect(),
@@ -86,29 +86,29 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// `None` for an errand that was never begun.
-    pub(super) fn kind(&self, errand: u64) -> Option<Kind> {
-        self.kinds.get(usize::try_from(errand).ok()?).copied()
+    /// `None` for an operation that was never begun.
+    pub(super) fn kind(&self, operation: u64) -> Option<Kind> {
+        self.kinds.get(usize::try_from(operation).ok()?).copied()
     }
 
-    /// All errands that were begun.
-    pub(super) fn errands(&self) -> impl Iterator<Item = (u64, Kind)> {
+    /// All operations that were begun.
+    pub(super) fn operations(&self) -> impl Iterator<Item = (u64, Kind)> {
         (0..).zip(self.kinds.iter().copied())
     }
 
-    /// What is stored of an errand under an account, in journal order.
-    pub(super) fn claims(&self, errand: u64, account: usize) -> &[Claim] {
-        self.claims.get(&(errand, account)).map_or(&[], Vec::as_slice)
+    /// What is stored of an operation under an account, in journal order.
+    pub(super) fn claims(&self, operation: u64, account: usize) -> &[Claim] {
+        self.claims.get(&(operation, account)).map_or(&[], Vec::as_slice)
     }
 
-    /// All claims, by errand and account.
+    /// All claims, by operation and account.
     pub(super) fn keys(&self) -> impl Iterator<Item = ((u64, usize), &[Claim])> {
         self.claims.iter().map(|(key, claims)| (*key, claims.as_slice()))
     }
 
     /// Whether an account sent an upload, as far as is known: a client that was given up may have been sending.
     pub(super) fn was_sent(&self, upload: UploadId, account: usize) -> bool {
-        self.sent.contains(&(upload, account)) || self.unended.contains(&upload.errand)
+        self.sent.contains(&(upload, account)) || self.unended.contains(&upload.operation)
     }
 
     /// The wall clock at a moment of the run.
@@ -116,10 +116,10 @@ impl<'a> Case<'a> {
         JournalTime(self.evidence.observed.begun_ms).plus(at)
     }
 
-    /// Where an attempt stands to the windows of one of its errand's two uploads.
+    /// Where an attempt stands to the windows of one of its operation's two uploads.
     pub(super) fn reach(&self, attempt: &Attempt, variant: Variant) -> Reach {
         let (began, ended) = (self.wall(attempt.began), self.wall(attempt.ended).plus(SLACK));
-        let claims = self.claims(attempt.upload.errand, attempt.account).iter();
+        let claims = self.claims(attempt.upload.operation, attempt.account).iter();
         let known = claims.filter(|claim| claim.variant == variant && claim.time <= ended);
         let reach = known.map(|claim| {
             let over = claim.time.plus(self.evidence.ttl).plus(self.demands.grace);

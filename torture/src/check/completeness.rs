@@ -1,24 +1,24 @@
-//! Completeness: every errand and every attempt came to an end, and to one of those that are promised.
+//! Completeness: every operation and every attempt came to an end, and to one of those that are promised.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::Verdict;
 use super::case::{Case, told};
-use crate::errand::{Kind, UploadId};
+use crate::operation::{Kind, UploadId};
 use crate::history::{Ask, Attempt, Outcome};
 
 /// How long around a hang-up nothing may have been wrong, if the upload has to be in the journal.
 const AROUND: Duration = Duration::from_secs(10);
 
 pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
-    for errand in &case.history.unended {
-        verdict.accuse(|| format!("errand {errand} did not come to its end"));
+    for operation in &case.history.unended {
+        verdict.accuse(|| format!("operation {operation} did not come to its end"));
     }
     let mut begun: HashSet<u64> = case.history.unended.iter().copied().collect();
     for attempt in &case.history.attempts {
         verdict.examined += 1;
-        begun.insert(attempt.upload.errand);
+        begun.insert(attempt.upload.operation);
         if attempt.ended.saturating_sub(attempt.began) > case.demands.attempt {
             verdict.accuse(|| format!("it took too long: {}", told(attempt)));
         }
@@ -26,11 +26,11 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
             verdict.accuse(|| format!("no such answer is promised: {}", told(attempt)));
         }
     }
-    for (errand, kind) in case.errands().filter(|(errand, _)| !begun.contains(errand)) {
-        verdict.accuse(|| format!("errand {errand}, {kind:?}, was begun, and there is no attempt of it"));
+    for (operation, kind) in case.operations().filter(|(operation, _)| !begun.contains(operation)) {
+        verdict.accuse(|| format!("operation {operation}, {kind:?}, was begun, and there is no attempt of it"));
     }
     for complaint in &case.history.complaints {
-        if case.kind(complaint.upload.errand) != Some(Kind::Reuse) {
+        if case.kind(complaint.upload.operation) != Some(Kind::Reuse) {
             verdict.accuse(|| format!("upload {}: {}", complaint.upload, complaint.text));
         }
     }
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn what_has_no_end_or_no_beginning_is_seen() {
         broken_by(|run| run.history.unended.push(3));
-        broken_by(|run| run.history.attempts.retain(|attempt| attempt.upload.errand != 3));
+        broken_by(|run| run.history.attempts.retain(|attempt| attempt.upload.operation != 3));
         broken_by(|run| run.history.attempts[3].ended += Duration::from_secs(60));
     }
 

@@ -2,10 +2,10 @@
 
 use super::Verdict;
 use super::case::{Case, Reach, told};
-use crate::errand::Kind;
+use crate::operation::Kind;
 
 pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
-    for ((errand, account), claims) in case.keys() {
+    for ((operation, account), claims) in case.keys() {
         verdict.examined += 1;
         for pair in claims.windows(2) {
             let is_inside = pair[1].time < pair[0].time.plus(case.evidence.ttl);
@@ -13,7 +13,7 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
                 verdict.accuse(|| {
                     let (first, second) = (pair[0], pair[1]);
                     format!(
-                        "errand {errand} of account {account}: {second} is stored in the window of {first}"
+                        "operation {operation} of account {account}: {second} is stored in the window of {first}"
                     )
                 });
             }
@@ -21,7 +21,7 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
     }
     for attempt in case.answered(&[200, 422]) {
         // Its two uploads are of two accounts: for the checker of strangers.
-        if case.kind(attempt.upload.errand) == Some(Kind::Strangers) {
+        if case.kind(attempt.upload.operation) == Some(Kind::Strangers) {
             continue;
         }
         verdict.examined += 1;
@@ -41,7 +41,7 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
 mod tests {
     use super::super::testing::Run;
     use super::super::{Checker, Judgement};
-    use crate::errand::{Kind, UploadId, Variant};
+    use crate::operation::{Kind, UploadId, Variant};
     use crate::history::Outcome;
 
     #[test]

@@ -3,7 +3,7 @@
 
 use super::Verdict;
 use super::case::{Case, at};
-use crate::errand::{Kind, Variant};
+use crate::operation::{Kind, Variant};
 
 pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
     for stored in &case.evidence.stored {
@@ -12,15 +12,15 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
             verdict.accuse(|| format!("record {} is stored {} times", at(stored.position), stored.copies));
         }
     }
-    for ((errand, account), claims) in case.keys() {
-        let has_key = case.kind(errand) != Some(Kind::Keyless);
+    for ((operation, account), claims) in case.keys() {
+        let has_key = case.kind(operation) != Some(Kind::Keyless);
         for variant in [Variant::A, Variant::B] {
             let of_upload: Vec<_> = claims.iter().filter(|claim| claim.variant == variant).collect();
             for pair in of_upload.windows(2) {
                 if !has_key || pair[1].time < pair[0].time.plus(case.evidence.ttl) {
                     verdict.accuse(|| {
                         format!(
-                            "errand {errand} of account {account} is stored as {} and {}",
+                            "operation {operation} of account {account} is stored as {} and {}",
                             pair[0], pair[1]
                         )
                     });
@@ -34,7 +34,7 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
 mod tests {
     use super::super::testing::Run;
     use super::super::{Checker, Judgement};
-    use crate::errand::Kind;
+    use crate::operation::Kind;
 
     #[test]
     fn an_upload_stored_again_inside_its_window_is_doubled() {

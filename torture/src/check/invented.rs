@@ -8,7 +8,7 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
     for stored in &case.evidence.stored {
         verdict.examined += 1;
         match stored.upload {
-            None => verdict.accuse(|| format!("{} is stored and no errand's", at(stored.position))),
+            None => verdict.accuse(|| format!("{} is stored and no operation's", at(stored.position))),
             Some(upload) if ![0, 1].iter().any(|account| case.was_sent(upload, *account)) => {
                 verdict.accuse(|| format!("{} is stored, upload {upload}, never sent", at(stored.position)));
             }
@@ -34,11 +34,11 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
 mod tests {
     use super::super::testing::Run;
     use super::super::{Checker, Judgement};
-    use crate::errand::{Kind, UploadId, Variant};
+    use crate::operation::{Kind, UploadId, Variant};
 
     #[test]
-    fn what_no_errand_sent_is_invented() {
-        let never_begun = UploadId { errand: 1_000_000, variant: Variant::A };
+    fn what_no_operation_sent_is_invented() {
+        let never_begun = UploadId { operation: 1_000_000, variant: Variant::A };
         let malformed = Run::innocent().first(Kind::Malformed);
         let never_sent = UploadId { variant: Variant::B, ..Run::innocent().first(Kind::Plain) };
         for upload in [None, Some(never_begun), Some(malformed), Some(never_sent)] {
@@ -62,7 +62,7 @@ mod tests {
         let upload = run.first(Kind::Plain);
         run.history.attempts.retain(|attempt| attempt.upload != upload);
         assert_eq!(run.judgement(Checker::Invented), Judgement::Broken);
-        run.history.unended.push(upload.errand);
+        run.history.unended.push(upload.operation);
         assert_eq!(run.judgement(Checker::Invented), Judgement::Held);
     }
 }

@@ -9,7 +9,7 @@ use milepost_shared::journal::clock::JournalTime;
 use super::Verdict;
 use super::case::{Case, at};
 use super::one_answer::promised;
-use crate::errand;
+use crate::operation;
 use crate::evidence::{Evidence, JournalEntry};
 
 /// What the journal says should be there.
@@ -76,7 +76,7 @@ fn check_keys(evidence: &Evidence, expected: &Expected<'_>, verdict: &mut Verdic
         verdict.examined += 1;
         open.remove(&key.source);
         let is_right = expected.new.get(&key.source).is_some_and(|entry| {
-            let body = entry.upload.map(|upload| promised(errand::count(evidence.seed, upload)));
+            let body = entry.upload.map(|upload| promised(operation::count(evidence.seed, upload)));
             key.key_hash == entry.key_hash
                 && key.account == entry.account
                 && (key.accepted_at, key.expires_at) == (entry.time, entry.time.plus(evidence.ttl))
@@ -107,7 +107,7 @@ fn check_dead_letters(evidence: &Evidence, expected: &Expected<'_>, verdict: &mu
 mod tests {
     use super::super::testing::Run;
     use super::super::{Checker, Judgement};
-    use crate::errand::Kind;
+    use crate::operation::Kind;
 
     fn broken_by(change: impl FnOnce(&mut Run)) {
         let mut run = Run::innocent();

@@ -30,7 +30,7 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
 mod tests {
     use super::super::testing::Run;
     use super::super::{Checker, Judgement};
-    use crate::errand::Kind;
+    use crate::operation::Kind;
 
     #[test]
     fn an_acknowledged_upload_that_is_not_stored_is_lost() {

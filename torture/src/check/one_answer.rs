@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use super::Verdict;
 use super::case::{Case, at, told};
-use crate::errand::{self, UploadId};
+use crate::operation::{self, UploadId};
 use crate::history::{Ask, Attempt, Outcome};
 
 /// The page at the `Location` of a 202, once the answer is final.
@@ -28,7 +28,7 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
         match attempt.ask {
             Ask::Post => {
                 verdict.examined += 1;
-                let expected = promised(errand::count(case.evidence.seed, attempt.upload));
+                let expected = promised(operation::count(case.evidence.seed, attempt.upload));
                 if **body != *expected.as_bytes() {
                     let body = String::from_utf8_lossy(body);
                     verdict.accuse(|| format!("{body} instead of {expected}: {}", told(attempt)));
@@ -42,7 +42,7 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
         }
     }
     for ((upload, account), answers) in first_answers {
-        let claims = case.claims(upload.errand, account).iter();
+        let claims = case.claims(upload.operation, account).iter();
         let windows = claims.filter(|claim| claim.variant == upload.variant).count();
         if answers > windows {
             verdict.accuse(|| {
@@ -60,15 +60,15 @@ pub(super) fn promised(count: usize) -> String {
     format!(r#"{{"success":true,"processedCount":{count}}}"#)
 }
 
-/// Only one upload is sent under the key of an errand that asks for its status, so it can only be stored.
+/// Only one upload is sent under the key of an operation that asks for its status, so it can only be stored.
 fn check_status_page(case: &Case<'_>, verdict: &mut Verdict, attempt: &Attempt, body: &[u8]) {
     let page: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     if page["status"] == "pending" {
         return;
     }
     verdict.examined += 1;
-    let count = errand::count(case.evidence.seed, attempt.upload);
-    let windows = case.claims(attempt.upload.errand, attempt.account);
+    let count = operation::count(case.evidence.seed, attempt.upload);
+    let windows = case.claims(attempt.upload.operation, attempt.account);
     let is_right = Final::deserialize(&page).is_ok_and(|page| {
         (page.http_status, page.processed_count) == (200, Some(count))
             && windows.iter().any(|claim| {
@@ -88,7 +88,7 @@ fn check_keys(case: &Case<'_>, verdict: &mut Verdict) {
     for key in &case.evidence.keys {
         verdict.examined += 1;
         let upload = stored.get(&key.source);
-        let expected = upload.map(|upload| promised(errand::count(case.evidence.seed, *upload)));
+        let expected = upload.map(|upload| promised(operation::count(case.evidence.seed, *upload)));
         let is_right =
             expected.is_some_and(|expected| (key.status, &key.body[..]) == (200, expected.as_bytes()));
         if !is_right {
@@ -105,7 +105,7 @@ mod tests {
     use super::super::testing::Run;
     use super::super::{Checker, Judgement};
     use super::*;
-    use crate::errand::Kind;
+    use crate::operation::Kind;
 
     fn broken_by(change: impl FnOnce(&mut Run)) {
         let mut run = Run::innocent();

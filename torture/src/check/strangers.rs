@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::Verdict;
 use super::case::{Case, at, told};
-use crate::errand::Kind;
+use crate::operation::Kind;
 use crate::history::Ask;
 
 pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
@@ -17,7 +17,7 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
                     verdict.accuse(|| format!("an upload of another account is shown: {}", told(attempt)));
                 }
             }
-            Ask::Post if case.kind(attempt.upload.errand) == Some(Kind::Strangers) => {
+            Ask::Post if case.kind(attempt.upload.operation) == Some(Kind::Strangers) => {
                 verdict.examined += 1;
                 if status == 422 {
                     verdict.accuse(|| format!("another account's key is in the way: {}", told(attempt)));

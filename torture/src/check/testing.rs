@@ -10,18 +10,18 @@ use milepost_shared::journal::clock::{JournalTime, millis};
 use super::case::Case;
 use super::one_answer::promised;
 use super::{Checker, Demands, Judgement, Verdict, all};
-use crate::errand::{self, Errand, HOT_COPIES, Kind, UploadId, Variant};
+use crate::operation::{self, Operation, HOT_COPIES, Kind, UploadId, Variant};
 use crate::evidence::{
     Evidence, Footprint, JournalEntry, Observed, Sample, SeenFact, StoredKey, StoredUpload,
 };
 use crate::fault::{Episode, Fault, Target};
 use crate::history::{Ask, Attempt, History, Outcome};
 
-/// Of this seed the first errands are of all kinds.
+/// Of this seed the first operations are of all kinds.
 const SEED: u64 = 19;
 const BEGUN_MS: i64 = 1_800_000_000_000;
 const TTL: Duration = Duration::from_secs(8);
-const ERRANDS: u64 = 120;
+const OPERATIONS: u64 = 120;
 const PARTITIONS: i32 = 2;
 
 pub(crate) struct Run {
@@ -32,11 +32,11 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Every kind of errand, answered as it should be; a poison record; facts told twice.
+    /// Every kind of operation, answered as it should be; a poison record; facts told twice.
     pub(crate) fn innocent() -> Self {
         let mut script = Script::default();
-        for index in 0..ERRANDS {
-            script.play(&errand::errand(SEED, index), Duration::from_millis(500 * index));
+        for index in 0..OPERATIONS {
+            script.play(&operation::operation(SEED, index), Duration::from_millis(500 * index));
         }
         let mut evidence = script.evidence();
         evidence.observed.reads = ["facts", "torn", "offsets", "samples"].map(|watcher| (watcher, 9)).into();
@@ -72,14 +72,14 @@ impl Run {
         self.verdict(checker).judgement()
     }
 
-    pub(crate) fn errands(&self, kind: Kind) -> HashSet<u64> {
-        (0..ERRANDS).filter(|index| errand::errand(SEED, *index).kind == kind).collect()
+    pub(crate) fn operations(&self, kind: Kind) -> HashSet<u64> {
+        (0..OPERATIONS).filter(|index| operation::operation(SEED, *index).kind == kind).collect()
     }
 
-    /// Upload A of the first errand of a kind, of those that have attempts without a hang-up.
+    /// Upload A of the first operation of a kind, of those that have attempts without a hang-up.
     pub(crate) fn first(&self, kind: Kind) -> UploadId {
-        let errand = self.errands(kind).into_iter().min().expect("every kind has errands");
-        UploadId { errand, variant: Variant::A }
+        let operation = self.operations(kind).into_iter().min().expect("every kind has operations");
+        UploadId { operation, variant: Variant::A }
     }
 
     pub(crate) fn stored(&self, upload: UploadId) -> &StoredUpload {
@@ -87,13 +87,13 @@ impl Run {
         stored.find(|stored| stored.upload == Some(upload)).expect("it is stored")
     }
 
-    /// The first POST of an errand of a kind that was answered so.
+    /// The first POST of an operation of a kind that was answered so.
     pub(crate) fn answered(&mut self, kind: Kind, status: u16) -> &mut Attempt {
-        let errands = self.errands(kind);
+        let operations = self.operations(kind);
         let mut attempts = self.history.attempts.iter_mut();
         let found = attempts.find(|attempt| {
             attempt.ask == Ask::Post
-                && errands.contains(&attempt.upload.errand)
+                && operations.contains(&attempt.upload.operation)
                 && attempt.status() == Some(status)
         });
         found.expect("there is such an answer")
@@ -120,12 +120,12 @@ struct Script {
 }
 
 impl Script {
-    fn play(&mut self, errand: &Errand, at: Duration) {
-        let Errand { index, account, .. } = *errand;
-        self.history.errands = index + 1;
-        let [a, b] = [Variant::A, Variant::B].map(|variant| UploadId { errand: index, variant });
+    fn play(&mut self, operation: &Operation, at: Duration) {
+        let Operation { index, account, .. } = *operation;
+        self.history.operations = index + 1;
+        let [a, b] = [Variant::A, Variant::B].map(|variant| UploadId { operation: index, variant });
         let second = Duration::from_secs(1);
-        match errand.kind {
+        match operation.kind {
             Kind::Plain => {
                 self.unknown(a, account, at);
                 self.first(a, account, at + second);
@@ -160,7 +160,7 @@ impl Script {
                 let accepted = JournalTime(BEGUN_MS).plus(at);
                 let page = format!(
                     r#"{{"status":"final","httpStatus":200,"processedCount":{},"acceptedAt":{},"expiresAt":{}}}"#,
-                    errand::count(SEED, a),
+                    operation::count(SEED, a),
                     accepted.0,
                     accepted.plus(TTL).0,
                 );
@@ -179,7 +179,7 @@ impl Script {
     }
 
     fn publish(&mut self, upload: UploadId, account: usize, at: Duration) {
-        self.published.push((at, upload, account, format!("{:064x}", upload.errand * 2 + account as u64)));
+        self.published.push((at, upload, account, format!("{:064x}", upload.operation * 2 + account as u64)));
     }
 
     /// Published, and the answer got lost.
@@ -190,12 +190,12 @@ impl Script {
 
     fn first(&mut self, upload: UploadId, account: usize, at: Duration) {
         self.publish(upload, account, at);
-        let body = promised(errand::count(SEED, upload));
+        let body = promised(operation::count(SEED, upload));
         self.attempt(upload, Ask::Post, account, at, answer(200, &body, false));
     }
 
     fn replay(&mut self, upload: UploadId, account: usize, at: Duration) {
-        let body = promised(errand::count(SEED, upload));
+        let body = promised(operation::count(SEED, upload));
         self.attempt(upload, Ask::Post, account, at, answer(200, &body, true));
     }
 
@@ -212,7 +212,7 @@ impl Script {
         let mut next = [0_i64; PARTITIONS as usize];
         let mut ends: HashMap<String, JournalTime> = HashMap::new();
         for (at, upload, account, key_hash) in &self.published {
-            let partition = usize::try_from(upload.errand).unwrap() % next.len();
+            let partition = usize::try_from(upload.operation).unwrap() % next.len();
             let position = Position { partition: i32::try_from(partition).unwrap(), offset: next[partition] };
             next[partition] += 1;
             let time = JournalTime(BEGUN_MS).plus(*at);
@@ -267,7 +267,7 @@ fn keep(
         key_hash: key_hash.to_owned(),
         account,
         status: 200,
-        body: promised(errand::count(SEED, upload.expect("it is known"))).into_bytes(),
+        body: promised(operation::count(SEED, upload.expect("it is known"))).into_bytes(),
         accepted_at: time,
         expires_at: time.plus(TTL),
         source: position,

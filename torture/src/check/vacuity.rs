@@ -1,11 +1,11 @@
-//! Vacuity: a run proves something only if every kind of errand succeeded, every fault was seen to bite, every replay path
+//! Vacuity: a run proves something only if every kind of operation succeeded, every fault was seen to bite, every replay path
 //! was taken, consumers paused, and the watchers could watch.
 
 use std::collections::{BTreeMap, HashMap};
 
 use super::Verdict;
 use super::case::Case;
-use crate::errand::{HOT_COPIES, Kind, Variant};
+use crate::operation::{HOT_COPIES, Kind, Variant};
 use crate::fault::NoBite;
 use crate::history::{Ask, Outcome};
 
@@ -14,7 +14,7 @@ const REPLAY_PATHS: [&str; 4] = ["cache", "table", "results", "joined"];
 /// The watchers.
 const WATCHERS: [&str; 4] = ["facts", "torn", "offsets", "samples"];
 
-/// What came of an errand.
+/// What came of an operation.
 #[derive(Debug, Default, Clone, Copy)]
 struct Come {
     stored: [usize; 2],
@@ -27,16 +27,16 @@ struct Come {
 pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
     let come = come(case);
     let mut succeeded: BTreeMap<Kind, u64> = BTreeMap::new();
-    for (errand, kind) in case.errands() {
+    for (operation, kind) in case.operations() {
         verdict.examined += 1;
-        let of_errand = come.get(&errand).copied().unwrap_or_default();
-        *succeeded.entry(kind).or_default() += u64::from(has_succeeded(case, errand, kind, of_errand));
+        let of_operation = come.get(&operation).copied().unwrap_or_default();
+        *succeeded.entry(kind).or_default() += u64::from(has_succeeded(case, operation, kind, of_operation));
     }
     for (kind, wanted) in &case.demands.succeeded {
         let count = succeeded.get(kind).copied().unwrap_or(0);
-        verdict.note(format!("{kind:?}: {count} errands succeeded, wanted {wanted}"));
+        verdict.note(format!("{kind:?}: {count} operations succeeded, wanted {wanted}"));
         if count < *wanted {
-            verdict.accuse(|| format!("only {count} errands of kind {kind:?} succeeded, wanted {wanted}"));
+            verdict.accuse(|| format!("only {count} operations of kind {kind:?} succeeded, wanted {wanted}"));
         }
     }
     check_faults(case, verdict);
@@ -65,7 +65,7 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
 fn come(case: &Case<'_>) -> HashMap<u64, Come> {
     let mut all: HashMap<u64, Come> = HashMap::new();
     for attempt in &case.history.attempts {
-        let come = all.entry(attempt.upload.errand).or_default();
+        let come = all.entry(attempt.upload.operation).or_default();
         let variant = usize::from(attempt.upload.variant == Variant::B);
         match (attempt.ask, &attempt.outcome) {
             (Ask::Post, Outcome::HungUp { .. }) => come.hung_up = true,
@@ -82,7 +82,7 @@ fn come(case: &Case<'_>) -> HashMap<u64, Come> {
     all
 }
 
-fn has_succeeded(case: &Case<'_>, errand: u64, kind: Kind, come: Come) -> bool {
+fn has_succeeded(case: &Case<'_>, operation: u64, kind: Kind, come: Come) -> bool {
     let [a, b] = come.stored;
     match kind {
         Kind::Plain | Kind::Keyless => a > 0,
@@ -90,9 +90,9 @@ fn has_succeeded(case: &Case<'_>, errand: u64, kind: Kind, come: Come) -> bool {
         Kind::Race => a > 0 && come.refused[1] > 0 || b > 0 && come.refused[0] > 0,
         Kind::Strangers => a > 0 && b > 0,
         Kind::HangUp => {
-            come.hung_up && [0, 1].iter().any(|account| !case.claims(errand, *account).is_empty())
+            come.hung_up && [0, 1].iter().any(|account| !case.claims(operation, *account).is_empty())
         }
-        Kind::Reuse => [0, 1].iter().any(|account| case.claims(errand, *account).len() > 1),
+        Kind::Reuse => [0, 1].iter().any(|account| case.claims(operation, *account).len() > 1),
         Kind::Status => come.told_final,
         Kind::Hot => a >= HOT_COPIES,
         Kind::Malformed => come.malformed,
@@ -131,13 +131,13 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_errand_must_have_succeeded() {
+    fn every_kind_of_operation_must_have_succeeded() {
         for (kind, _) in Kind::ALL {
             unknown_by(|run| {
-                let errands = run.errands(kind);
-                run.history.attempts.retain(|attempt| !errands.contains(&attempt.upload.errand));
-                let of_kind = |upload: Option<crate::errand::UploadId>| {
-                    upload.is_some_and(|upload| errands.contains(&upload.errand))
+                let operations = run.operations(kind);
+                run.history.attempts.retain(|attempt| !operations.contains(&attempt.upload.operation));
+                let of_kind = |upload: Option<crate::operation::UploadId>| {
+                    upload.is_some_and(|upload| operations.contains(&upload.operation))
                 };
                 run.evidence.stored.retain(|stored| !of_kind(stored.upload));
             });

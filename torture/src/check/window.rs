@@ -4,18 +4,18 @@ use std::time::Duration;
 
 use super::Verdict;
 use super::case::{Case, Reach, told};
-use crate::errand::Kind;
+use crate::operation::Kind;
 use crate::fault::{Fault, Target};
 use crate::history::{Ask, Attempt};
 
 pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
-    for ((errand, account), claims) in case.keys() {
+    for ((operation, account), claims) in case.keys() {
         verdict.examined += 1;
         for pair in claims.windows(2) {
             if pair[1].time < pair[0].time.plus(case.evidence.ttl) {
                 verdict.accuse(|| {
                     let (first, second) = (pair[0], pair[1]);
-                    format!("errand {errand} of account {account}: {second} is new in the window of {first}")
+                    format!("operation {operation} of account {account}: {second} is new in the window of {first}")
                 });
             }
         }
@@ -52,7 +52,7 @@ fn is_late(case: &Case<'_>, attempt: &Attempt) -> bool {
 /// Of two windows it is not known which one the client asked for. A database that was put back knows less for a while than
 /// it did.
 fn is_forgotten(case: &Case<'_>, attempt: &Attempt) -> bool {
-    let [claim] = case.claims(attempt.upload.errand, attempt.account) else { return false };
+    let [claim] = case.claims(attempt.upload.operation, attempt.account) else { return false };
     let over = claim.time.plus(case.evidence.ttl);
     let is_inside = claim.time < case.wall(attempt.began) && case.wall(attempt.ended) < over;
     is_inside
@@ -65,10 +65,10 @@ fn check_complaints(case: &Case<'_>, verdict: &mut Verdict) {
     for complaint in &case.history.complaints {
         let upload = complaint.upload;
         let was_stored_again = [0, 1].iter().any(|account| {
-            let claims = case.claims(upload.errand, *account).iter();
+            let claims = case.claims(upload.operation, *account).iter();
             claims.filter(|claim| claim.variant == upload.variant).count() > 1
         });
-        if case.kind(upload.errand) == Some(Kind::Reuse) && !was_stored_again {
+        if case.kind(upload.operation) == Some(Kind::Reuse) && !was_stored_again {
             verdict.accuse(|| format!("upload {upload}: {}", complaint.text));
         }
     }
@@ -81,7 +81,7 @@ mod tests {
     use super::super::testing::Run;
     use super::super::{Checker, Judgement};
     use super::*;
-    use crate::errand::{UploadId, Variant};
+    use crate::operation::{UploadId, Variant};
     use crate::fault::Episode;
     use crate::history::{Complaint, Outcome};
 

@@ -9,7 +9,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
-use crate::errand;
+use crate::operation;
 use crate::evidence::Sources;
 
 /// How often it looks.
@@ -17,7 +17,7 @@ const EVERY: Duration = Duration::from_millis(40);
 /// What it tells at most.
 const TOLD_MAX: usize = 100;
 
-/// Every errand has a device of its own, so the newest devices have the newest uploads. A device and its first locations come
+/// Every operation has a device of its own, so the newest devices have the newest uploads. A device and its first locations come
 /// in one transaction: none is without.
 const NEWEST: &str = "
     WITH newest AS (SELECT id, device FROM devices ORDER BY id DESC LIMIT 200)
@@ -54,8 +54,8 @@ async fn look(connection: &mut PgConnection, seed: u64) -> sqlx::Result<(usize, 
     for row in &rows {
         let (device, count): (String, i64) = (row.try_get("device")?, row.try_get("rows")?);
         let first: Option<OffsetDateTime> = row.try_get("first")?;
-        let first = first.and_then(|first| errand::identify(JournalTime::from_datetime(first).0));
-        let expected = first.map(|(upload, _)| errand::count(seed, upload));
+        let first = first.and_then(|first| operation::identify(JournalTime::from_datetime(first).0));
+        let expected = first.map(|(upload, _)| operation::count(seed, upload));
         if !is_whole(count, expected) {
             torn.push(format!("{device} has {count} locations of {expected:?}"));
         }

@@ -1,4 +1,4 @@
-//! Errands: what one client wants to get done, with all its retries. Pure: everything about errand `index` of a run is made
+//! Operations: what one client wants to get done, with all its retries. Pure: everything about operation `index` of a run is made
 //! again from the run's seed, so whatever is found in a table, a topic or a log can be told to be lost, doubled, torn or
 //! invented.
 
@@ -14,10 +14,10 @@ const CAPTURED_FROM: i64 = 1_700_000_000_000;
 pub const LOCATIONS_MAX: usize = 200;
 /// Capture times kept for the locations of one upload.
 const TIMES_PER_UPLOAD: i64 = 256;
-/// Copies of a hot errand that are sent at once.
+/// Copies of a hot operation that are sent at once.
 pub const HOT_COPIES: usize = 50;
 
-/// What kind of errand it is. The names are those of the report.
+/// What kind of operation it is. The names are those of the report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     /// An upload, retried until its answer is final, then sometimes once more.
@@ -43,7 +43,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// All of them, with how many of 1000 errands are of that kind.
+    /// All of them, with how many of 1000 operations are of that kind.
     pub const ALL: [(Self, u32); 10] = [
         (Self::Plain, 590),
         (Self::Keyless, 80),
@@ -58,7 +58,7 @@ impl Kind {
     ];
 }
 
-/// Which of an errand's two bodies.
+/// Which of an operation's two bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Variant {
     /// The first.
@@ -88,21 +88,21 @@ impl Variant {
 /// Names one upload of a run: everything about it is a function of this and the seed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct UploadId {
-    /// The errand.
-    pub errand: u64,
+    /// The operation.
+    pub operation: u64,
     /// Which of its bodies.
     pub variant: Variant,
 }
 
 impl fmt::Display for UploadId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{:?}", self.errand, self.variant)
+        write!(f, "{}{:?}", self.operation, self.variant)
     }
 }
 
-/// One client's errand.
+/// One client's operation.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Errand {
+pub struct Operation {
     /// Its number in the run, from 0.
     pub index: u64,
     /// What it is about.
@@ -134,9 +134,9 @@ pub fn marks(seed: u64) -> Marks {
     }
 }
 
-/// The errand `index` of a run.
+/// The operation `index` of a run.
 #[must_use]
-pub fn errand(seed: u64, index: u64) -> Errand {
+pub fn operation(seed: u64, index: u64) -> Operation {
     let mut random = random_of(seed, index, 0);
     let mut at = random.random_range(0..1000);
     let mut kind = Kind::Plain;
@@ -148,7 +148,7 @@ pub fn errand(seed: u64, index: u64) -> Errand {
         at -= share;
     }
     let key = format!("k-{}-{index}-{:08x}", marks(seed).key, random.random::<u32>());
-    Errand {
+    Operation {
         index,
         kind,
         account: random.random_range(0..2),
@@ -160,18 +160,18 @@ pub fn errand(seed: u64, index: u64) -> Errand {
 /// The upload that `id` names.
 #[must_use]
 pub fn upload(seed: u64, id: UploadId) -> Upload {
-    let mut random = random_of(seed, id.errand, id.variant.stream());
+    let mut random = random_of(seed, id.operation, id.variant.stream());
     let count = draw_count(&mut random);
     let digits = marks(seed).digits;
     let locations =
         (0_i64..).take(count).map(|ordinal| location(&mut random, &digits, id, ordinal)).collect();
-    Upload { device: format!("device-{}-{}", id.errand, id.variant.stream()), locations }
+    Upload { device: format!("device-{}-{}", id.operation, id.variant.stream()), locations }
 }
 
 /// How many locations the upload has that `id` names.
 #[must_use]
 pub fn count(seed: u64, id: UploadId) -> usize {
-    draw_count(&mut random_of(seed, id.errand, id.variant.stream()))
+    draw_count(&mut random_of(seed, id.operation, id.variant.stream()))
 }
 
 /// The first thing drawn of an upload.
@@ -201,23 +201,23 @@ fn location(random: &mut ChaCha8Rng, digits: &str, id: UploadId, ordinal: i64) -
 }
 
 fn captured_at(id: UploadId, ordinal: i64) -> i64 {
-    let errand = i64::try_from(id.errand).expect("a run has fewer errands than milliseconds");
-    CAPTURED_FROM + (errand * 2 + i64::from(id.variant == Variant::B)) * TIMES_PER_UPLOAD + ordinal
+    let operation = i64::try_from(id.operation).expect("a run has fewer operations than milliseconds");
+    CAPTURED_FROM + (operation * 2 + i64::from(id.variant == Variant::B)) * TIMES_PER_UPLOAD + ordinal
 }
 
-/// The upload that a capture time belongs to, and the location's place in it; `None` if no errand has it.
+/// The upload that a capture time belongs to, and the location's place in it; `None` if no operation has it.
 #[must_use]
 pub fn identify(captured_at: i64) -> Option<(UploadId, usize)> {
     let since = u64::try_from(captured_at.checked_sub(CAPTURED_FROM)?).ok()?;
     let per_upload = TIMES_PER_UPLOAD.unsigned_abs();
     let (number, ordinal) = (since / per_upload, since % per_upload);
     let variant = if number % 2 == 0 { Variant::A } else { Variant::B };
-    Some((UploadId { errand: number / 2, variant }, usize::try_from(ordinal).ok()?))
+    Some((UploadId { operation: number / 2, variant }, usize::try_from(ordinal).ok()?))
 }
 
-fn random_of(seed: u64, errand: u64, stream: u64) -> ChaCha8Rng {
+fn random_of(seed: u64, operation: u64, stream: u64) -> ChaCha8Rng {
     let mut random = ChaCha8Rng::seed_from_u64(seed);
-    random.set_stream(errand * 4 + stream);
+    random.set_stream(operation * 4 + stream);
     random
 }
 
@@ -232,9 +232,9 @@ mod tests {
     proptest! {
         #[test]
         fn an_upload_is_made_again_bit_for_bit_and_each_location_tells_whose_it_is(
-            seed: u64, errand in 0..10_000_000u64, b: bool,
+            seed: u64, operation in 0..10_000_000u64, b: bool,
         ) {
-            let id = UploadId { errand, variant: if b { Variant::B } else { Variant::A } };
+            let id = UploadId { operation, variant: if b { Variant::B } else { Variant::A } };
             let made = upload(seed, id);
             prop_assert_eq!(&made, &upload(seed, id));
             prop_assert!((1..=LOCATIONS_MAX).contains(&made.locations.len()));
@@ -247,13 +247,13 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_errand_comes_and_keys_differ() {
+    fn every_kind_of_operation_comes_and_keys_differ() {
         assert_eq!(Kind::ALL.iter().map(|(_, share)| share).sum::<u32>(), 1000);
-        let errands: Vec<Errand> = (0..5000).map(|index| errand(7, index)).collect();
-        let kinds: BTreeSet<Kind> = errands.iter().map(|errand| errand.kind).collect();
+        let operations: Vec<Operation> = (0..5000).map(|index| operation(7, index)).collect();
+        let kinds: BTreeSet<Kind> = operations.iter().map(|operation| operation.kind).collect();
         assert_eq!(kinds.len(), Kind::ALL.len());
-        let keys: BTreeSet<&String> = errands.iter().filter_map(|errand| errand.key.as_ref()).collect();
-        assert_eq!(keys.len(), errands.iter().filter(|errand| errand.kind != Kind::Keyless).count());
+        let keys: BTreeSet<&String> = operations.iter().filter_map(|operation| operation.key.as_ref()).collect();
+        assert_eq!(keys.len(), operations.iter().filter(|operation| operation.kind != Kind::Keyless).count());
         assert!(keys.iter().all(|key| key.contains(&marks(7).key)));
     }
 }
