@@ -37,7 +37,7 @@ impl Installation {
     /// # Errors
     /// The database or the topics cannot be made.
     pub async fn new(setup: &Setup) -> anyhow::Result<Self> {
-        let world = World::on(setup.services.clone(), setup.plan()).await?;
+        let world = World::on(setup.services.clone(), setup.world_settings()).await?;
         Ok(Self {
             world,
             gateways: Vec::new(),
@@ -72,7 +72,7 @@ impl Installation {
     /// One of them does not become ready.
     pub async fn start_before(setup: &Setup, programs: &Path) -> anyhow::Result<Self> {
         let services = Services { bin_dir: programs.to_owned(), ..setup.services.clone() };
-        let world = World::on(services, setup.plan()).await?;
+        let world = World::on(services, setup.world_settings()).await?;
         let (gateways, consumers, ledger, tried) = Default::default();
         let mut installation = Self { world, gateways, consumers, ledger, tried };
         installation.add_consumer(&[]).await?;

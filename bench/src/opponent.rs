@@ -47,7 +47,7 @@ impl Opponent {
     /// # Errors
     /// It does not start, or the database cannot be made.
     pub async fn plain(setup: &Setup) -> anyhow::Result<Self> {
-        let world = World::without_topics(setup.services.clone(), setup.plan()).await?;
+        let world = World::without_topics(setup.services.clone(), setup.world_settings()).await?;
         let url = world.database.url("milepost")?;
         let connections = setup.plain_connections.to_string();
         Self::start(&["plain", "--database-url", &url, "--connections", &connections], Some(world)).await

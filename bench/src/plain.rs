@@ -81,7 +81,7 @@ async fn batch(State(plain): State<Arc<Plain>>, headers: HeaderMap, body: Bytes)
 }
 
 /// What is claimed: a key, for an upload, by an account.
-struct Claim {
+struct Submission {
     account: Uuid,
     key_hash: KeyHash,
     fingerprint: Fingerprint,
@@ -105,8 +105,8 @@ impl Plain {
             Err(invalid) => return (StatusCode::BAD_REQUEST, invalid.to_string()).into_response(),
         };
         let fingerprint = Fingerprint::of(&upload);
-        let claim = Claim { account, key_hash: KeyHash::new(account, key), fingerprint, upload };
-        match self.transaction(&claim).await {
+        let submission = Submission { account, key_hash: KeyHash::new(account, key), fingerprint, upload };
+        match self.transaction(&submission).await {
             Ok(Some(body)) => ([(CONTENT_TYPE, "application/json")], body).into_response(),
             Ok(None) => StatusCode::UNPROCESSABLE_ENTITY.into_response(),
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
@@ -114,15 +114,15 @@ impl Plain {
     }
 
     /// The body of the answer; `None` if the key is another upload's.
-    async fn transaction(&self, claim: &Claim) -> sqlx::Result<Option<Bytes>> {
+    async fn transaction(&self, submission: &Submission) -> sqlx::Result<Option<Bytes>> {
         let mut connection = self.pool.acquire().await?;
         let mut transaction = connection.begin().await?;
-        let body = answer::body(claim.upload.locations.len());
-        if !self.claim(&mut transaction, claim, &body).await? {
+        let body = answer::body(submission.upload.locations.len());
+        if !self.claim(&mut transaction, submission, &body).await? {
             return self.stored(&mut transaction, claim).await;
         }
         let now = self.clock.now();
-        let device_id = upsert_device(&mut transaction, claim, now).await?;
+        let device_id = upsert_device(&mut transaction, submission, now).await?;
         let row = |(ordinal, location)| LocationRow {
             device_id,
             location,
@@ -130,22 +130,22 @@ impl Plain {
             source: NOWHERE,
             ordinal,
         };
-        let rows: Vec<LocationRow<'_>> = (0..).zip(&claim.upload.locations).map(row).collect();
+        let rows: Vec<LocationRow<'_>> = (0..).zip(&submission.upload.locations).map(row).collect();
         insert_locations(&mut transaction, &rows).await?;
         transaction.commit().await?;
         Ok(Some(body))
     }
 
     /// False if somebody has claimed the key before.
-    async fn claim(&self, connection: &mut PgConnection, claim: &Claim, body: &[u8]) -> sqlx::Result<bool> {
+    async fn claim(&self, connection: &mut PgConnection, submission: &Submission, body: &[u8]) -> sqlx::Result<bool> {
         let claimed = sqlx::query(
             "INSERT INTO idempotency_keys (key_hash, account_id, fingerprint, response_status, response_body, \
              accepted_at, expires_at, source_partition, source_offset) VALUES ($1, $2, $3, 200, $4, $5, $6, 0, 0) \
              ON CONFLICT (key_hash, accepted_at) DO NOTHING",
         )
-        .bind(&claim.key_hash.0[..])
-        .bind(claim.account)
-        .bind(&claim.fingerprint.0[..])
+        .bind(&submission.key_hash.0[..])
+        .bind(submission.account)
+        .bind(&submission.fingerprint.0[..])
         .bind(body)
         .bind(self.day.to_datetime())
         .bind(self.day.plus(DAY).to_datetime())
@@ -154,25 +154,25 @@ impl Plain {
         Ok(claimed.rows_affected() == 1)
     }
 
-    async fn stored(&self, connection: &mut PgConnection, claim: &Claim) -> sqlx::Result<Option<Bytes>> {
+    async fn stored(&self, connection: &mut PgConnection, submission: &Submission) -> sqlx::Result<Option<Bytes>> {
         let row = sqlx::query(
             "SELECT fingerprint, response_body FROM idempotency_keys WHERE key_hash = $1 AND accepted_at = $2",
         )
-        .bind(&claim.key_hash.0[..])
+        .bind(&submission.key_hash.0[..])
         .bind(self.day.to_datetime())
         .fetch_one(connection)
         .await?;
-        let same = row.try_get::<&[u8], _>("fingerprint")? == claim.fingerprint.0;
+        let same = row.try_get::<&[u8], _>("fingerprint")? == submission.fingerprint.0;
         let body: Vec<u8> = row.try_get("response_body")?;
         Ok(same.then(|| body.into()))
     }
 }
 
 /// Makes sure of the device, notes where it was last, and returns its id.
-async fn upsert_device(connection: &mut PgConnection, claim: &Claim, now: JournalTime) -> sqlx::Result<i64> {
+async fn upsert_device(connection: &mut PgConnection, submission: &Submission, now: JournalTime) -> sqlx::Result<i64> {
     let order = |location: &&milepost_shared::location::Location| location.timestamp;
     // An upload has at least one location.
-    let last = claim.upload.locations.iter().max_by_key(order).ok_or(sqlx::Error::RowNotFound)?;
+    let last = submission.upload.locations.iter().max_by_key(order).ok_or(sqlx::Error::RowNotFound)?;
     sqlx::query_scalar(
         "INSERT INTO devices AS d (account_id, device, last_seen_at, last_captured_at, last_latitude, last_longitude) \
          VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (account_id, device) DO UPDATE SET \
@@ -184,8 +184,8 @@ async fn upsert_device(connection: &mut PgConnection, claim: &Claim, now: Journa
            THEN excluded.last_longitude ELSE d.last_longitude END \
          RETURNING id",
     )
-    .bind(claim.account)
-    .bind(&claim.upload.device)
+    .bind(submission.account)
+    .bind(&submission.upload.device)
     .bind(now.to_datetime())
     .bind(JournalTime(last.timestamp).to_datetime())
     .bind(last.latitude)

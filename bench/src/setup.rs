@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use milepost_tests::{Plan, Server, Services};
+use milepost_tests::{WorldSettings, Server, Services};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::arguments::Arguments;
@@ -82,9 +82,9 @@ impl Setup {
 
     /// Every installation is as the programs' defaults say, but for what is tried.
     #[must_use]
-    pub fn plan(&self) -> Plan {
+    pub fn world_settings(&self) -> WorldSettings {
         let day = Duration::from_secs(86_400);
-        Plan { ttl: day, consumer_outage_max: day * 6, partitions: self.partitions }
+        WorldSettings { ttl: day, consumer_outage_max: day * 6, partitions: self.partitions }
     }
 
     /// The processes of the servers, for [`cost::cpu_times`].

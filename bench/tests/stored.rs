@@ -11,14 +11,14 @@ use milepost_bench::requests::Requests;
 use milepost_bench::uploads::Uploads;
 use milepost_bench::{keys, plain};
 use milepost_shared::journal::clock::Clock;
-use milepost_tests::{Plan, Services, World};
+use milepost_tests::{WorldSettings, Services, World};
 use tokio::net::TcpListener;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
 async fn world() -> anyhow::Result<World> {
-    let plan = Plan { ttl: DAY, consumer_outage_max: DAY, partitions: 1 };
-    World::without_topics(Services::shared()?, plan).await
+    let settings = WorldSettings { ttl: DAY, consumer_outage_max: DAY, partitions: 1 };
+    World::without_topics(Services::shared()?, settings).await
 }
 
 /// Clients of *plain* on the tables of a world.

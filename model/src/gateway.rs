@@ -11,7 +11,7 @@ use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::result::ResultRecord;
 
 use crate::journal::{KEY, Record, Upload, at};
-use crate::world::World;
+use crate::universe::Universe;
 
 /// How far the two gateways' estimates of journal time are off, in ticks: one is behind, one is ahead.
 pub const SKEWS: [i64; 2] = [-1, 1];
@@ -43,28 +43,28 @@ pub fn status(upload: Upload, state: &KeyState) -> u16 {
 }
 
 /// The states that a gateway would answer from at once, without publishing: from its cache or the table.
-pub fn at_once(world: &World) -> impl Iterator<Item = &KeyState> {
-    let known = [world.cache.get(), world.database.newest()].into_iter().flatten();
-    known.filter(|state| SKEWS.iter().any(|skew| state.is_open_at(JournalTime(world.now.0 + skew))))
+pub fn at_once(universe: &Universe) -> impl Iterator<Item = &KeyState> {
+    let known = [universe.cache.get(), universe.database.newest()].into_iter().flatten();
+    known.filter(|state| SKEWS.iter().any(|skew| state.is_open_at(JournalTime(universe.now.0 + skew))))
 }
 
 /// Whether all that could be answered in the end is right: pairs of a record in the journal, by offset, and a state that
 /// would answer it. These are the results of the topic that a gateway takes for the record's own, whether the broker told
 /// it the record's time or not; the newest row of the table; and what is told when somebody asks for the record's status.
 #[must_use]
-pub fn all_in_the_end(world: &World, is_right: impl Fn(i64, &KeyState) -> bool) -> bool {
-    let rows: Vec<KeyState> = world.database.keys.iter().map(|row| KeyState::clone(row)).collect();
-    let results: Vec<ResultRecord> = world
+pub fn all_in_the_end(universe: &Universe, is_right: impl Fn(i64, &KeyState) -> bool) -> bool {
+    let rows: Vec<KeyState> = universe.database.keys.iter().map(|row| KeyState::clone(row)).collect();
+    let results: Vec<ResultRecord> = universe
         .results
         .iter()
         .map(|(of, state)| ResultRecord { key_hash: KEY, record: at(*of), state: KeyState::clone(state) })
         .collect();
-    world.journal.records().all(|(offset, Record { time, .. })| {
+    universe.journal.records().all(|(offset, Record { time, .. })| {
         let record = at(offset);
         let is_mine = |result: &&ResultRecord| {
             matching::is_mine(record, time, result) || matching::is_mine(record, UNKNOWN_TIME, result)
         };
-        let known = [world.cache.get(), rows.last()].into_iter().flatten();
+        let known = [universe.cache.get(), rows.last()].into_iter().flatten();
         results
             .iter()
             .filter(is_mine)

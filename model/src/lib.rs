@@ -3,8 +3,8 @@
 //! A model proves only what it is a model of. So whatever decides is the programs' own code: the consumer's
 //! [`decide`](milepost_consumer::persist::decide), [`assign`](milepost_consumer::journal::assign) and
 //! [`expire`](milepost_consumer::expire), and the gateway's [`mine`](milepost_gateway::answer::matching). What is written here is the
-//! world around it: the [`journal`], Postgres as a [`database`], a [`consumer`]'s session, the [`gateway`]s, all of it
-//! put together as a [`world`]. [`protocol`] says what may happen in it, and [`property`] what must hold at every moment.
+//! universe around it: the [`journal`], Postgres as a [`database`], a [`consumer`]'s session, the [`gateway`]s, all of it
+//! put together as a [`universe`]. [`protocol`] says what may happen in it, and [`property`] what must hold at every moment.
 //! [`planted`] has the bugs that must be found.
 
 pub mod consumer;
@@ -15,4 +15,4 @@ pub mod planted;
 pub mod property;
 pub mod protocol;
 pub mod size;
-pub mod world;
+pub mod universe;

@@ -1,4 +1,4 @@
-//! The protocol as a transition system: what may happen next, in any world.
+//! The protocol as a transition system: what may happen next, in any universe.
 
 use stateright::{Model, Property};
 
@@ -6,7 +6,7 @@ use crate::journal::Upload;
 use crate::planted::PlantedBug;
 use crate::property;
 use crate::size::{Focus, Size};
-use crate::world::World;
+use crate::universe::Universe;
 
 /// The protocol, within bounds, with a bug planted in it or none.
 #[derive(Debug, Clone, Copy)]
@@ -58,76 +58,76 @@ pub enum Action {
 }
 
 impl Model for Protocol {
-    type State = World;
+    type State = Universe;
     type Action = Action;
 
-    fn init_states(&self) -> Vec<World> {
-        vec![World::new()]
+    fn init_states(&self) -> Vec<Universe> {
+        vec![Universe::new()]
     }
 
-    fn actions(&self, world: &World, actions: &mut Vec<Action>) {
-        for consumer in 0..world.consumers.len() {
-            self.actions_of_consumer(consumer, world, actions);
+    fn actions(&self, universe: &Universe, actions: &mut Vec<Action>) {
+        for consumer in 0..universe.consumers.len() {
+            self.actions_of_consumer(consumer, universe, actions);
         }
         // While a transaction is open, whatever else happens might as well happen before it or after it.
-        if world.in_transaction() {
+        if universe.in_transaction() {
             return;
         }
-        let is_empty = world.journal.end() == 0;
+        let is_empty = universe.journal.end() == 0;
         // The first record comes in the first width of a table partition: later would be the same, but for the date.
-        if world.now.0 < if is_empty { 1 } else { self.size.until } {
+        if universe.now.0 < if is_empty { 1 } else { self.size.until } {
             actions.push(Action::Tick);
         }
         // It is of the first upload: what the two are called does not matter.
         let uploads =
             [Upload::A, Upload::B].into_iter().zip(self.size.copies).take(if is_empty { 1 } else { 2 });
-        let allowed = uploads.filter(|(upload, most)| world.journal.copies(*upload) < *most);
+        let allowed = uploads.filter(|(upload, most)| universe.journal.copies(*upload) < *most);
         actions.extend(allowed.map(|(upload, _)| Action::Publish(upload)));
         if self.size.focus == Focus::Answering {
-            actions.extend((0..world.results.len()).map(Action::ReadResult));
+            actions.extend((0..universe.results.len()).map(Action::ReadResult));
             actions.extend([Action::LookUp, Action::CrashGateway]);
         }
         if self.size.losses {
-            actions.extend((0..world.database.progress.next_offset).map(Action::PutBack));
+            actions.extend((0..universe.database.progress.next_offset).map(Action::PutBack));
         }
     }
 
-    fn next_state(&self, last: &World, action: Action) -> Option<World> {
-        let mut world = last.clone();
+    fn next_state(&self, last: &Universe, action: Action) -> Option<Universe> {
+        let mut universe = last.clone();
         match action {
-            Action::Tick => world.now.0 += 1,
-            Action::Publish(upload) => world.journal.append(upload, world.now),
-            Action::ReadResult(result) => world.cache.remember(&last.results[result].1),
-            Action::LookUp => world.cache.remember(last.database.keys.last()?),
-            Action::CrashGateway => world.cache = Default::default(),
-            Action::Assign(consumer) => world.assign(consumer, last.group)?,
-            Action::AssignWithoutGroupOffset(consumer) => world.assign(consumer, None)?,
-            Action::Transact { consumer, end } => world.transact(consumer, end, self.planted)?,
-            Action::Commit(consumer) => world.commit(consumer)?,
+            Action::Tick => universe.now.0 += 1,
+            Action::Publish(upload) => universe.journal.append(upload, universe.now),
+            Action::ReadResult(result) => universe.cache.remember(&last.results[result].1),
+            Action::LookUp => universe.cache.remember(last.database.keys.last()?),
+            Action::CrashGateway => universe.cache = Default::default(),
+            Action::Assign(consumer) => universe.assign(consumer, last.group)?,
+            Action::AssignWithoutGroupOffset(consumer) => universe.assign(consumer, None)?,
+            Action::Transact { consumer, end } => universe.transact(consumer, end, self.planted)?,
+            Action::Commit(consumer) => universe.commit(consumer)?,
             Action::Emit(consumer) if self.size.focus == Focus::Answering => {
-                while world.emit(consumer, false).is_some() {}
-                world.commit_offset(consumer)?;
-                world.note_emitted(consumer)?;
+                while universe.emit(consumer, false).is_some() {}
+                universe.commit_offset(consumer)?;
+                universe.note_emitted(consumer)?;
             }
-            Action::Emit(consumer) => world.emit(consumer, false)?,
-            Action::GiveUp(consumer) => world.emit(consumer, true)?,
-            Action::CommitOffset(consumer) => world.commit_offset(consumer)?,
+            Action::Emit(consumer) => universe.emit(consumer, false)?,
+            Action::GiveUp(consumer) => universe.emit(consumer, true)?,
+            Action::CommitOffset(consumer) => universe.commit_offset(consumer)?,
             Action::Maintain(consumer) => {
                 // One without the partition takes part.
-                let _ = world.note_emitted(consumer);
-                world.database.expire(last.journal.end(), last.now, self.planted);
+                let _ = universe.note_emitted(consumer);
+                universe.database.expire(last.journal.end(), last.now, self.planted);
             }
-            Action::CrashConsumer(consumer) => world.consumers[consumer] = None,
-            Action::PutBack(end) => world.put_back(end),
+            Action::CrashConsumer(consumer) => universe.consumers[consumer] = None,
+            Action::PutBack(end) => universe.put_back(end),
         }
         // Which consumer is which does not matter either.
-        world.consumers.sort_by_key(|consumer| {
+        universe.consumers.sort_by_key(|consumer| {
             consumer.as_ref().map(|session| {
                 let queued = session.queue.len();
                 (session.next, session.persisted_below, queued, session.transaction.is_some())
             })
         });
-        (world != *last).then_some(world)
+        (universe != *last).then_some(universe)
     }
 
     fn properties(&self) -> Vec<Property<Self>> {
@@ -136,9 +136,9 @@ impl Model for Protocol {
 }
 
 impl Protocol {
-    fn actions_of_consumer(&self, consumer: usize, world: &World, actions: &mut Vec<Action>) {
-        let in_transaction = world.in_transaction();
-        let Some(session) = &world.consumers[consumer] else {
+    fn actions_of_consumer(&self, consumer: usize, universe: &Universe, actions: &mut Vec<Action>) {
+        let in_transaction = universe.in_transaction();
+        let Some(session) = &universe.consumers[consumer] else {
             if !in_transaction {
                 actions.extend([Action::Assign(consumer), Action::Maintain(consumer)]);
                 actions.extend(self.size.losses.then_some(Action::AssignWithoutGroupOffset(consumer)));
@@ -149,7 +149,7 @@ impl Protocol {
         if session.transaction.is_some() {
             return actions.push(Action::Commit(consumer));
         }
-        let journal_end = world.journal.end();
+        let journal_end = universe.journal.end();
         let first_end = match self.size.focus {
             Focus::Answering => journal_end.max(session.next + 1),
             Focus::Emission => session.next + 1,

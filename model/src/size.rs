@@ -1,4 +1,4 @@
-//! How large the world is: the bounds within which every state is visited.
+//! How large the universe is: the bounds within which every state is visited.
 
 /// What a run looks at closely. The other half of the protocol is in it too, in larger steps.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -6,7 +6,7 @@ use milepost_model::planted::PlantedBug;
 use milepost_model::property::{FACTS, OFFSETS_FOLLOW_DATA, ONCE, ONE_ANSWER};
 use milepost_model::protocol::Protocol;
 use milepost_model::size::{ANSWERING, ANSWERING_LOSSES, EMISSION, EMISSION_LOSSES, Size};
-use milepost_model::world::World;
+use milepost_model::universe::Universe;
 use stateright::{Checker as _, HasDiscoveries, Model as _, Path};
 
 /// Visits every state. Their number is part of the check: fewer would mean that something can no longer happen.
@@ -28,13 +28,13 @@ fn breaks(planted: PlantedBug, size: Size, property: &'static str, steps: usize)
     assert_eq!(actions.len(), steps, "{actions:?}");
 
     let holds = protocol.property(property).condition;
-    let way = Path::from_actions(&protocol, World::new(), &actions).expect("every step can be taken again");
-    let harm: Vec<bool> = way.into_states().iter().map(|world| !holds(&protocol, world)).collect();
+    let way = Path::from_actions(&protocol, Universe::new(), &actions).expect("every step can be taken again");
+    let harm: Vec<bool> = way.into_states().iter().map(|universe| !holds(&protocol, universe)).collect();
     assert_eq!(harm.iter().position(|harm| *harm), Some(steps));
 
     let sound = Protocol { size, planted: None };
-    if let Some(way) = Path::from_actions(&sound, World::new(), &actions) {
-        assert!(way.into_states().iter().all(|world| holds(&sound, world)));
+    if let Some(way) = Path::from_actions(&sound, Universe::new(), &actions) {
+        assert!(way.into_states().iter().all(|universe| holds(&sound, universe)));
     }
 }
 

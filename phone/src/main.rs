@@ -12,7 +12,7 @@ use clap::Parser as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use milepost_phone::batch::Cut;
 use milepost_phone::track::{LISTED_MAX, Survey, Track};
-use milepost_phone::{Phone, Progress, Summary};
+use milepost_phone::{Phone, Event, Summary};
 
 use crate::arguments::Arguments;
 
@@ -74,7 +74,7 @@ async fn run(arguments: &Arguments, phone: &Phone) -> anyhow::Result<Summary> {
         interrupted.store(true, Ordering::Relaxed);
     };
     let summary =
-        phone.play_until(uploads, arguments.twice, interrupt, |progress| show(&bar, progress)).await;
+        phone.play_until(uploads, arguments.twice, interrupt, |event| show(&bar, event)).await;
     bar.finish_and_clear();
 
     if arguments.json {
@@ -119,10 +119,10 @@ fn progress_bar(uploads: u64) -> ProgressBar {
     ProgressBar::new(uploads).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-fn show(bar: &ProgressBar, progress: Progress<'_>) {
-    match progress {
-        Progress::Pausing { reason, pause } => bar.set_message(format!("{reason}; next try in {pause:.1?}")),
-        Progress::Finished(_) => {
+fn show(bar: &ProgressBar, event: Event<'_>) {
+    match event {
+        Event::Pausing { reason, pause } => bar.set_message(format!("{reason}; next try in {pause:.1?}")),
+        Event::Finished(_) => {
             bar.inc(1);
             bar.set_message("");
         }

@@ -22,7 +22,7 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Something a watcher of a play may want to show.
 #[derive(Clone, Copy, Debug)]
-pub enum Progress<'a> {
+pub enum Event<'a> {
     /// An attempt brought no final answer; the next is made after a pause.
     Pausing {
         /// What came of the attempt.
@@ -34,7 +34,7 @@ pub enum Progress<'a> {
     Finished(&'a Outcome),
 }
 
-type Watcher<'a> = &'a (dyn Fn(Progress<'_>) + Sync);
+type Watcher<'a> = &'a (dyn Fn(Event<'_>) + Sync);
 
 /// The client.
 pub struct Phone {
@@ -75,14 +75,14 @@ impl Phone {
     }
 
     /// Sends all uploads, [`Settings::concurrency`] at once, and each of them once more after it was answered
-    /// if `twice`. An upload is taken when it is its turn. `progress` is called as things happen and must not block.
+    /// if `twice`. An upload is taken when it is its turn. `watcher` is called as things happen and must not block.
     pub async fn play(
         &self,
         uploads: impl IntoIterator<Item = Upload, IntoIter: ExactSizeIterator>,
         twice: bool,
-        progress: impl Fn(Progress<'_>) + Sync,
+        watcher: impl Fn(Event<'_>) + Sync,
     ) -> Summary {
-        self.play_until(uploads, twice, future::pending(), progress).await
+        self.play_until(uploads, twice, future::pending(), watcher).await
     }
 
     /// Like [`Phone::play`], but ends at once when `stop` does; attempts under way are abandoned (and may be
@@ -92,9 +92,9 @@ impl Phone {
         uploads: impl IntoIterator<Item = Upload, IntoIter: ExactSizeIterator>,
         twice: bool,
         stop: impl Future<Output = ()>,
-        progress: impl Fn(Progress<'_>) + Sync,
+        watcher: impl Fn(Event<'_>) + Sync,
     ) -> Summary {
-        let watcher: Watcher<'_> = &progress;
+        let watcher: Watcher<'_> = &watcher;
         let uploads = uploads.into_iter();
         let total = uploads.len();
         let mut keys = HashSet::new();
@@ -111,7 +111,7 @@ impl Phone {
             .take_until(stop);
         let mut summary = outcomes
             .fold(Summary::default(), |mut summary, outcome| {
-                watcher(Progress::Finished(&outcome));
+                watcher(Event::Finished(&outcome));
                 summary.add(outcome);
                 future::ready(summary)
             })
@@ -166,7 +166,7 @@ impl Phone {
             if attempts >= settings.attempts_max || Instant::now() + pause >= deadline {
                 return Delivery { attempts, end: Err(reason) };
             }
-            watcher(Progress::Pausing { reason: &reason, pause });
+            watcher(Event::Pausing { reason: &reason, pause });
             tokio::time::sleep(pause).await;
         }
     }

@@ -29,8 +29,8 @@ pub use raw::Raw;
 pub use server::{Server, Via, free_port};
 pub use services::Services;
 pub use subscriber::{Fact, Subscriber};
-pub use tables::{DeadLetter, KeyRow, Progress, Stored, Tables};
-pub use world::{Account, Plan, World, exact};
+pub use tables::{DeadLetter, KeyRow, ProgressRow, Stored, Tables};
+pub use world::{Account, WorldSettings, World, exact};
 
 /// The example of the one-integer rule, run as a documentation test.
 #[cfg(doctest)]

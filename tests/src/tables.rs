@@ -58,7 +58,7 @@ pub struct DeadLetter {
 
 /// A row of `partition_progress`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Progress {
+pub struct ProgressRow {
     /// Of the journal.
     pub partition: i32,
     /// The first record not persisted.
@@ -170,10 +170,10 @@ impl Tables {
     ///
     /// # Errors
     /// The database cannot be read.
-    pub async fn progress(&self) -> anyhow::Result<Vec<Progress>> {
+    pub async fn progress(&self) -> anyhow::Result<Vec<ProgressRow>> {
         let rows = sqlx::query("SELECT * FROM partition_progress ORDER BY topic, partition");
         let progress = |row: &PgRow| {
-            Ok(Progress {
+            Ok(ProgressRow {
                 partition: row.try_get("partition")?,
                 next_offset: row.try_get("next_offset")?,
                 emitted_offset: row.try_get("emitted_offset")?,

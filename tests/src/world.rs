@@ -40,7 +40,7 @@ const TAIL_LINES: usize = 60;
 
 /// What an installation is like.
 #[derive(Debug, Clone)]
-pub struct Plan {
+pub struct WorldSettings {
     /// `IDEMPOTENCY_TTL`.
     pub ttl: Duration,
     /// `CONSUMER_OUTAGE_MAX`.
@@ -49,7 +49,7 @@ pub struct Plan {
     pub partitions: u16,
 }
 
-impl Default for Plan {
+impl Default for WorldSettings {
     fn default() -> Self {
         Self { ttl: Duration::from_secs(3600), consumer_outage_max: Duration::from_secs(3600), partitions: 3 }
     }
@@ -70,7 +70,7 @@ pub struct Account {
 #[derive(Debug)]
 pub struct World {
     /// What the installation is like.
-    pub plan: Plan,
+    pub settings: WorldSettings,
     /// The servers it is on.
     pub services: Services,
     /// Put before its topics and its group.
@@ -98,16 +98,16 @@ impl World {
     ///
     /// # Errors
     /// A server or `milepost-admin` fails.
-    pub async fn new(plan: Plan) -> anyhow::Result<Self> {
-        Self::on(Services::shared()?, plan).await
+    pub async fn new(settings: WorldSettings) -> anyhow::Result<Self> {
+        Self::on(Services::shared()?, settings).await
     }
 
     /// A world on servers of the test's own.
     ///
     /// # Errors
     /// A server or `milepost-admin` fails.
-    pub async fn on(services: Services, plan: Plan) -> anyhow::Result<Self> {
-        let world = Self::without_topics(services, plan).await?;
+    pub async fn on(services: Services, settings: WorldSettings) -> anyhow::Result<Self> {
+        let world = Self::without_topics(services, settings).await?;
         world.administer(&["topics", "create"]).await?;
         Ok(world)
     }
@@ -116,11 +116,11 @@ impl World {
     ///
     /// # Errors
     /// Postgres or `milepost-admin` fails.
-    pub async fn without_topics(services: Services, plan: Plan) -> anyhow::Result<Self> {
+    pub async fn without_topics(services: Services, settings: WorldSettings) -> anyhow::Result<Self> {
         let database = Database::create(&services.database_url).await?;
         let prefix = format!("{}.", database.name);
         let mut world = Self {
-            plan,
+            settings,
             topics: TopicNames::new(&prefix),
             kafka: Kafka::new(&services.kafka),
             tables: Tables { pool: database.pool()? },
@@ -145,9 +145,9 @@ impl World {
         let environment = [
             ("KAFKA_BROKERS", self.services.kafka.clone()),
             ("TOPIC_PREFIX", self.prefix.clone()),
-            ("PARTITIONS", self.plan.partitions.to_string()),
-            ("IDEMPOTENCY_TTL", duration(self.plan.ttl)),
-            ("CONSUMER_OUTAGE_MAX", duration(self.plan.consumer_outage_max)),
+            ("PARTITIONS", self.settings.partitions.to_string()),
+            ("IDEMPOTENCY_TTL", duration(self.settings.ttl)),
+            ("CONSUMER_OUTAGE_MAX", duration(self.settings.consumer_outage_max)),
             ("DATABASE_URL", self.database.url(role)?),
             ("MILEPOST_LOG", "trace".to_owned()),
             ("REPLICATION_FACTOR", "1".to_owned()),
@@ -162,9 +162,9 @@ impl World {
         KafkaSettings {
             kafka_brokers: self.services.kafka.clone(),
             topic_prefix: self.prefix.clone(),
-            partitions: i32::from(self.plan.partitions),
-            idempotency_ttl: self.plan.ttl,
-            consumer_outage_max: self.plan.consumer_outage_max,
+            partitions: i32::from(self.settings.partitions),
+            idempotency_ttl: self.settings.ttl,
+            consumer_outage_max: self.settings.consumer_outage_max,
         }
     }
 

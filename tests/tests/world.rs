@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use milepost_tests::{Plan, Services, World};
+use milepost_tests::{WorldSettings, Services, World};
 use sqlx::{Connection as _, PgConnection};
 use tokio::runtime::Runtime;
 
@@ -10,7 +10,7 @@ use tokio::runtime::Runtime;
 fn a_world_that_ends_with_its_runtime_is_removed_all_the_same() -> anyhow::Result<()> {
     let runtime = Runtime::new()?;
     let name = runtime.block_on(async {
-        let world = World::new(Plan::default()).await?;
+        let world = World::new(WorldSettings::default()).await?;
         let name = world.database.name.clone();
         tokio::spawn(async move {
             let _world = world;

@@ -32,7 +32,7 @@ const REUSE_WAITING: usize = 4000;
 
 /// Whom the clients talk to, and how much.
 #[derive(Debug, Clone)]
-pub struct Target {
+pub struct DriveSettings {
     /// The run's seed.
     pub seed: u64,
     /// Addresses of the two gateways.
@@ -55,7 +55,7 @@ pub struct Driver(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    target: Target,
+    settings: DriveSettings,
     recorder: Recorder,
     http: reqwest::Client,
     next: AtomicU64,
@@ -74,7 +74,7 @@ impl Driver {
     ///
     /// # Errors
     /// There is no HTTP client to be had.
-    pub fn new(target: Target, recorder: Recorder) -> anyhow::Result<Self> {
+    pub fn new(settings: DriveSettings, recorder: Recorder) -> anyhow::Result<Self> {
         let http = milepost_tests::http()
             .timeout(ATTEMPT_TIMEOUT)
             .connect_timeout(Duration::from_secs(2))
@@ -84,7 +84,7 @@ impl Driver {
         Ok(Self(Arc::new(Shared {
             clients: Arc::new(Semaphore::new(target.clients)),
             reuses: Arc::new(Semaphore::new(REUSE_WAITING)),
-            target,
+            settings,
             recorder,
             http,
             next: AtomicU64::new(0),
@@ -98,19 +98,19 @@ impl Driver {
     /// Begins operations, one after the other, until [`enough`](Self::enough).
     pub async fn run(&self) {
         let shared = &self.0;
-        let mut pace = interval(Duration::from_secs(1) / shared.target.pace);
+        let mut pace = interval(Duration::from_secs(1) / shared.settings.pace);
         // After an outage the clients catch up, in bursts of what is free.
         pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
         let begin = async {
             loop {
                 pace.tick().await;
-                if let Some(rest) = rest_at(shared.target.rhythm, shared.recorder.now()) {
+                if let Some(rest) = rest_at(shared.settings.rhythm, shared.recorder.now()) {
                     sleep(rest).await;
                     pace.reset();
                 }
                 let Ok(permit) = Arc::clone(&shared.clients).acquire_owned().await else { return };
                 let index = shared.next.fetch_add(1, Ordering::Relaxed);
-                let operation = operation::operation(shared.target.seed, index);
+                let operation = operation::operation(shared.settings.seed, index);
                 shared.recorder.write(|history| history.operations = index + 1);
                 shared.lock().insert(index);
                 shared.tasks.spawn(Arc::clone(shared).run(operation, permit));
@@ -244,7 +244,7 @@ impl Shared {
         let first = self.post_until_final(operation, upload, operation.account, operation.gateway).await;
         let Ok(_waiting) = Arc::clone(&self.reuses).try_acquire_owned() else { return };
         drop(permit);
-        sleep(self.target.ttl + REUSE_MARGIN).await;
+        sleep(self.settings.ttl + REUSE_MARGIN).await;
         let Ok(_permit) = Arc::clone(&self.clients).acquire_owned().await else { return };
         let again = self.post_until_final(operation, upload, operation.account, operation.gateway).await;
         // A record that was in doubt may have come late, and have claimed the key first; and after a 202 the answer is a replay.
@@ -284,7 +284,7 @@ impl Shared {
 
     /// A body with a fault, until somebody says so.
     async fn malformed(&self, operation: &Operation, upload: UploadId) {
-        let mut broken = operation::upload(self.target.seed, upload);
+        let mut broken = operation::upload(self.settings.seed, upload);
         if let Some(last) = broken.locations.last_mut() {
             last.latitude = 91.0;
         }
@@ -301,11 +301,11 @@ impl Shared {
     /// Sends the request up to some byte, half of the time the last one, and hangs up. Returns whether all was sent.
     async fn hang_up(&self, operation: &Operation, upload: UploadId, account: usize) -> bool {
         let post = self.request(operation, upload, false);
-        let bytes = Raw::request(&post, &self.target.secrets[account], None);
+        let bytes = Raw::request(&post, &self.settings.secrets[account], None);
         let sent = if rand::random() { bytes.len() } else { rand::random_range(1..bytes.len()) };
         let began = self.recorder.now();
         let hang_up = async {
-            let mut raw = Raw::connect(self.target.gateways[operation.gateway]).await?;
+            let mut raw = Raw::connect(self.settings.gateways[operation.gateway]).await?;
             raw.send(&bytes[..sent]).await
         };
         let whole = hang_up.await.is_ok() && sent == bytes.len();
@@ -315,7 +315,7 @@ impl Shared {
 
     /// The request of an upload. Copies are written differently: as a single or a batch, dense or indented.
     fn request(&self, operation: &Operation, id: UploadId, respond_async: bool) -> Post {
-        let upload = operation::upload(self.target.seed, id);
+        let upload = operation::upload(self.settings.seed, id);
         let single = upload.locations.len() == 1 && rand::random();
         let mut post = if single { Post::single(&upload) } else { Post::batch(&upload) };
         if !single && rand::random_bool(0.1) {
@@ -347,7 +347,7 @@ impl Shared {
         gateway: usize,
         post: &Post,
     ) -> Option<Answered> {
-        let url = format!("http://{}{}", self.target.gateways[gateway], post.path);
+        let url = format!("http://{}{}", self.settings.gateways[gateway], post.path);
         let mut request = self.http.post(url).body(post.body.clone());
         for (name, value) in &post.headers {
             request = request.header(name, value);
@@ -363,7 +363,7 @@ impl Shared {
         gateway: usize,
         location: &str,
     ) -> Option<Answered> {
-        let request = self.http.get(format!("http://{}{location}", self.target.gateways[gateway]));
+        let request = self.http.get(format!("http://{}{location}", self.settings.gateways[gateway]));
         self.send(upload, ask, account, gateway, request).await
     }
 
@@ -376,7 +376,7 @@ impl Shared {
         request: reqwest::RequestBuilder,
     ) -> Option<Answered> {
         let began = self.recorder.now();
-        let request = request.header("X-API-Key", &self.target.secrets[account]);
+        let request = request.header("X-API-Key", &self.settings.secrets[account]);
         let answered = async {
             let response = request.send().await.ok()?;
             let status = response.status().as_u16();

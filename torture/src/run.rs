@@ -12,7 +12,7 @@ use milepost_tests::eventually;
 use tokio::time::sleep;
 
 use crate::check::{self, Checker, Demands, Judgement, Verdict};
-use crate::drive::{Driver, Target};
+use crate::drive::{DriveSettings, Driver};
 use crate::operation;
 use crate::evidence::{Evidence, Sources};
 use crate::fault::Episode;
@@ -107,7 +107,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Ran> {
         move || system.footprints()
     };
     let watchers = Watchers::start(&sources, &recorder, footprints).await?;
-    let driver = Driver::new(target(plan, *seed, &system), recorder.clone())?;
+    let driver = Driver::new(drive_settings(plan, *seed, &system), recorder.clone())?;
     let clients = tokio::spawn({
         let driver = driver.clone();
         async move { driver.run().await }
@@ -178,8 +178,8 @@ async fn rebuild(
     gather::rebuilt(sources, before).await
 }
 
-fn target(plan: &Plan, seed: u64, system: &System) -> Target {
-    Target {
+fn drive_settings(plan: &Plan, seed: u64, system: &System) -> DriveSettings {
+    DriveSettings {
         seed,
         gateways: system.gateways(),
         secrets: system.secrets(),

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::future::try_join_all;
 use milepost_shared::kafka::topics::TopicNames;
-use milepost_tests::{Account, Plan, Planted, Program, Server, Services, Via, World, eventually, free_port};
+use milepost_tests::{Account, Planted, Program, Server, Services, Via, World, WorldSettings, eventually, free_port};
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 use tokio::sync::{MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -109,8 +109,8 @@ impl System {
         let services =
             Services { kafka: String::new(), database_url: String::new(), bin_dir: setup.bin_dir.clone() };
         let services = services.with_kafka(&kafka).with_postgres(&postgres);
-        let plan = Plan { ttl: setup.ttl, partitions: setup.partitions, ..Plan::default() };
-        let mut world = World::on(services, plan).await?;
+        let settings = WorldSettings { ttl: setup.ttl, partitions: setup.partitions, ..WorldSettings::default() };
+        let mut world = World::on(services, settings).await?;
         world.planted = Planted::with(&setup.marks.digits, &setup.marks.key);
         let second = world.new_account("second").await?;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use comfy_table::Table;
 
-use crate::drive::{Driver, Target};
+use crate::drive::{DriveSettings, Driver};
 use crate::operation;
 use crate::fault::{Episode, NoBite};
 use crate::history::Recorder;
@@ -30,7 +30,7 @@ pub async fn faults_tour(bin_dir: PathBuf, seed: u64, only: &str) -> anyhow::Res
     let setup = Setup { bin_dir, ttl: TTL, partitions: 4, consumers: 2, batch_records: 4000, marks: &marks };
     let system = System::start(&setup).await?;
     let recorder = Recorder::begin();
-    let target = Target {
+    let settings = DriveSettings {
         seed,
         gateways: system.gateways(),
         secrets: system.secrets(),
@@ -39,7 +39,7 @@ pub async fn faults_tour(bin_dir: PathBuf, seed: u64, only: &str) -> anyhow::Res
         pace: 40,
         rhythm: None,
     };
-    let driver = Driver::new(target, recorder.clone())?;
+    let driver = Driver::new(settings, recorder.clone())?;
     let clients = tokio::spawn({
         let driver = driver.clone();
         async move { driver.run().await }

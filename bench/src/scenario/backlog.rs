@@ -26,7 +26,7 @@ const DRAINED: Duration = Duration::from_secs(900);
 pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
     let size = setup.size;
     let mut milepost = Installation::new(setup).await?;
-    let tables = World::without_topics(setup.services.clone(), setup.plan()).await?;
+    let tables = World::without_topics(setup.services.clone(), setup.world_settings()).await?;
     let copied = Ledger::default();
     let mut figures = Vec::new();
     for (name, uploads, locations) in [

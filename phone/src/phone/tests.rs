@@ -195,8 +195,8 @@ async fn a_retry_goes_to_the_next_gateway() {
     let reasons = Mutex::new(Vec::new());
     let phone = phone(settings([first, second, third]));
     let summary = phone
-        .play(uploads([1]), false, |progress| {
-            if let Progress::Pausing { reason, .. } = progress {
+        .play(uploads([1]), false, |event| {
+            if let Event::Pausing { reason, .. } = event {
                 reasons.lock().expect("unpoisoned").push(reason.to_owned());
             }
         })
@@ -214,8 +214,8 @@ async fn a_pause_is_as_long_as_the_answer_asks_within_its_bound() {
     let pauses = Mutex::new(Vec::new());
     let begun = Instant::now();
     let summary = phone(Settings { retry_after_max: bound, ..settings([url]) })
-        .play(uploads([1]), false, |progress| {
-            if let Progress::Pausing { pause, .. } = progress {
+        .play(uploads([1]), false, |event| {
+            if let Event::Pausing { pause, .. } = event {
                 pauses.lock().expect("unpoisoned").push(pause);
             }
         })
@@ -249,8 +249,8 @@ async fn a_pause_is_as_long_as_a_date_asks() {
     let url = serve(Router::new().fallback(answer).with_state(Arc::default())).await;
     let pauses = Mutex::new(Vec::new());
     let summary = phone(settings([url]))
-        .play(uploads([1]), false, |progress| {
-            if let Progress::Pausing { pause, .. } = progress {
+        .play(uploads([1]), false, |event| {
+            if let Event::Pausing { pause, .. } = event {
                 pauses.lock().expect("unpoisoned").push(pause);
             }
         })
@@ -376,8 +376,8 @@ async fn a_stopped_play_ends_at_once_with_what_it_has() {
     let finished = Notify::new();
     let one_by_one = Settings { concurrency: 1, ..settings([url]) };
     let summary = phone(one_by_one)
-        .play_until(uploads([2, 2, 2]), false, finished.notified(), |progress| {
-            if let Progress::Finished(_) = progress {
+        .play_until(uploads([2, 2, 2]), false, finished.notified(), |event| {
+            if let Event::Finished(_) = event {
                 finished.notify_one();
             }
         })
@@ -457,8 +457,8 @@ fn script(replies: impl IntoIterator<Item = Reply>) -> Arc<Script> {
 async fn reasons(settings: Settings) -> Vec<String> {
     let reasons = Mutex::new(Vec::new());
     let summary = phone(Settings { attempts_max: 2, ..settings })
-        .play(uploads([1]), false, |progress| {
-            if let Progress::Pausing { reason, .. } = progress {
+        .play(uploads([1]), false, |event| {
+            if let Event::Pausing { reason, .. } = event {
                 reasons.lock().expect("unpoisoned").push(reason.to_owned());
             }
         })

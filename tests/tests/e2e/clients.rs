@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::future::try_join_all;
-use milepost_tests::{Answer, Client, Plan, Post, Raw, World, eventually};
+use milepost_tests::{Answer, Client, WorldSettings, Post, Raw, World, eventually};
 
 use crate::load::Load;
 
@@ -13,7 +13,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn slow_and_silent_clients_are_closed_by_a_deadline() -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let _consumer = world.consumer().await?;
     let mut gateway = world.new_gateway()?;
     for timeout in ["HEADER_TIMEOUT", "BODY_TIMEOUT", "WRITE_TIMEOUT"] {
@@ -53,7 +53,7 @@ async fn slow_and_silent_clients_are_closed_by_a_deadline() -> anyhow::Result<()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn past_the_limit_of_connections_or_requests_in_flight_new_ones_get_503() -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let mut gateway = world.new_gateway()?;
     gateway.set("CONNECTIONS_MAX", "100");
     gateway.set("REQUESTS_MAX", "10");
@@ -106,7 +106,7 @@ fn refused(answer: &Answer) {
 #[tokio::test(flavor = "multi_thread")]
 async fn past_the_limit_of_memory_for_bodies_new_ones_get_503_and_memory_stays_bounded() -> anyhow::Result<()>
 {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let mut gateway = world.new_gateway()?;
     gateway.set("BODY_MEMORY_KIB", "8192");
     gateway.set("BODY_TIMEOUT", "10s");
@@ -187,7 +187,7 @@ impl Slow {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_that_come_slowly_keep_no_others_waiting() -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let mut gateway = world.new_gateway()?;
     gateway.set("REQUESTS_MAX", "50");
     gateway.set("BODY_MEMORY_KIB", "4096");
@@ -223,7 +223,7 @@ async fn bodies_that_come_slowly_keep_no_others_waiting() -> anyhow::Result<()> 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_refused_again_and_again_fills_no_log_and_is_counted_there() -> anyhow::Result<()> {
     const REFUSALS: usize = 3000;
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let gateway = world.gateway().await?;
     let mut connection = Raw::connect(world.client(&gateway)?.gateway()).await?;
     let begun = std::time::Instant::now();
@@ -251,7 +251,7 @@ async fn who_is_refused_again_and_again_fills_no_log_and_is_counted_there() -> a
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kilobyte_of_gzip_takes_no_memory_and_holds_up_nobody() -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let gateway = world.gateway().await?;
     let _consumer = world.consumer().await?;
     let objects = vec!["{}"; 349_000].join(",");

@@ -13,7 +13,7 @@ use milepost_shared::kafka::topics::TopicNames;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::location::{Location, Upload};
 use milepost_shared::program::crash::CrashPoint;
-use milepost_tests::{Plan, Post, Program, Record, Server, Services, Signal, World, eventually, exact};
+use milepost_tests::{WorldSettings, Post, Program, Record, Server, Services, Signal, World, eventually, exact};
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
@@ -21,8 +21,8 @@ use crate::load::Load;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
-fn one_partition() -> Plan {
-    Plan { partitions: 1, ..Plan::default() }
+fn one_partition() -> WorldSettings {
+    WorldSettings { partitions: 1, ..WorldSettings::default() }
 }
 
 /// Every crash point of the consumer.
@@ -37,7 +37,7 @@ const POINTS: [CrashPoint; 7] = [
 ];
 
 async fn killed_at(point: CrashPoint) -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let gateway = world.gateway().await?;
     let client = [world.client(&gateway)?];
     let mut consumer = world.new_consumer()?;
@@ -76,7 +76,7 @@ async fn killed_at_each_crash_point_and_restarted_it_stores_once_answers_the_sam
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_groups_offsets_deleted_everything_is_stored_once_and_answered_the_same()
 -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let gateway = world.gateway().await?;
     let clients = [world.client(&gateway)?];
     let mut consumer = world.consumer().await?;
@@ -99,7 +99,7 @@ async fn with_the_groups_offsets_deleted_everything_is_stored_once_and_answered_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn emitted_again_a_key_claimed_in_two_windows_is_told_twice() -> anyhow::Result<()> {
-    let world = World::new(Plan { ttl: Duration::from_secs(2), ..one_partition() }).await?;
+    let world = World::new(WorldSettings { ttl: Duration::from_secs(2), ..one_partition() }).await?;
     let gateway = world.gateway().await?;
     let client = world.client(&gateway)?;
     let mut consumer = world.new_consumer()?;
@@ -137,7 +137,7 @@ async fn state(world: &World) -> anyhow::Result<(Vec<String>, Vec<milepost_tests
 #[tokio::test(flavor = "multi_thread")]
 async fn with_postgres_put_back_to_a_copy_taken_before_rows_and_answers_become_as_they_were()
 -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let gateways = [world.gateway().await?, world.gateway().await?];
     let clients = [world.client(&gateways[0])?, world.client(&gateways[1])?];
     let _consumer = world.consumer().await?;
@@ -170,7 +170,7 @@ async fn holds(world: &World, partition: i32, key: &str) -> anyhow::Result<bool>
 #[tokio::test(flavor = "multi_thread")]
 async fn with_postgres_emptied_but_for_the_accounts_rows_and_answers_become_as_they_were()
 -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let mut gateway = world.gateway().await?;
     let clients = [world.client(&gateway)?];
     let mut consumer = world.consumer().await?;
@@ -256,7 +256,7 @@ async fn a_second_consumer_that_believes_it_owns_the_partitions_is_fenced_off_co
 #[tokio::test(flavor = "multi_thread")]
 async fn while_consumers_join_and_leave_under_load_nothing_is_lost_and_nothing_is_stored_twice()
 -> anyhow::Result<()> {
-    let world = World::new(Plan { partitions: 6, ..Plan::default() }).await?;
+    let world = World::new(WorldSettings { partitions: 6, ..WorldSettings::default() }).await?;
     let gateways = [world.gateway().await?, world.gateway().await?];
     let clients = [world.client(&gateways[0])?, world.client(&gateways[1])?];
     let mut first = world.consumer().await?;
@@ -396,7 +396,7 @@ async fn what_no_gateway_would_have_written_is_a_dead_letter_and_its_partition_g
 #[tokio::test(flavor = "multi_thread")]
 async fn a_topic_that_refuses_a_fact_stops_its_partition_with_a_clear_error_and_no_other()
 -> anyhow::Result<()> {
-    let world = World::new(Plan { partitions: 2, ..Plan::default() }).await?;
+    let world = World::new(WorldSettings { partitions: 2, ..WorldSettings::default() }).await?;
     let mut consumer = world.consumer().await?;
     let append = async |partition: i32, record: &JournalRecord| {
         let key = record.key_hash.to_string();
@@ -472,7 +472,7 @@ async fn a_run_of_poison_longer_than_a_bound_stops_the_consumer_instead_of_drain
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_of_a_newer_schema_stops_its_partition_with_a_clear_error_and_no_other() -> anyhow::Result<()>
 {
-    let world = World::new(Plan { partitions: 2, ..Plan::default() }).await?;
+    let world = World::new(WorldSettings { partitions: 2, ..WorldSettings::default() }).await?;
     let uploads = &world.topics.uploads;
     let (before, behind, other) = (
         record(&world, world.account.id),
@@ -613,7 +613,7 @@ async fn pause(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partition_that_was_lost_in_a_pause_and_won_back_is_read_on() -> anyhow::Result<()> {
-    let world = World::new(Plan { partitions: 2, ..Plan::default() }).await?;
+    let world = World::new(WorldSettings { partitions: 2, ..WorldSettings::default() }).await?;
     let mut first = of_ten(&world)?;
     first.start().await?;
     has_assigned(&first, 2).await?;
@@ -645,7 +645,7 @@ async fn a_partition_that_was_lost_in_a_pause_and_won_back_is_read_on() -> anyho
 #[tokio::test(flavor = "multi_thread")]
 async fn partitions_won_in_a_pause_wait_as_well_and_no_transaction_exceeds_its_bounds() -> anyhow::Result<()>
 {
-    let world = World::new(Plan { partitions: 3, ..Plan::default() }).await?;
+    let world = World::new(WorldSettings { partitions: 3, ..WorldSettings::default() }).await?;
     let mut second = of_ten(&world)?;
     second.start().await?;
     has_assigned(&second, 3).await?;
@@ -676,7 +676,7 @@ async fn partitions_won_in_a_pause_wait_as_well_and_no_transaction_exceeds_its_b
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stopped_partition_that_moves_to_another_consumer_is_told_of_there_and_no_longer_here()
 -> anyhow::Result<()> {
-    let world = World::new(Plan { partitions: 2, ..Plan::default() }).await?;
+    let world = World::new(WorldSettings { partitions: 2, ..WorldSettings::default() }).await?;
     let (first, mut second) = (world.consumer().await?, world.new_consumer()?);
     has_assigned(&first, 2).await?;
     second.start().await?;
@@ -773,7 +773,7 @@ async fn outage(world: &World, consumer: &Program, gateway: &Program) -> anyhow:
 async fn with_postgres_unreachable_read_only_or_slow_the_consumer_waits_and_goes_on_by_itself()
 -> anyhow::Result<()> {
     let postgres = Server::postgres().await?;
-    let world = World::on(Services::shared()?.with_postgres(&postgres), Plan::default()).await?;
+    let world = World::on(Services::shared()?.with_postgres(&postgres), WorldSettings::default()).await?;
     let gateway = world.gateway().await?;
     let mut consumer = world.new_consumer()?;
     consumer.set("PERSIST_TIMEOUT", "1s");

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use milepost_shared::location::{Rules, Shape, Upload, decode};
-use milepost_tests::{Answer, Client, Fact, Plan, Post, Raw, World};
+use milepost_tests::{Answer, Client, Fact, WorldSettings, Post, Raw, World};
 use reqwest::StatusCode;
 use serde_json::Value;
 use tokio::process::Command;
@@ -117,7 +117,7 @@ async fn provoked(client: &Client, stranger: &Client) -> anyhow::Result<Vec<(&'s
 
 #[tokio::test(flavor = "multi_thread")]
 async fn problems_read_as_documented() -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let gateway = world.gateway().await?;
     let _consumer = world.consumer().await?;
     let client = world.client(&gateway)?;
@@ -164,7 +164,7 @@ fn comparable(answer: &str) -> Vec<&str> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_upload_of_the_readme_and_its_replay_are_answered_as_printed() -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let gateway = world.gateway().await?;
     let _consumer = world.consumer().await?;
 
@@ -196,7 +196,7 @@ fn uploads() -> anyhow::Result<[(Post, Upload); 2]> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_documents_uploads_are_told_as_printed_and_once_by_the_statement_for_subscribers()
 -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let gateway = world.gateway().await?;
     let _consumer = world.consumer().await?;
     let client = world.client(&gateway)?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use milepost_tests::{Plan, Post, Services, World, eventually};
+use milepost_tests::{WorldSettings, Post, Services, World, eventually};
 
 use crate::load::Load;
 use crate::window::{maintained, passed};
@@ -12,7 +12,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_brokers_are_away_facts_wait_and_then_leave_without_holes() -> anyhow::Result<()> {
     let (services, kafka, _postgres) = Services::dedicated().await?;
-    let world = World::on(services, Plan { partitions: 1, ..Plan::default() }).await?;
+    let world = World::on(services, WorldSettings { partitions: 1, ..WorldSettings::default() }).await?;
     let gateway = world.gateway().await?;
     let clients = [world.client(&gateway)?];
     let mut consumer = world.new_consumer()?;
@@ -56,7 +56,7 @@ async fn while_the_brokers_are_away_facts_wait_and_then_leave_without_holes() ->
 async fn a_key_whose_fact_is_not_emitted_yet_outlives_its_window_and_the_fact_is_told() -> anyhow::Result<()>
 {
     let ttl = Duration::from_secs(4);
-    let world = World::new(Plan { ttl, partitions: 1, ..Plan::default() }).await?;
+    let world = World::new(WorldSettings { ttl, partitions: 1, ..WorldSettings::default() }).await?;
     let gateway = world.gateway().await?;
     let mut consumer = world.new_consumer()?;
     consumer.set("CRASH_AT", "after-commit");

@@ -8,15 +8,15 @@ use milepost_shared::journal::record::JournalRecord;
 use milepost_shared::location::Upload;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::program::settings::EXIT_CONFIG;
-use milepost_tests::{Plan, Post, Program, Transaction, World, eventually};
+use milepost_tests::{WorldSettings, Post, Program, Transaction, World, eventually};
 
 use crate::load::Load;
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOLES: &str = "milepost_consumer_journal_holes_total";
 
-fn one_partition() -> Plan {
-    Plan { partitions: 1, ..Plan::default() }
+fn one_partition() -> WorldSettings {
+    WorldSettings { partitions: 1, ..WorldSettings::default() }
 }
 
 /// A transaction of a stranger, with a record as a gateway would write it.
@@ -75,7 +75,7 @@ async fn the_hole_that_a_transaction_leaves_is_passed_counted_and_told_and_an_op
 
 #[tokio::test(flavor = "multi_thread")]
 async fn keys_expire_though_the_journal_ends_with_a_hole() -> anyhow::Result<()> {
-    let world = World::new(Plan { ttl: Duration::from_secs(2), ..one_partition() }).await?;
+    let world = World::new(WorldSettings { ttl: Duration::from_secs(2), ..one_partition() }).await?;
     let consumer = world.consumer().await?;
     let (transaction, upload) = begin(&world).await?;
     transaction.commit().await?;
@@ -154,7 +154,7 @@ async fn refused(program: &mut Program, told: &str) -> anyhow::Result<()> {
 
 /// Adds partitions to one of the topics, chosen by its name, while both programs run.
 async fn with_partitions_added(to: &str) -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let (mut gateway, mut consumer) = (world.gateway().await?, world.consumer().await?);
     let client = world.client(&gateway)?;
     let load = Load::new(&world, 6);

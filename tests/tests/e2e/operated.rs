@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use milepost_tests::{Answer, Client, Plan, Post, Raw, Signal, World, eventually};
+use milepost_tests::{Answer, Client, WorldSettings, Post, Raw, Signal, World, eventually};
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Executor as _};
 
@@ -14,7 +14,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 #[tokio::test(flavor = "multi_thread")]
 async fn at_sigterm_under_load_both_programs_drain_and_end_with_0_and_nothing_answered_is_lost()
 -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let mut gateways = [world.gateway().await?, world.gateway().await?];
     let clients = [world.client(&gateways[0])?, world.client(&gateways[1])?];
     let mut consumer = world.consumer().await?;
@@ -33,7 +33,7 @@ async fn at_sigterm_under_load_both_programs_drain_and_end_with_0_and_nothing_an
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_sigterm_readiness_turns_false_and_requests_in_flight_get_answers() -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let mut gateway = world.gateway().await?;
     let client = world.client(&gateway)?;
     let consumer = world.consumer().await?;
@@ -75,7 +75,7 @@ async fn at_sigterm_readiness_turns_false_and_requests_in_flight_get_answers() -
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_signal_ends_at_once() -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let mut gateway = world.gateway().await?;
     let client = world.client(&gateway)?;
     let upload = world.planted.upload(1);
@@ -138,7 +138,7 @@ fn refusal(answer: &Answer) -> (u16, serde_json::Value, Option<String>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn unknown_malformed_and_revoked_api_keys_get_the_same_401_a_revoked_one_within_60_seconds()
 -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let doomed = world.new_secret(world.account.id).await?;
     let _consumer = world.consumer().await?;
     let gateway = world.gateway().await?;
@@ -178,7 +178,7 @@ async fn unknown_malformed_and_revoked_api_keys_get_the_same_401_a_revoked_one_w
 
 #[tokio::test(flavor = "multi_thread")]
 async fn errors_are_problems_with_a_stable_code_and_a_request_id_that_is_in_the_log() -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let _consumer = world.consumer().await?;
     let mut gateway = world.new_gateway()?;
     // As it is by default, not as talkative as in other tests.
@@ -219,7 +219,7 @@ async fn errors_are_problems_with_a_stable_code_and_a_request_id_that_is_in_the_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panic_in_a_handler_is_a_500_with_a_fixed_body() -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let _consumer = world.consumer().await?;
     let mut gateway = world.new_gateway()?;
     gateway.set("CRASH_AT", "answered=panic");
@@ -246,7 +246,7 @@ async fn a_panic_in_a_handler_is_a_500_with_a_fixed_body() -> anyhow::Result<()>
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_database_roles_can_do_what_they_need_and_nothing_else() -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let consumer = world.consumer().await?;
     let gateway = world.gateway().await?;
     let upload = world.planted.upload(1);
@@ -309,7 +309,7 @@ async fn the_database_roles_can_do_what_they_need_and_nothing_else() -> anyhow::
 
 #[tokio::test(flavor = "multi_thread")]
 async fn at_the_most_verbose_log_level_no_coordinate_key_or_secret_is_in_any_log() -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let mut consumer = world.new_consumer()?;
     let mut gateway = world.new_gateway()?;
     // Log lines for machines carry more fields.

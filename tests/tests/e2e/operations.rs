@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
-use milepost_tests::{Plan, Post, World};
+use milepost_tests::{WorldSettings, Post, World};
 
 const OPERATIONS: &str = include_str!("../../../docs/operations.md");
 
@@ -64,7 +64,7 @@ fn compare(documented: &BTreeSet<Row>, shown: &BTreeSet<Row>) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_and_dependency_of_the_programs_is_documented_and_every_documented_one_is_shown()
 -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let (gateway, consumer) = (world.gateway().await?, world.consumer().await?);
     // Some series of requests begin with the first.
     let upload = world.planted.upload(1);

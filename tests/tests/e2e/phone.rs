@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use milepost_tests::{Plan, World, eventually};
+use milepost_tests::{WorldSettings, World, eventually};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -53,7 +53,7 @@ fn points(gpx: &str) -> anyhow::Result<(Vec<Point>, usize)> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_track_played_twice_is_stored_once_bit_equal_to_its_file() -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let _consumer = world.consumer().await?;
     let gateways = [world.gateway().await?, world.gateway().await?];
     let urls = [world.client(&gateways[0])?, world.client(&gateways[1])?]
@@ -113,7 +113,7 @@ async fn stored_points(world: &World) -> anyhow::Result<Vec<Point>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_phone_that_is_killed_and_run_again_stores_every_point_once() -> anyhow::Result<()> {
     const POINTS: usize = 600;
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let _consumer = world.consumer().await?;
     let gateway = world.gateway().await?;
     let url = format!("http://{}", world.client(&gateway)?.gateway());

@@ -7,14 +7,14 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::location::Upload;
 use milepost_shared::location::fingerprint::Fingerprint;
-use milepost_tests::{Answer, Client, Plan, Post, Raw, Services, World, eventually};
+use milepost_tests::{Answer, Client, WorldSettings, Post, Raw, Services, World, eventually};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_retry_answers_the_same_status_and_bytes_whatever_is_restarted_or_stopped() -> anyhow::Result<()> {
     let (services, kafka, postgres) = Services::dedicated().await?;
-    let world = World::on(services, Plan::default()).await?;
+    let world = World::on(services, WorldSettings::default()).await?;
     let mut consumer = world.consumer().await?;
     let mut gateways = [world.gateway().await?, world.gateway().await?];
     let mut cacheless = world.new_gateway()?;
@@ -69,7 +69,7 @@ async fn a_retry_answers_the_same_status_and_bytes_whatever_is_restarted_or_stop
 #[tokio::test(flavor = "multi_thread")]
 async fn of_64_copies_at_once_over_two_gateways_all_get_one_answer_and_exactly_one_is_no_replay()
 -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let _consumer = world.consumer().await?;
     let gateways = [world.gateway().await?, world.gateway().await?];
     let clients = [world.client(&gateways[0])?, world.client(&gateways[1])?];
@@ -86,7 +86,7 @@ async fn of_64_copies_at_once_over_two_gateways_all_get_one_answer_and_exactly_o
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_written_differently_is_a_copy() -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let _consumer = world.consumer().await?;
     let gateway = world.gateway().await?;
     let client = world.client(&gateway)?;
@@ -136,7 +136,7 @@ fn gzip(bytes: &[u8]) -> anyhow::Result<Vec<u8>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_upload_under_a_used_key_answers_422_and_is_not_stored() -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let _consumer = world.consumer().await?;
     let gateways = [world.gateway().await?, world.gateway().await?];
     let clients = [world.client(&gateways[0])?, world.client(&gateways[1])?];
@@ -159,7 +159,7 @@ async fn another_upload_under_a_used_key_answers_422_and_is_not_stored() -> anyh
 #[tokio::test(flavor = "multi_thread")]
 async fn of_two_uploads_racing_for_one_key_on_two_gateways_one_gets_200_and_the_other_422_in_200_races()
 -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let _consumer = world.consumer().await?;
     let gateways = [world.gateway().await?, world.gateway().await?];
     let clients = [world.client(&gateways[0])?, world.client(&gateways[1])?];
@@ -183,7 +183,7 @@ async fn of_two_uploads_racing_for_one_key_on_two_gateways_one_gets_200_and_the_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_same_key_in_two_accounts_is_two_uploads() -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let second = world.new_account("second").await?;
     let _consumer = world.consumer().await?;
     let gateway = world.gateway().await?;
@@ -207,7 +207,7 @@ async fn the_same_key_in_two_accounts_is_two_uploads() -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn quoted_and_bare_forms_are_one_key_255_characters_pass_and_bad_keys_answer_400() -> anyhow::Result<()>
 {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let _consumer = world.consumer().await?;
     let gateway = world.gateway().await?;
     let client = world.client(&gateway)?;
@@ -238,7 +238,7 @@ async fn quoted_and_bare_forms_are_one_key_255_characters_pass_and_bad_keys_answ
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_stored_by_an_older_build_is_replayed_byte_for_byte() -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let _consumer = world.consumer().await?;
     let gateway = world.gateway().await?;
 

@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use milepost_shared::program::settings::EXIT_CONFIG;
-use milepost_tests::{Plan, Post, Program, Raw, Server, Services, World, eventually};
+use milepost_tests::{WorldSettings, Post, Program, Raw, Server, Services, World, eventually};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -22,7 +22,7 @@ async fn refused(mut program: Program, settings: &[(&str, &str)]) -> anyhow::Res
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bad_configuration_names_every_fault_at_once_and_ends_with_78() -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let bad = [
         ("PARTITIONS", "none"),
         ("IDEMPOTENCY_TTL", "a day"),
@@ -59,7 +59,7 @@ async fn dependencies(program: &Program) -> anyhow::Result<Vec<String>> {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_second_listener_tells_life_readiness_by_dependency_and_metrics_and_the_first_tells_none()
 -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let (gateway, consumer) = (world.gateway().await?, world.consumer().await?);
     for (program, names, metric) in [
         (
@@ -96,7 +96,7 @@ async fn the_second_listener_tells_life_readiness_by_dependency_and_metrics_and_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_of_the_operators_pages_that_falls_silent_keeps_no_program_from_ending() -> anyhow::Result<()>
 {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     for mut program in [world.gateway().await?, world.consumer().await?] {
         let mut silent = Raw::connect(program.ops).await?;
         let mut begun = Raw::connect(program.ops).await?;
@@ -113,7 +113,7 @@ async fn a_program_started_before_its_servers_waits_for_them_and_a_schema_that_i
 -> anyhow::Result<()> {
     let (kafka, postgres) = tokio::try_join!(Server::kafka(), Server::postgres())?;
     let services = Services::shared()?.with_kafka(&kafka).with_postgres(&postgres);
-    let world = World::on(services, Plan::default()).await?;
+    let world = World::on(services, WorldSettings::default()).await?;
     kafka.kill().await?;
     postgres.kill().await?;
     let mut programs = [world.new_gateway()?, world.new_consumer()?];
@@ -160,7 +160,7 @@ async fn a_program_started_before_its_servers_waits_for_them_and_a_schema_that_i
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_needs_keys_for_longer_than_the_database_keeps_them_ends_with_78_until_it_is_told()
 -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let longer = [("IDEMPOTENCY_TTL", "90m"), ("CONSUMER_OUTAGE_MAX", "30m")];
     let arguments = ["--idempotency-ttl", "90m", "--consumer-outage-max", "30m"];
     world.administer(&[&["topics", "create", "--reconfigure"][..], &arguments].concat()).await?;
@@ -178,7 +178,7 @@ async fn a_consumer_that_needs_keys_for_longer_than_the_database_keeps_them_ends
 /// A proxy does not reach this machine's loopback.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_scripts_find_a_program_ready_though_the_environment_names_an_http_proxy() -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let consumer = world.new_consumer()?;
     let (binary, environment) = consumer.command_line();
     let dir = tempfile::tempdir()?;

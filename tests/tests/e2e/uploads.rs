@@ -3,13 +3,13 @@
 use std::time::Duration;
 
 use milepost_shared::kafka::topics::creation;
-use milepost_tests::{Plan, Post, Raw, Services, World, eventually};
+use milepost_tests::{WorldSettings, Post, Raw, Services, World, eventually};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_single_upload_and_batches_of_1_2_50_and_1000_are_answered_stored_in_order_and_told_as_one_fact()
 -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let gateway = world.gateway().await?;
     let _consumer = world.consumer().await?;
     let client = world.client(&gateway)?;
@@ -35,7 +35,7 @@ async fn a_single_upload_and_batches_of_1_2_50_and_1000_are_answered_stored_in_o
 #[tokio::test(flavor = "multi_thread")]
 async fn an_upload_without_a_key_is_stored_once_per_request_also_when_two_have_the_same_body()
 -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let gateway = world.gateway().await?;
     let _consumer = world.consumer().await?;
     let client = world.client(&gateway)?;
@@ -52,7 +52,7 @@ async fn an_upload_without_a_key_is_stored_once_per_request_also_when_two_have_t
 #[tokio::test(flavor = "multi_thread")]
 async fn a_batch_with_faults_in_locations_3_and_7_names_each_by_its_path_and_nothing_is_stored_or_published()
 -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let gateway = world.gateway().await?;
     let _consumer = world.consumer().await?;
 
@@ -84,7 +84,7 @@ async fn a_batch_with_faults_in_locations_3_and_7_names_each_by_its_path_and_not
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_hangs_up_right_after_sending_has_its_upload_stored_once_and_its_retry_answered()
 -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let gateway = world.gateway().await?;
     let _consumer = world.consumer().await?;
     let client = world.client(&gateway)?;
@@ -114,10 +114,10 @@ async fn a_client_that_hangs_up_right_after_sending_has_its_upload_stored_once_a
 async fn topics_that_the_brokers_compress_in_any_way_are_read_by_consumer_gateway_and_subscribers()
 -> anyhow::Result<()> {
     for compression in ["gzip", "snappy", "lz4", "zstd"] {
-        let world = World::without_topics(Services::shared()?, Plan::default()).await?;
+        let world = World::without_topics(Services::shared()?, WorldSettings::default()).await?;
         for (topic, mut config) in creation(&world.kafka_settings()) {
             config.push(("compression.type", compression.to_owned()));
-            world.kafka.create(&topic, i32::from(world.plan.partitions), &config).await?;
+            world.kafka.create(&topic, i32::from(world.settings.partitions), &config).await?;
         }
         world.administer(&["topics", "check"]).await?;
         let _consumer = world.consumer().await?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use milepost_shared::journal::key::KeyHash;
-use milepost_tests::{Answer, Client, Plan, Post, World, eventually};
+use milepost_tests::{Answer, Client, WorldSettings, Post, World, eventually};
 use tokio::time::Instant;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -19,7 +19,7 @@ fn pending(answer: &Answer) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn with_the_consumer_stopped_an_upload_answers_202_and_its_location_tells_pending_and_later_the_answer()
 -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let stranger = world.new_account("second").await?;
     let gateways = [world.gateway().await?, world.gateway().await?];
     let client = world.client(&gateways[0])?;
@@ -68,7 +68,7 @@ async fn with_the_consumer_stopped_an_upload_answers_202_and_its_location_tells_
     let told = status.json();
     assert_eq!((status.status, &told["httpStatus"], &told["processedCount"]), (200, &200.into(), &1.into()));
     let (accepted, expires) = (told["acceptedAt"].as_i64(), told["expiresAt"].as_i64());
-    let ttl = i64::try_from(world.plan.ttl.as_millis())?;
+    let ttl = i64::try_from(world.settings.ttl.as_millis())?;
     assert_eq!(expires, accepted.map(|accepted| accepted + ttl));
     assert_eq!(stranger.get(&location).await?.status, 404, "final is unknown to another account too");
     assert_eq!(other_gateway.get(&location).await?.json(), told);
@@ -88,7 +88,7 @@ async fn with_the_consumer_stopped_an_upload_answers_202_and_its_location_tells_
 #[tokio::test(flavor = "multi_thread")]
 async fn while_answers_are_known_to_be_late_202_comes_at_once_and_200_again_after_the_consumer_caught_up()
 -> anyhow::Result<()> {
-    let world = World::new(Plan { partitions: 1, ..Plan::default() }).await?;
+    let world = World::new(WorldSettings { partitions: 1, ..WorldSettings::default() }).await?;
     let gateway = world.gateway().await?;
     let mut consumer = world.consumer().await?;
     let client = world.client(&gateway)?;
@@ -112,7 +112,7 @@ async fn while_answers_are_known_to_be_late_202_comes_at_once_and_200_again_afte
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_conflict_behind_a_202_is_told_at_its_location() -> anyhow::Result<()> {
-    let world = World::new(Plan::default()).await?;
+    let world = World::new(WorldSettings::default()).await?;
     let gateway = world.gateway().await?;
     let client = world.client(&gateway)?;
     let (upload, other) = (world.planted.upload(1), world.planted.upload(1));

@@ -8,7 +8,7 @@ use milepost_shared::journal::clock::{Clock, JournalTime};
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::kafka::topics::{TopicAdmin, creation};
 use milepost_shared::program::settings::{EXIT_CONFIG, KafkaSettings};
-use milepost_tests::{Plan, Post, Program, Server, Services, World, eventually};
+use milepost_tests::{WorldSettings, Post, Program, Server, Services, World, eventually};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -37,7 +37,7 @@ pub async fn maintained(world: &World) -> anyhow::Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn inside_the_ttl_a_retry_is_a_copy_and_after_it_32_clients_reuse_the_key_and_one_upload_is_stored()
 -> anyhow::Result<()> {
-    let world = World::new(Plan { ttl: Duration::from_secs(6), ..Plan::default() }).await?;
+    let world = World::new(WorldSettings { ttl: Duration::from_secs(6), ..WorldSettings::default() }).await?;
     let _consumer = world.consumer().await?;
     let gateways = [world.gateway().await?, world.gateway().await?];
     let clients = [world.client(&gateways[0])?, world.client(&gateways[1])?];
@@ -51,7 +51,7 @@ async fn inside_the_ttl_a_retry_is_a_copy_and_after_it_32_clients_reuse_the_key_
         assert_eq!((answer.told(), answer.replayed()), (first.told(), true));
     }
     let window = world.tables.keys().await?.pop().expect("the key has a row");
-    assert_eq!(window.expires_at, window.accepted_at.plus(world.plan.ttl));
+    assert_eq!(window.expires_at, window.accepted_at.plus(world.settings.ttl));
 
     passed(window.expires_at).await?;
     let answers = try_join_all((0..32).map(|copy| clients[copy % 2].post(&post))).await?;
@@ -64,7 +64,7 @@ async fn inside_the_ttl_a_retry_is_a_copy_and_after_it_32_clients_reuse_the_key_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_whose_clock_is_an_hour_behind_or_ahead_decides_nothing() -> anyhow::Result<()> {
-    let world = World::new(Plan { ttl: Duration::from_secs(5), ..Plan::default() }).await?;
+    let world = World::new(WorldSettings { ttl: Duration::from_secs(5), ..WorldSettings::default() }).await?;
     let _consumer = world.consumer().await?;
     let mut gateways = [world.new_gateway()?, world.new_gateway()?];
     for (gateway, offset_ms) in gateways.iter_mut().zip(["-3600000", "3600000"]) {
@@ -91,7 +91,7 @@ async fn a_gateway_whose_clock_is_an_hour_behind_or_ahead_decides_nothing() -> a
 #[tokio::test(flavor = "multi_thread")]
 async fn expired_keys_leave_the_table_by_dropped_partitions_and_the_answers_leave_their_topic()
 -> anyhow::Result<()> {
-    let world = World::new(Plan { ttl: Duration::from_secs(4), ..Plan::default() }).await?;
+    let world = World::new(WorldSettings { ttl: Duration::from_secs(4), ..WorldSettings::default() }).await?;
     // No row is ever deleted: this would tell, also of rows in partitions that are gone by then.
     world
         .tables
@@ -118,7 +118,7 @@ async fn expired_keys_leave_the_table_by_dropped_partitions_and_the_answers_leav
     let oldest = keys.iter().map(|key| key.expires_at).min().expect("there are nine");
 
     // The width of a table partition, the grace, and twice the interval of maintenance.
-    let gone_at = newest.plus(world.plan.ttl + Duration::from_secs(1 + 1) + Duration::from_secs(5));
+    let gone_at = newest.plus(world.settings.ttl + Duration::from_secs(1 + 1) + Duration::from_secs(5));
     eventually(MINUTE, "the keys are gone", async || {
         for table in ["idempotency_keys", "locations"] {
             let ahead = "SELECT count(*) FROM table_partitions WHERE NOT detached AND lower_bound > now()";
@@ -150,7 +150,7 @@ async fn expired_keys_leave_the_table_by_dropped_partitions_and_the_answers_leav
 async fn with_the_consumer_stopped_for_three_ttls_while_retries_go_on_the_upload_is_stored_once_per_window()
 -> anyhow::Result<()> {
     let ttl = Duration::from_secs(5);
-    let world = World::new(Plan { ttl, ..Plan::default() }).await?;
+    let world = World::new(WorldSettings { ttl, ..WorldSettings::default() }).await?;
     let gateway = world.gateway().await?;
     let client = world.client(&gateway)?;
 
@@ -228,7 +228,7 @@ async fn while_somebody_reads_the_keys_for_long_expiry_waits_and_neither_uploads
 -> anyhow::Result<()> {
     let postgres = Server::postgres().await?;
     let services = Services::shared()?.with_postgres(&postgres);
-    let world = World::on(services, Plan { ttl: Duration::from_secs(3), ..Plan::default() }).await?;
+    let world = World::on(services, WorldSettings { ttl: Duration::from_secs(3), ..WorldSettings::default() }).await?;
     // A wait for a lock that lasts longer is in the server's log. Expiry waits for 50 ms; the rest is for a busy machine.
     world.tables.execute("ALTER SYSTEM SET deadlock_timeout = '250ms'").await?;
     world.tables.execute("SELECT pg_reload_conf()").await?;
@@ -310,8 +310,8 @@ async fn refuses(mut program: Program, prefix: &str, violation: &str) -> anyhow:
 #[tokio::test(flavor = "multi_thread")]
 async fn retention_that_contradicts_the_ttl_stops_both_programs_at_start_and_the_administrator_says_the_same()
 -> anyhow::Result<()> {
-    let plan = Plan { partitions: 1, ..Plan::default() };
-    let world = World::new(plan).await?;
+    let settings = WorldSettings { partitions: 1, ..WorldSettings::default() };
+    let world = World::new(settings).await?;
     let mut topics = Vec::new();
     for (index, (of, setting, value, bound)) in CONTRADICTIONS.iter().enumerate() {
         let prefix = format!("{}{index}.", world.prefix);
@@ -353,7 +353,7 @@ async fn retention_that_contradicts_the_ttl_stops_both_programs_at_start_and_the
 #[tokio::test(flavor = "multi_thread")]
 async fn reconfiguring_topics_raises_what_the_rules_demand_and_leaves_a_longer_retention_alone()
 -> anyhow::Result<()> {
-    let world = World::without_topics(Services::shared()?, Plan::default()).await?;
+    let world = World::without_topics(Services::shared()?, WorldSettings::default()).await?;
     let settings = world.kafka_settings();
     let longer =
         [("retention.ms", "31536000000"), ("segment.bytes", "33554432"), ("delete.retention.ms", "5")];

@@ -18,13 +18,13 @@ const SLACK: Duration = Duration::from_millis(500);
 
 /// A stored upload, seen from its key: it opened a window.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Claim {
+pub(super) struct Opening {
     pub(super) position: Position,
     pub(super) time: JournalTime,
     pub(super) variant: Variant,
 }
 
-impl fmt::Display for Claim {
+impl fmt::Display for Opening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?} from {} at {}", self.variant, at(self.position), self.time.0)
     }
@@ -49,7 +49,7 @@ pub(super) struct Case<'a> {
     /// By operation.
     kinds: Vec<Kind>,
     /// By operation and account, in journal order.
-    claims: HashMap<(u64, usize), Vec<Claim>>,
+    openings: HashMap<(u64, usize), Vec<Opening>>,
     /// Uploads without a fault that an account sent, or tried to.
     sent: HashSet<(UploadId, usize)>,
     unended: HashSet<u64>,
@@ -62,21 +62,21 @@ impl<'a> Case<'a> {
         episodes: &'a [Episode],
         demands: &'a Demands,
     ) -> Self {
-        let mut claims: HashMap<(u64, usize), Vec<Claim>> = HashMap::new();
+        let mut openings: HashMap<(u64, usize), Vec<Opening>> = HashMap::new();
         for stored in &evidence.stored {
             if let (Some(upload), Some(account)) = (stored.upload, stored.account) {
-                let claim =
-                    Claim { position: stored.position, time: stored.received_at, variant: upload.variant };
-                claims.entry((upload.operation, account)).or_default().push(claim);
+                let opening =
+                    Opening { position: stored.position, time: stored.received_at, variant: upload.variant };
+                openings.entry((upload.operation, account)).or_default().push(opening);
             }
         }
-        for claims in claims.values_mut() {
-            claims.sort_unstable_by_key(|claim| (claim.time, claim.position));
+        for openings in openings.values_mut() {
+            openings.sort_unstable_by_key(|opening| (opening.time, opening.position));
         }
         let posts = history.attempts.iter().filter(|attempt| attempt.ask == Ask::Post);
         Self {
             kinds: (0..history.operations).map(|index| operation::operation(evidence.seed, index).kind).collect(),
-            claims,
+            openings,
             sent: posts.map(|attempt| (attempt.upload, attempt.account)).collect(),
             unended: history.unended.iter().copied().collect(),
             history,
@@ -97,13 +97,13 @@ impl<'a> Case<'a> {
     }
 
     /// What is stored of an operation under an account, in journal order.
-    pub(super) fn claims(&self, operation: u64, account: usize) -> &[Claim] {
-        self.claims.get(&(operation, account)).map_or(&[], Vec::as_slice)
+    pub(super) fn openings(&self, operation: u64, account: usize) -> &[Opening] {
+        self.openings.get(&(operation, account)).map_or(&[], Vec::as_slice)
     }
 
-    /// All claims, by operation and account.
-    pub(super) fn keys(&self) -> impl Iterator<Item = ((u64, usize), &[Claim])> {
-        self.claims.iter().map(|(key, claims)| (*key, claims.as_slice()))
+    /// All openings, by operation and account.
+    pub(super) fn keys(&self) -> impl Iterator<Item = ((u64, usize), &[Opening])> {
+        self.openings.iter().map(|(key, openings)| (*key, openings.as_slice()))
     }
 
     /// Whether an account sent an upload, as far as is known: a client that was given up may have been sending.
@@ -119,10 +119,10 @@ impl<'a> Case<'a> {
     /// Where an attempt stands to the windows of one of its operation's two uploads.
     pub(super) fn reach(&self, attempt: &Attempt, variant: Variant) -> Reach {
         let (began, ended) = (self.wall(attempt.began), self.wall(attempt.ended).plus(SLACK));
-        let claims = self.claims(attempt.upload.operation, attempt.account).iter();
-        let known = claims.filter(|claim| claim.variant == variant && claim.time <= ended);
-        let reach = known.map(|claim| {
-            let over = claim.time.plus(self.evidence.ttl).plus(self.demands.grace);
+        let openings = self.openings(attempt.upload.operation, attempt.account).iter();
+        let known = openings.filter(|opening| opening.variant == variant && opening.time <= ended);
+        let reach = known.map(|opening| {
+            let over = opening.time.plus(self.evidence.ttl).plus(self.demands.grace);
             if over < began { Reach::Over } else { Reach::Open }
         });
         reach.max().unwrap_or(Reach::Never)

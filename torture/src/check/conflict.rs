@@ -5,9 +5,9 @@ use super::case::{Case, Reach, told};
 use crate::operation::Kind;
 
 pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
-    for ((operation, account), claims) in case.keys() {
+    for ((operation, account), openings) in case.keys() {
         verdict.examined += 1;
-        for pair in claims.windows(2) {
+        for pair in openings.windows(2) {
             let is_inside = pair[1].time < pair[0].time.plus(case.evidence.ttl);
             if is_inside && pair[0].variant != pair[1].variant {
                 verdict.accuse(|| {

@@ -12,10 +12,10 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
             verdict.accuse(|| format!("record {} is stored {} times", at(stored.position), stored.copies));
         }
     }
-    for ((operation, account), claims) in case.keys() {
+    for ((operation, account), openings) in case.keys() {
         let has_key = case.kind(operation) != Some(Kind::Keyless);
         for variant in [Variant::A, Variant::B] {
-            let of_upload: Vec<_> = claims.iter().filter(|claim| claim.variant == variant).collect();
+            let of_upload: Vec<_> = openings.iter().filter(|opening| opening.variant == variant).collect();
             for pair in of_upload.windows(2) {
                 if !has_key || pair[1].time < pair[0].time.plus(case.evidence.ttl) {
                     verdict.accuse(|| {

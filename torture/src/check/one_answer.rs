@@ -42,8 +42,8 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
         }
     }
     for ((upload, account), answers) in first_answers {
-        let claims = case.claims(upload.operation, account).iter();
-        let windows = claims.filter(|claim| claim.variant == upload.variant).count();
+        let openings = case.openings(upload.operation, account).iter();
+        let windows = openings.filter(|opening| opening.variant == upload.variant).count();
         if answers > windows {
             verdict.accuse(|| {
                 format!(
@@ -68,12 +68,12 @@ fn check_status_page(case: &Case<'_>, verdict: &mut Verdict, attempt: &Attempt, 
     }
     verdict.examined += 1;
     let count = operation::count(case.evidence.seed, attempt.upload);
-    let windows = case.claims(attempt.upload.operation, attempt.account);
+    let windows = case.openings(attempt.upload.operation, attempt.account);
     let is_right = Final::deserialize(&page).is_ok_and(|page| {
         (page.http_status, page.processed_count) == (200, Some(count))
-            && windows.iter().any(|claim| {
-                let end = claim.time.plus(case.evidence.ttl);
-                (page.accepted_at, page.expires_at) == (claim.time.0, end.0)
+            && windows.iter().any(|opening| {
+                let end = opening.time.plus(case.evidence.ttl);
+                (page.accepted_at, page.expires_at) == (opening.time.0, end.0)
             })
     });
     if !is_right {

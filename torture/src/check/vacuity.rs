@@ -90,9 +90,9 @@ fn has_succeeded(case: &Case<'_>, operation: u64, kind: Kind, come: Come) -> boo
         Kind::Race => a > 0 && come.refused[1] > 0 || b > 0 && come.refused[0] > 0,
         Kind::Strangers => a > 0 && b > 0,
         Kind::HangUp => {
-            come.hung_up && [0, 1].iter().any(|account| !case.claims(operation, *account).is_empty())
+            come.hung_up && [0, 1].iter().any(|account| !case.openings(operation, *account).is_empty())
         }
-        Kind::Reuse => [0, 1].iter().any(|account| case.claims(operation, *account).len() > 1),
+        Kind::Reuse => [0, 1].iter().any(|account| case.openings(operation, *account).len() > 1),
         Kind::Status => come.told_final,
         Kind::Hot => a >= HOT_COPIES,
         Kind::Malformed => come.malformed,

@@ -9,9 +9,9 @@ use crate::fault::{Fault, Target};
 use crate::history::{Ask, Attempt};
 
 pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
-    for ((operation, account), claims) in case.keys() {
+    for ((operation, account), openings) in case.keys() {
         verdict.examined += 1;
-        for pair in claims.windows(2) {
+        for pair in openings.windows(2) {
             if pair[1].time < pair[0].time.plus(case.evidence.ttl) {
                 verdict.accuse(|| {
                     let (first, second) = (pair[0], pair[1]);
@@ -52,9 +52,9 @@ fn is_late(case: &Case<'_>, attempt: &Attempt) -> bool {
 /// Of two windows it is not known which one the client asked for. A database that was put back knows less for a while than
 /// it did.
 fn is_forgotten(case: &Case<'_>, attempt: &Attempt) -> bool {
-    let [claim] = case.claims(attempt.upload.operation, attempt.account) else { return false };
-    let over = claim.time.plus(case.evidence.ttl);
-    let is_inside = claim.time < case.wall(attempt.began) && case.wall(attempt.ended) < over;
+    let [opening] = case.openings(attempt.upload.operation, attempt.account) else { return false };
+    let over = opening.time.plus(case.evidence.ttl);
+    let is_inside = opening.time < case.wall(attempt.began) && case.wall(attempt.ended) < over;
     is_inside
         && !case
             .suffered(attempt.began, attempt.ended, case.demands.caught_up, |fault| fault == Fault::PutBack)
@@ -65,8 +65,8 @@ fn check_complaints(case: &Case<'_>, verdict: &mut Verdict) {
     for complaint in &case.history.complaints {
         let upload = complaint.upload;
         let was_stored_again = [0, 1].iter().any(|account| {
-            let claims = case.claims(upload.operation, *account).iter();
-            claims.filter(|claim| claim.variant == upload.variant).count() > 1
+            let openings = case.openings(upload.operation, *account).iter();
+            openings.filter(|opening| opening.variant == upload.variant).count() > 1
         });
         if case.kind(upload.operation) == Some(Kind::Reuse) && !was_stored_again {
             verdict.accuse(|| format!("upload {upload}: {}", complaint.text));

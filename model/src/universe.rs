@@ -1,4 +1,4 @@
-//! The world: everything that outlives a step, and the steps of those who work in it.
+//! The universe: everything that outlives a step, and the steps of those who work in it.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ use crate::planted::PlantedBug;
 
 /// A state of the model.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct World {
+pub struct Universe {
     /// The time on the broker's clock, which is the true one.
     pub now: JournalTime,
     /// `location-uploads`.
@@ -34,7 +34,7 @@ pub struct World {
     pub cache: Cache,
 }
 
-impl World {
+impl Universe {
     /// Nothing has happened yet.
     #[must_use]
     pub fn new() -> Self {
@@ -155,7 +155,7 @@ impl World {
     }
 }
 
-impl Default for World {
+impl Default for Universe {
     fn default() -> Self {
         Self::new()
     }
