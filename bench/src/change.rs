@@ -23,7 +23,7 @@ pub async fn run(number: u8, setup: &Setup, programs: &Path) -> anyhow::Result<R
         6 => &[(&setup.singles, 1)],
         _ => anyhow::bail!("scenario {number} is not compared with an earlier build; {COMPARED:?} are"),
     };
-    let after = Installation::start(setup, (1, 1), &[]).await?;
+    let after = Installation::start(setup, 1, &[]).await?;
     let before = Installation::start_before(setup, programs).await?;
     let mut figures = Vec::new();
     for (uploads, connections) in loads {

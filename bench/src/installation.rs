@@ -47,20 +47,16 @@ impl Installation {
         })
     }
 
-    /// With so many gateways and consumers, all ready. `settings` are the gateways'.
+    /// With so many gateways and as many consumers, all ready. `settings` are the gateways'.
     ///
     /// # Errors
     /// One of them does not become ready.
-    pub async fn start(
-        setup: &Setup,
-        (gateways, consumers): (usize, usize),
-        settings: &[(&str, &str)],
-    ) -> anyhow::Result<Self> {
+    pub async fn start(setup: &Setup, of_each: usize, settings: &[(&str, &str)]) -> anyhow::Result<Self> {
         let mut installation = Self::new(setup).await?;
-        for _ in 0..consumers {
+        for _ in 0..of_each {
             installation.add_consumer(&[]).await?;
         }
-        for _ in 0..gateways {
+        for _ in 0..of_each {
             installation.add_gateway(settings).await?;
         }
         Ok(installation)

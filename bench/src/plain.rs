@@ -137,7 +137,12 @@ impl Plain {
     }
 
     /// False if somebody has claimed the key before.
-    async fn claim(&self, connection: &mut PgConnection, submission: &Submission, body: &[u8]) -> sqlx::Result<bool> {
+    async fn claim(
+        &self,
+        connection: &mut PgConnection,
+        submission: &Submission,
+        body: &[u8],
+    ) -> sqlx::Result<bool> {
         let claimed = sqlx::query(
             "INSERT INTO idempotency_keys (key_hash, account_id, fingerprint, response_status, response_body, \
              accepted_at, expires_at, source_partition, source_offset) VALUES ($1, $2, $3, 200, $4, $5, $6, 0, 0) \
@@ -154,7 +159,11 @@ impl Plain {
         Ok(claimed.rows_affected() == 1)
     }
 
-    async fn stored(&self, connection: &mut PgConnection, submission: &Submission) -> sqlx::Result<Option<Bytes>> {
+    async fn stored(
+        &self,
+        connection: &mut PgConnection,
+        submission: &Submission,
+    ) -> sqlx::Result<Option<Bytes>> {
         let row = sqlx::query(
             "SELECT fingerprint, response_body FROM idempotency_keys WHERE key_hash = $1 AND accepted_at = $2",
         )
@@ -169,7 +178,11 @@ impl Plain {
 }
 
 /// Makes sure of the device, notes where it was last, and returns its id.
-async fn upsert_device(connection: &mut PgConnection, submission: &Submission, now: JournalTime) -> sqlx::Result<i64> {
+async fn upsert_device(
+    connection: &mut PgConnection,
+    submission: &Submission,
+    now: JournalTime,
+) -> sqlx::Result<i64> {
     let order = |location: &&milepost_shared::location::Location| location.timestamp;
     // An upload has at least one location.
     let last = submission.upload.locations.iter().max_by_key(order).ok_or(sqlx::Error::RowNotFound)?;

@@ -74,7 +74,7 @@ pub async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
 /// Loads the servers as the scenarios will.
 async fn warm_up(setup: &Setup) -> anyhow::Result<()> {
     eprintln!("warming up the servers");
-    let milepost = Installation::start(setup, (1, 1), &[]).await?;
+    let milepost = Installation::start(setup, 1, &[]).await?;
     let mut clients = milepost.clients(CONNECTIONS, &setup.singles).await?;
     clients.closed(setup.size.servers_warm_up()).await?;
     milepost.end().await

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use milepost_tests::{WorldSettings, Server, Services};
+use milepost_tests::{Server, Services, WorldSettings};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::arguments::Arguments;

@@ -11,7 +11,7 @@ use milepost_bench::requests::Requests;
 use milepost_bench::uploads::Uploads;
 use milepost_bench::{keys, plain};
 use milepost_shared::journal::clock::Clock;
-use milepost_tests::{WorldSettings, Services, World};
+use milepost_tests::{Services, World, WorldSettings};
 use tokio::net::TcpListener;
 
 const DAY: Duration = Duration::from_secs(86_400);

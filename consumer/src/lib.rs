@@ -2,7 +2,7 @@
 //!
 //! In the order of the flow: [`journal`] reads and decodes records, [`persist`] decides and commits them in batches, [`emit`]
 //! publishes their results and facts and moves the group offset. [`session`] is one membership of the group with all of these
-//! in it; [`expire`] lets keys go. [`settings`] is the command line, [`metric`] names what is counted.
+//! in it; [`expire`] drops expired keys. [`settings`] is the command line, [`metric`] names what is counted.
 
 pub mod emit;
 pub mod expire;

@@ -1,4 +1,4 @@
-//! The consumer's metrics, by the verbs of the design.
+//! The consumer's metrics, named by what it does: persist, emit, expire.
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
@@ -14,7 +14,7 @@ pub const DEAD_LETTERS: &str = "milepost_consumer_dead_letters_total";
 pub const PERSIST_RETRIES: &str = "milepost_consumer_persist_retries_total";
 /// Batches that took too long and were cut in two.
 pub const CUT: &str = "milepost_consumer_batches_cut_total";
-/// Times the journal was not read on, since a full batch waited to be persisted.
+/// Times that reading the journal paused, since a full batch waited to be persisted.
 pub const PAUSES: &str = "milepost_consumer_pauses_total";
 /// Records per batch.
 pub const BATCH: &str = "milepost_consumer_batch_records";
@@ -24,13 +24,13 @@ pub const PERSIST: &str = "milepost_consumer_persist_seconds";
 pub const EMIT: &str = "milepost_consumer_emit_seconds";
 /// Records emitted; label `topic`: results, locations.
 pub const EMITTED: &str = "milepost_consumer_emitted_total";
-/// Times the emitting producer was made anew after a failure.
+/// Times the emitting producers were replaced after a failure.
 pub const PRODUCER_REBUILDS: &str = "milepost_consumer_producer_rebuilds_total";
 /// Partitions assigned to this consumer.
 pub const ASSIGNED: &str = "milepost_consumer_assigned_partitions";
 /// Table partitions of keys dropped.
 pub const EXPIRED: &str = "milepost_consumer_key_partitions_dropped_total";
-/// For how long the oldest table partition of keys could have been gone, seconds.
+/// How long ago the oldest table partition of keys could have been dropped, seconds.
 pub const OVERDUE: &str = "milepost_consumer_expiry_overdue_seconds";
 /// Journal partitions stopped at a record, for an operator to look at.
 pub const STOPPED: &str = "milepost_consumer_stopped_partitions";
@@ -48,8 +48,11 @@ pub fn describe() {
     describe_counter!(DEAD_LETTERS, "Records moved to dead_letters");
     describe_counter!(PERSIST_RETRIES, "Attempts to persist that failed and are tried again");
     describe_counter!(CUT, "Batches that took too long and were cut in two");
-    describe_counter!(PAUSES, "Times the journal was not read on, since a full batch waited to be persisted");
-    describe_counter!(PRODUCER_REBUILDS, "Times the emitting producer was made anew");
+    describe_counter!(
+        PAUSES,
+        "Times that reading the journal paused, since a full batch waited to be persisted"
+    );
+    describe_counter!(PRODUCER_REBUILDS, "Times the emitting producers were replaced");
     describe_counter!(EXPIRED, "Table partitions of keys dropped");
     describe_counter!(HOLES, "Holes in the journal that were passed");
     for name in
@@ -63,7 +66,7 @@ pub fn describe() {
     }
     describe_gauge!(ASSIGNED, "Partitions assigned to this consumer");
     describe_gauge!(STOPPED, "Journal partitions stopped at a record, for an operator to look at");
-    describe_gauge!(OVERDUE, "For how long the oldest table partition of keys could have been gone");
+    describe_gauge!(OVERDUE, "How long ago the oldest table partition of keys could have been dropped");
     gauge!(ASSIGNED).set(0.0);
     gauge!(OVERDUE).set(0.0);
     gauge!(STOPPED).set(0.0);

@@ -1,7 +1,7 @@
 //! Into the tables.
 //!
-//! [`batch`] gathers records, [`decide`] says of each upload what it is (pure; a model checker calls it too), [`resolve`] makes
-//! rows and emissions of that, and [`transaction`] commits them. [`account`] knows who exists.
+//! [`batch`] gathers records, [`decide`] says what each upload is (pure; a model checker calls it too), [`resolve`] turns that
+//! into rows and emissions, and [`transaction`] commits them. [`account`] knows which accounts exist.
 
 pub mod account;
 pub mod batch;

@@ -129,7 +129,8 @@ pub async fn run(parts: &Parts, partitions: usize, stop: &CancellationToken) -> 
         crash: parts.crash.clone(),
     };
     let emitting = tokio::spawn(emit(
-        (emitter, hard.clone()),
+        emitter,
+        hard.clone(),
         to_emit,
         offsets,
         shared.emitted.clone(),
@@ -250,7 +251,8 @@ async fn next_batch(
 /// Emits what is persisted until no more comes, and commits the group offset behind it. Returns the consumer, whose last
 /// owner must drop it outside of the runtime.
 async fn emit(
-    (mut emitter, until): (Emitter, CancellationToken),
+    mut emitter: Emitter,
+    until: CancellationToken,
     mut persisted: mpsc::Receiver<Vec<Emission>>,
     offsets: Offsets,
     emitted: EmittedOffsets,

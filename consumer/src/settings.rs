@@ -89,7 +89,7 @@ pub struct ConsumerSettings {
     #[arg(long, env, default_value = "20s", value_parser = duration(SECOND, 300 * SECOND))]
     pub drain_timeout: Duration,
 
-    /// How the program tells what it does.
+    /// What the program logs, and how.
     #[command(flatten)]
     pub telemetry: TelemetrySettings,
 

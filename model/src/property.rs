@@ -59,11 +59,14 @@ pub fn all(size: &Size) -> Vec<Property<Protocol>> {
     }
     if size.copies[1] > 0 {
         properties.push(seen("a conflict is answered", |_, universe| {
-            !all_in_the_end(universe, |offset, state| status(universe.journal.record(offset).upload, state) == 200)
+            !all_in_the_end(universe, |offset, state| {
+                status(universe.journal.record(offset).upload, state) == 200
+            })
         }));
     }
     if size.losses {
-        properties.push(seen("what Postgres lost is persisted again", |_, universe| persists_again(universe)));
+        properties
+            .push(seen("what Postgres lost is persisted again", |_, universe| persists_again(universe)));
     }
     properties
 }
@@ -92,7 +95,9 @@ fn one_answer(universe: &Universe) -> bool {
     let earliest = universe.now.0 + SKEWS[0];
     at_once(universe).all(|state| {
         let source = state.source.offset;
-        opener(source) == Some(source) && is_promised(universe, source, state) && state.expires_at.0 > earliest
+        opener(source) == Some(source)
+            && is_promised(universe, source, state)
+            && state.expires_at.0 > earliest
     }) && all_in_the_end(universe, |offset, state| {
         opener(offset).is_some_and(|opener| is_promised(universe, opener, state))
     })
@@ -145,7 +150,8 @@ fn lags(universe: &Universe) -> bool {
 
 fn emits_again(universe: &Universe) -> bool {
     universe.consumers.iter().flatten().any(|session| {
-        matches!(session.queue.front(), Some(Some((_, true)))) && universe.accepted.contains(&session.emitted())
+        matches!(session.queue.front(), Some(Some((_, true))))
+            && universe.accepted.contains(&session.emitted())
     })
 }
 

@@ -28,7 +28,8 @@ fn breaks(planted: PlantedBug, size: Size, property: &'static str, steps: usize)
     assert_eq!(actions.len(), steps, "{actions:?}");
 
     let holds = protocol.property(property).condition;
-    let way = Path::from_actions(&protocol, Universe::new(), &actions).expect("every step can be taken again");
+    let way =
+        Path::from_actions(&protocol, Universe::new(), &actions).expect("every step can be taken again");
     let harm: Vec<bool> = way.into_states().iter().map(|universe| !holds(&protocol, universe)).collect();
     assert_eq!(harm.iter().position(|harm| *harm), Some(steps));
 

@@ -27,7 +27,7 @@ pub mod tls;
 pub mod track;
 pub mod upload;
 
-pub use phone::{Phone, Event};
+pub use phone::{Event, Phone};
 pub use settings::Settings;
 pub use summary::{Failure, Outcome, Summary};
 pub use upload::Upload;

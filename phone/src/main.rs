@@ -12,7 +12,7 @@ use clap::Parser as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use milepost_phone::batch::Cut;
 use milepost_phone::track::{LISTED_MAX, Survey, Track};
-use milepost_phone::{Phone, Event, Summary};
+use milepost_phone::{Event, Phone, Summary};
 
 use crate::arguments::Arguments;
 
@@ -73,8 +73,7 @@ async fn run(arguments: &Arguments, phone: &Phone) -> anyhow::Result<Summary> {
         }
         interrupted.store(true, Ordering::Relaxed);
     };
-    let summary =
-        phone.play_until(uploads, arguments.twice, interrupt, |event| show(&bar, event)).await;
+    let summary = phone.play_until(uploads, arguments.twice, interrupt, |event| show(&bar, event)).await;
     bar.finish_and_clear();
 
     if arguments.json {

@@ -30,7 +30,7 @@ pub use server::{Server, Via, free_port};
 pub use services::Services;
 pub use subscriber::{Fact, Subscriber};
 pub use tables::{DeadLetter, KeyRow, ProgressRow, Stored, Tables};
-pub use world::{Account, WorldSettings, World, exact};
+pub use world::{Account, World, WorldSettings, exact};
 
 /// The example of the one-integer rule, run as a documentation test.
 #[cfg(doctest)]

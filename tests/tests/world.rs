@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use milepost_tests::{WorldSettings, Services, World};
+use milepost_tests::{Services, World, WorldSettings};
 use sqlx::{Connection as _, PgConnection};
 use tokio::runtime::Runtime;
 

@@ -28,10 +28,10 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::check::case::Case;
-use crate::operation::Kind;
 use crate::evidence::Evidence;
 use crate::fault::{Episode, Fault};
 use crate::history::History;
+use crate::operation::Kind;
 use crate::plan::Plan;
 
 /// Violations kept of each checker; all are counted.

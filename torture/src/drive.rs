@@ -16,8 +16,8 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::operation::{self, Operation, HOT_COPIES, Kind, UploadId, Variant};
 use crate::history::{Ask, Attempt, Complaint, Outcome, Recorder};
+use crate::operation::{self, HOT_COPIES, Kind, Operation, UploadId, Variant};
 
 /// How long a gateway is asked to wait for the final answer, seconds.
 const WAIT_SECONDS: u32 = 4;
@@ -213,7 +213,8 @@ impl Shared {
             Kind::Reuse => self.reuse(operation, a, permit).await,
             Kind::Status => self.status(operation, a, stranger).await,
             Kind::Hot => {
-                let copies = (0..HOT_COPIES).map(|copy| self.post_until_final(operation, a, account, copy % 2));
+                let copies =
+                    (0..HOT_COPIES).map(|copy| self.post_until_final(operation, a, account, copy % 2));
                 join_all(copies).await;
             }
             Kind::Malformed => self.malformed(operation, a).await,
@@ -221,7 +222,13 @@ impl Shared {
     }
 
     /// Sends an upload until its answer is final, half of the retries to the other gateway.
-    async fn post_until_final(&self, operation: &Operation, upload: UploadId, account: usize, first: usize) -> Final {
+    async fn post_until_final(
+        &self,
+        operation: &Operation,
+        upload: UploadId,
+        account: usize,
+        first: usize,
+    ) -> Final {
         let mut gateway = first;
         let (mut without_doubt, mut at_once) = (true, true);
         loop {

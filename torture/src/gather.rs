@@ -11,8 +11,8 @@ use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::clock::Clock;
 use milepost_tests::{KeyRow, Stored};
 
-use crate::operation::Marks;
 use crate::evidence::{Evidence, JournalEntry, Observed, SeenFact, Sources, StoredKey, StoredUpload};
+use crate::operation::Marks;
 use crate::original;
 use crate::record::{journal_entry, seen_fact};
 

@@ -9,7 +9,6 @@
 
 pub mod check;
 pub mod drive;
-pub mod operation;
 pub mod evidence;
 pub mod fault;
 pub mod gather;
@@ -17,6 +16,7 @@ pub mod history;
 pub mod inject;
 pub mod mutants;
 pub mod observe;
+pub mod operation;
 pub mod original;
 pub mod plan;
 pub mod proxy;

@@ -252,7 +252,8 @@ mod tests {
         let operations: Vec<Operation> = (0..5000).map(|index| operation(7, index)).collect();
         let kinds: BTreeSet<Kind> = operations.iter().map(|operation| operation.kind).collect();
         assert_eq!(kinds.len(), Kind::ALL.len());
-        let keys: BTreeSet<&String> = operations.iter().filter_map(|operation| operation.key.as_ref()).collect();
+        let keys: BTreeSet<&String> =
+            operations.iter().filter_map(|operation| operation.key.as_ref()).collect();
         assert_eq!(keys.len(), operations.iter().filter(|operation| operation.kind != Kind::Keyless).count());
         assert!(keys.iter().all(|key| key.contains(&marks(7).key)));
     }

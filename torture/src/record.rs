@@ -8,8 +8,8 @@ use milepost_tests::Record;
 use serde::Deserialize;
 use uuid::Uuid;
 
-use crate::operation::UploadId;
 use crate::evidence::{JournalEntry, SeenFact, Sources};
+use crate::operation::UploadId;
 use crate::original::{self, Told};
 
 #[derive(Debug, Deserialize)]

@@ -211,7 +211,8 @@ mod tests {
         }
         assert!(page.contains("| kill consumer | 1 | 1 | it was gone |"), "{page}");
         let picture = std::fs::read_to_string(path.with_file_name("timeline.svg")).unwrap();
-        for text in ["kill consumer", "poison records", "answers per second", "journal records not persisted"] {
+        for text in ["kill consumer", "poison records", "answers per second", "journal records not persisted"]
+        {
             assert!(picture.contains(text), "{text}");
         }
     }

@@ -13,12 +13,12 @@ use tokio::time::sleep;
 
 use crate::check::{self, Checker, Demands, Judgement, Verdict};
 use crate::drive::{DriveSettings, Driver};
-use crate::operation;
 use crate::evidence::{Evidence, Sources};
 use crate::fault::Episode;
 use crate::gather;
 use crate::history::{Attempt, Recorder};
 use crate::observe::Watchers;
+use crate::operation;
 use crate::plan::Plan;
 use crate::report::Report;
 use crate::schedule::{self, Planned};

@@ -10,7 +10,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::future::try_join_all;
 use milepost_shared::kafka::topics::TopicNames;
-use milepost_tests::{Account, Planted, Program, Server, Services, Via, World, WorldSettings, eventually, free_port};
+use milepost_tests::{
+    Account, Planted, Program, Server, Services, Via, World, WorldSettings, eventually, free_port,
+};
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
 use tokio::sync::{MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
@@ -18,9 +20,9 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
-use crate::operation::Marks;
 use crate::evidence::Footprint;
 use crate::fault::{Fault, Link, Target};
+use crate::operation::Marks;
 use crate::proxy::{Mode, Proxy};
 use crate::schedule::{Claims, Part};
 
@@ -109,7 +111,8 @@ impl System {
         let services =
             Services { kafka: String::new(), database_url: String::new(), bin_dir: setup.bin_dir.clone() };
         let services = services.with_kafka(&kafka).with_postgres(&postgres);
-        let settings = WorldSettings { ttl: setup.ttl, partitions: setup.partitions, ..WorldSettings::default() };
+        let settings =
+            WorldSettings { ttl: setup.ttl, partitions: setup.partitions, ..WorldSettings::default() };
         let mut world = World::on(services, settings).await?;
         world.planted = Planted::with(&setup.marks.digits, &setup.marks.key);
         let second = world.new_account("second").await?;
@@ -117,14 +120,14 @@ impl System {
         let mut gateways = Vec::new();
         for name in ["gateway 1", "gateway 2"] {
             let mut gateway = world.new_gateway()?;
-            through(&mut gateway, &world, "milepost_gateway", (&gateway_kafka, &gateway_postgres))?;
+            through(&mut gateway, &world, "milepost_gateway", &gateway_kafka, &gateway_postgres)?;
             set_gateway(&mut gateway);
             gateways.push(slot(name.to_owned(), gateway));
         }
         let mut consumers = Vec::new();
         for number in 1..=setup.consumers + 1 {
             let mut consumer = world.new_consumer()?;
-            through(&mut consumer, &world, "milepost_consumer", (&consumer_kafka, &consumer_postgres))?;
+            through(&mut consumer, &world, "milepost_consumer", &consumer_kafka, &consumer_postgres)?;
             set_consumer(&mut consumer, setup.batch_records);
             consumers.push(slot(format!("consumer {number}"), consumer));
         }
@@ -457,7 +460,8 @@ fn through(
     program: &mut Program,
     world: &World,
     role: &str,
-    (kafka, postgres): (&Proxy, &Proxy),
+    kafka: &Proxy,
+    postgres: &Proxy,
 ) -> anyhow::Result<()> {
     program.set("KAFKA_BROKERS", &kafka.address().to_string());
     let mut url: reqwest::Url = world.database.url(role)?.parse()?;

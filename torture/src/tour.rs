@@ -7,9 +7,9 @@ use anyhow::{Context as _, ensure};
 use comfy_table::Table;
 
 use crate::drive::{DriveSettings, Driver};
-use crate::operation;
 use crate::fault::{Episode, NoBite};
 use crate::history::Recorder;
+use crate::operation;
 use crate::plan;
 use crate::schedule::{Planned, shortest};
 use crate::system::{Setup, System};

@@ -11,7 +11,7 @@ use crate::setup::Setup;
 const LOADS: [(usize, f64); 2] = [(64, 1.0), (256, 2.0)];
 
 pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
-    let milepost = Installation::start(setup, (1, 1), &[]).await?;
+    let milepost = Installation::start(setup, 1, &[]).await?;
     let plain = Opponent::plain(setup).await?;
     let mut figures = Vec::new();
     for (connections, least) in LOADS {

@@ -8,7 +8,7 @@ use crate::scenario::Report;
 use crate::setup::{CONNECTIONS, Setup};
 
 pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
-    let milepost = Installation::start(setup, (1, 1), &[]).await?;
+    let milepost = Installation::start(setup, 1, &[]).await?;
     let figure = against_noop(setup, &milepost, 0.8).await?;
     milepost.end().await?;
     Ok(Report::of(vec![figure]))

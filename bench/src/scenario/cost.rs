@@ -14,11 +14,11 @@ use crate::setup::{CONNECTIONS, Setup};
 use crate::uploads::Uploads;
 
 pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
-    let milepost = Installation::start(setup, (1, 1), &[]).await?;
+    let milepost = Installation::start(setup, 1, &[]).await?;
     let plain = Opponent::plain(setup).await?;
     let mut figures = Vec::new();
     for (name, uploads) in [("single", &setup.singles), ("batch of 50", &setup.batches)] {
-        figures.extend(compare(setup, name, uploads, (&milepost, &plain)).await?);
+        figures.extend(compare(setup, name, uploads, &milepost, &plain).await?);
     }
     milepost.end().await?;
     plain.end().await?;
@@ -51,7 +51,8 @@ async fn compare(
     setup: &Setup,
     name: &str,
     uploads: &Arc<Uploads>,
-    (milepost, plain): (&Installation, &Opponent),
+    milepost: &Installation,
+    plain: &Opponent,
 ) -> anyhow::Result<Vec<Figure>> {
     let mut ours = milepost.clients(CONNECTIONS, uploads).await?;
     let mut theirs = plain.clients(CONNECTIONS, uploads).await?;

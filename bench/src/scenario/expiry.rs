@@ -27,7 +27,7 @@ const DROPPED: Duration = Duration::from_secs(60);
 
 pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
     let size = setup.size;
-    let mut milepost = Installation::start(setup, (1, 0), &[]).await?;
+    let mut milepost = Installation::start(setup, 1, &[]).await?;
     milepost.add_consumer(&PROMPT).await?;
     let mut clients = milepost.clients(CONNECTIONS, &setup.singles).await?;
     clients.closed(size.warm_up()).await?;

@@ -18,8 +18,8 @@ const MOST: (u64, f64) = (50_000_000, 0.9);
 const KEPT: Duration = Duration::from_secs(86_400);
 
 pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
-    let filled = Installation::start(setup, (1, 1), &[]).await?;
-    let empty = Installation::start(setup, (1, 1), &[]).await?;
+    let filled = Installation::start(setup, 1, &[]).await?;
+    let empty = Installation::start(setup, 1, &[]).await?;
     let mut figures = Vec::new();
     let mut curves = ["with so many keys", "in the same minutes, begun empty"]
         .map(|name| Curve { name: name.to_owned(), points: Vec::new() });

@@ -13,7 +13,7 @@ use crate::tally::Tally;
 const HALF: f64 = 0.5;
 
 pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
-    let milepost = Installation::start(setup, (1, 1), &[]).await?;
+    let milepost = Installation::start(setup, 1, &[]).await?;
     let plain = Opponent::plain(setup).await?;
     let mut ours = milepost.clients(CONNECTIONS, &setup.singles).await?;
     let mut theirs = plain.clients(CONNECTIONS, &setup.singles).await?;

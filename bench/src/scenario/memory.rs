@@ -18,7 +18,7 @@ const LOOK: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
     let entries = CACHE_ENTRIES.to_string();
-    let milepost = Installation::start(setup, (1, 1), &[("CACHE_ENTRIES", &entries)]).await?;
+    let milepost = Installation::start(setup, 1, &[("CACHE_ENTRIES", &entries)]).await?;
     let mut clients = milepost.clients(CONNECTIONS, &setup.singles).await?;
     clients.closed(setup.size.warm_up()).await?;
     let (mut gateway, mut consumer) = (Vec::new(), Vec::new());

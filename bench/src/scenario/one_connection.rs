@@ -22,7 +22,7 @@ const STEPS: [(&str, &str, &str); 3] = [
 const BARE_TOPIC: &str = "bare";
 
 pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
-    let milepost = Installation::start(setup, (1, 1), &[]).await?;
+    let milepost = Installation::start(setup, 1, &[]).await?;
     let plain = Opponent::plain(setup).await?;
     let mut ours = milepost.clients(1, &setup.singles).await?;
     let mut theirs = plain.clients(1, &setup.singles).await?;

@@ -14,7 +14,7 @@ const BARE_TOPIC: &str = "bare";
 
 pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
     let size = setup.size;
-    let mut milepost = Installation::start(setup, (1, 0), &[]).await?;
+    let mut milepost = Installation::start(setup, 1, &[]).await?;
     let noop = Opponent::noop().await?;
     let requests = milepost.requests(&setup.singles).respond_async();
     let mut ours = milepost.clients(CONNECTIONS, &setup.singles).await?.with(requests);

@@ -14,7 +14,7 @@ const NORMAL: f64 = 2.0;
 const SECOND: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
-    let mut milepost = Installation::start(setup, (2, 1), &COLD).await?;
+    let mut milepost = Installation::start(setup, 2, &COLD).await?;
     let keys = setup.size.hot_keys();
     let mut clients = milepost.clients(CONNECTIONS, &setup.singles).await?;
     clients.send(keys).await?;

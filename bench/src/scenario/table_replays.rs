@@ -6,7 +6,7 @@ use crate::scenario::Report;
 use crate::setup::Setup;
 
 pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
-    let milepost = Installation::start(setup, (1, 1), &[("CACHE_ENTRIES", "0")]).await?;
+    let milepost = Installation::start(setup, 1, &[("CACHE_ENTRIES", "0")]).await?;
     let figure = against_noop(setup, &milepost, 0.4).await?;
     let [queries, keys] = ["milepost_gateway_lookups_total", "milepost_gateway_lookup_batch_records_sum"];
     let (queries, keys) =

@@ -11,8 +11,8 @@ use crate::setup::{CONNECTIONS, Setup};
 const NO_SLOWER: f64 = 0.95;
 
 pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
-    let one = Installation::start(setup, (1, 1), &[]).await?;
-    let two = Installation::start(setup, (2, 2), &[]).await?;
+    let one = Installation::start(setup, 1, &[]).await?;
+    let two = Installation::start(setup, 2, &[]).await?;
     let mut theirs = one.clients(CONNECTIONS, &setup.singles).await?;
     let mut ours = two.clients(CONNECTIONS, &setup.singles).await?;
     let duel = Duel::closed(&mut ours, &mut theirs, setup.size).await?;

@@ -1,11 +1,11 @@
-//! Emit: results and facts leave in journal order, without holes, and then the group offset moves (design, section 6.3).
+//! Emit: results and facts leave in journal order, without holes, and then the group offset moves.
 //!
 //! A fact that failed alone while later ones got through could never be made good: subscribers would have seen a greater
-//! offset. So a producer never gives up on a record, and after any failure new producers emit again all that is not
-//! acknowledged, in order. A record that its topic will never take stops its partition from there on, and no other.
+//! offset. So a producer never gives up on a record, and after any failure new producers emit again, in order, everything that
+//! is not acknowledged. A record that its topic will never accept stops its partition from there on, and no other.
 //!
-//! Results are waited for: answers wait for them. Facts are not: they gather for a while, over several batches, since
-//! brokers pay for each request and partition (decision 9). How far emission has come is told when both are acknowledged.
+//! The emitter waits for results, since answers wait for them, but not for facts: those gather for a while, over several
+//! batches, since brokers pay for each request and partition (decision 9). A batch is acknowledged when both are.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::pin;
@@ -35,10 +35,10 @@ use crate::emit::producer::{Client, Producer};
 use crate::journal::stopped::{Stop, StoppedPartitions};
 use crate::metric;
 
-/// Most locations whose facts are not acknowledged, for memory; a record without any counts as one.
+/// Most locations whose facts are not acknowledged, to bound memory; a record without any counts as one.
 const PENDING_MAX: usize = 60_000;
-/// Most batches, since emitting them again takes a round trip for each. Uploads that come one at a time are a batch each, and
-/// must not fill it within one [`fact_linger`](EmitSettings::fact_linger), which is a second at most.
+/// Most such batches, since emitting them again takes a round trip for each. Uploads that come one at a time are a batch each,
+/// and must not reach this bound within one [`fact_linger`](EmitSettings::fact_linger), which is a second at most.
 const PENDING_BATCHES_MAX: usize = 1000;
 
 /// What one journal record leaves behind.
@@ -48,26 +48,36 @@ pub struct Emission {
     pub position: Position,
     /// Its journal time.
     pub time: JournalTime,
-    /// Which assignment of the partition it was polled under.
+    /// The assignment of the partition under which it was polled.
     pub generation: u64,
     /// Trace context of the request that brought it.
     pub traceparent: Option<String>,
-    /// The upload, the state of its key, and whether the upload is a fact. `None` for poison, and for records emitted
-    /// before and forgotten since.
-    pub answer: Option<(Box<JournalRecord>, KeyState, bool)>,
+    /// `None` for poison, and for records emitted before and forgotten since.
+    pub answer: Option<Answered>,
+}
+
+/// An upload and its answer.
+#[derive(Debug)]
+pub struct Answered {
+    /// The upload.
+    pub upload: Box<JournalRecord>,
+    /// The state of its key.
+    pub state: KeyState,
+    /// Whether the upload is a fact: it claimed the key, and is stored.
+    pub is_fact: bool,
 }
 
 impl Emission {
     /// Its part of [`PENDING_MAX`].
     fn size(&self) -> usize {
-        self.answer.as_ref().map_or(0, |(upload, ..)| upload.upload.locations.len()).max(1)
+        self.answer.as_ref().map_or(0, |answered| answered.upload.upload.locations.len()).max(1)
     }
 }
 
 /// How far a partition's emissions are acknowledged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Emitted {
-    /// The assignment under which.
+    /// The assignment of the partition.
     pub generation: u64,
     /// The offset after the last.
     pub next: i64,
@@ -75,7 +85,7 @@ pub struct Emitted {
     pub time: JournalTime,
 }
 
-/// What the emitter is set to.
+/// The emitter's settings.
 #[derive(Debug, Clone)]
 pub struct EmitSettings {
     /// Kafka bootstrap servers.
@@ -84,7 +94,7 @@ pub struct EmitSettings {
     pub topics: TopicNames,
     /// How long the producer of results waits for a fuller batch.
     pub result_linger: Duration,
-    /// How long the producer of facts does.
+    /// How long the producer of facts waits.
     pub fact_linger: Duration,
     /// Longest pause between attempts.
     pub backoff_max: Duration,
@@ -95,9 +105,9 @@ pub struct Emitter {
     settings: EmitSettings,
     results: Client,
     facts: Client,
-    /// Batches that are not wholly acknowledged, oldest first; but for the newest, the results are.
+    /// Batches that are not wholly acknowledged, oldest first. The results of all but the newest are.
     pending: VecDeque<Pending>,
-    /// Grows until a batch is wholly acknowledged: results that get through do not mend a topic of facts that fails.
+    /// Grows until a batch is wholly acknowledged: results that get through do not repair a failing topic of facts.
     backoff: Backoff,
     stopped: StoppedPartitions,
     readiness: Readiness,
@@ -117,7 +127,7 @@ struct Pending {
 #[derive(Debug)]
 pub struct Failure {
     error: KafkaError,
-    /// What its topic will never take: trying again would keep all other partitions from going on.
+    /// Set if its topic will never accept it: trying again would hold up all other partitions.
     refused: Option<Refused>,
 }
 
@@ -125,7 +135,7 @@ pub struct Failure {
 struct Refused {
     topic: String,
     partition: i32,
-    /// Of the journal record; `None` if a broker refused a request, which may hold many.
+    /// The journal record's; `None` if a broker refused a request, which may hold many records.
     offset: Option<i64>,
 }
 
@@ -142,13 +152,13 @@ impl Failure {
         Self { error, refused }
     }
 
-    /// Of a record that a producer has given up on.
+    /// The failure of a record that a producer has given up on.
     fn of((error, message): (KafkaError, OwnedMessage)) -> Self {
         Self::new(error, message.topic(), message.partition(), None)
     }
 }
 
-/// Whether a record fails each time, whatever the condition of brokers and network.
+/// Whether a record fails every time, whatever the state of brokers and network.
 fn is_permanent(error: &KafkaError) -> bool {
     use RDKafkaErrorCode::{InvalidMessageSize, InvalidRecord, MessageBatchTooLarge, MessageSizeTooLarge};
     let code = error.rdkafka_error_code();
@@ -157,7 +167,7 @@ fn is_permanent(error: &KafkaError) -> bool {
     })
 }
 
-/// The program is stopping, and not all is acknowledged.
+/// The program is stopping, and not everything is acknowledged.
 #[derive(Debug, thiserror::Error)]
 #[error("stopping")]
 pub struct Stopped;
@@ -173,7 +183,7 @@ impl Emitter {
         stop: CancellationToken,
     ) -> Result<Self, KafkaError> {
         let [results, facts] = clients(&settings)?;
-        // Nothing is late yet; what an earlier session could not emit, this one may not have to.
+        // Nothing is late yet, and this session may not have to emit what an earlier one could not.
         readiness.up("emission");
         let (pending, backoff) = (VecDeque::new(), Backoff::new(settings.backoff_max));
         Ok(Self { settings, results, facts, pending, backoff, stopped, readiness, crash, stop })
@@ -185,12 +195,12 @@ impl Emitter {
         self.pending.len() < PENDING_BATCHES_MAX && self.size() < PENDING_MAX
     }
 
-    /// Of all that is pending.
+    /// The size of everything pending.
     fn size(&self) -> usize {
         self.pending.iter().map(|pending| pending.size).sum()
     }
 
-    /// Whether acknowledgements are awaited.
+    /// Whether it is waiting for acknowledgements.
     #[must_use]
     pub fn is_busy(&self) -> bool {
         !self.pending.is_empty()
@@ -210,16 +220,16 @@ impl Emitter {
     /// Waits for the facts of the oldest batch. May be dropped and called again.
     ///
     /// # Errors
-    /// As the producer tells; to be handed to [`acknowledge`](Self::acknowledge).
+    /// The producer's, to be passed to [`acknowledge`](Self::acknowledge).
     pub async fn facts_acknowledged(&mut self) -> Result<(), Failure> {
         let Some(Pending { facts, begun, .. }) = self.pending.front_mut() else { return Ok(()) };
-        let late = (*begun + PATIENCE, &self.readiness, self.settings.topics.locations.as_str());
+        let (late, topic) = (*begun + PATIENCE, &self.settings.topics.locations);
         let all = pin!(all_acknowledged(facts));
-        tell_if_late(late, self.facts.unless_lost(all)).await
+        report_if_late(late, &self.readiness, topic, self.facts.unless_lost(all)).await
     }
 
-    /// Takes what [`facts_acknowledged`](Self::facts_acknowledged) has told: how far each partition of the oldest batch has
-    /// come, or, after a failure, emits all again that is pending, and tells nothing.
+    /// Takes the result of [`facts_acknowledged`](Self::facts_acknowledged). Returns how far each partition of the oldest
+    /// batch has come, or, after a failure, emits everything pending again and returns nothing.
     ///
     /// # Errors
     /// [`Stopped`]
@@ -234,16 +244,17 @@ impl Emitter {
         }
         let Some(Pending { batch, begun, .. }) = self.pending.pop_front() else { return Ok(BTreeMap::new()) };
         self.backoff = Backoff::new(self.settings.backoff_max);
-        // Not before: results that get through do not mend a topic of facts that fails.
+        // Not earlier: results that get through do not repair a failing topic of facts.
         self.readiness.up("emission");
         histogram!(metric::EMIT, "topic" => "locations").record(begun.elapsed());
-        let facts = batch.iter().filter(|emission| matches!(emission.answer, Some((_, _, true)))).count();
+        let answered = batch.iter().filter_map(|emission| emission.answer.as_ref());
+        let facts = answered.filter(|answered| answered.is_fact).count();
         counter!(metric::EMITTED, "topic" => "locations").increment(facts as u64);
         self.crash.point(CrashPoint::AfterEmit);
         Ok(progress(&batch))
     }
 
-    /// Emits the batches from `first` on, until their results are acknowledged; after a failure, all that is pending.
+    /// Emits the batches from `first` on until their results are acknowledged; after a failure, everything pending.
     async fn persevere(&mut self, mut first: usize) -> Result<(), Stopped> {
         let stop = self.stop.clone();
         while let Err(failure) = stop.run_until_cancelled(self.attempt(first)).await.ok_or(Stopped)? {
@@ -253,23 +264,23 @@ impl Emitter {
         Ok(())
     }
 
-    /// Without brokers it would wait for ever, since no record is given up on.
+    /// Without brokers it would wait forever, since no record is given up on.
     async fn attempt(&mut self, first: usize) -> Result<(), Failure> {
         let Self { settings, results, facts, pending, crash, readiness, .. } = self;
-        let late = (Instant::now() + PATIENCE, &*readiness, settings.topics.results.as_str());
+        let (late, topic) = (Instant::now() + PATIENCE, &settings.topics.results);
         let delivering = pin!(async {
             for pending in pending.range_mut(first..) {
-                deliver(settings, (&results.producer, &facts.producer), pending, crash).await?;
+                deliver(settings, &results.producer, &facts.producer, pending, crash).await?;
             }
             Ok(())
         });
-        tell_if_late(late, results.unless_lost(facts.unless_lost(delivering))).await
+        report_if_late(late, readiness, topic, results.unless_lost(facts.unless_lost(delivering))).await
     }
 
-    /// Stops the partition of a record that was refused, since from there on nothing may be told of it: what is left of a batch
-    /// goes on. Uploads that are persisted already are told when the partition is assigned again.
+    /// Stops the partition of a record that was refused, since nothing after it may be emitted; the rest of the batch goes on.
+    /// Uploads that are persisted already are emitted when the partition is assigned again.
     fn stop_refused(&mut self, Failure { error, refused }: &Failure) {
-        // The producer fails all records after one that is refused, and any of them may be heard of first.
+        // The producer fails all records after a refused one, and any of them may be reported first.
         let later = self.pending.iter_mut().find_map(|pending| refused_among(&mut pending.facts));
         let (error, refused) = match (refused, &later) {
             (Some(refused), _) => (error, refused),
@@ -283,8 +294,8 @@ impl Emitter {
         let Some(Emission { position, generation, .. }) = pending.find(is_it) else { return };
         let (topic, Position { partition, offset }) = (&refused.topic, position);
         let reason = format!(
-            "topic {topic} refuses what records of journal partition {partition} from {offset} on have to tell: {error}. \
-             Mend the topic's configuration and start the consumer again; nothing is lost"
+            "topic {topic} refuses what journal partition {partition} emits from offset {offset} on: {error}. Correct the \
+             topic's configuration and start the consumer again; nothing is lost"
         );
         self.stopped.stop(Stop { position: *position, generation: *generation, reason });
         for pending in &mut self.pending {
@@ -292,7 +303,7 @@ impl Emitter {
         }
     }
 
-    /// Makes the producers anew, after a pause. The old ones are dropped with whatever they still hold.
+    /// Replaces the producers, after a pause. The old ones are dropped with whatever they still hold.
     async fn recover(&mut self, failure: Failure) -> Result<(), Stopped> {
         self.stop_refused(&failure);
         let Failure { error, .. } = failure;
@@ -301,7 +312,7 @@ impl Emitter {
         let fatal = |(client, topic): (&Client, &String)| Some(format!("{topic}: {}", client.fatal_error()?));
         let error = of_topics.into_iter().find_map(fatal).unwrap_or_else(|| error.to_string());
         self.readiness.down("emission", error.clone());
-        tracing::warn!(error, "emission failed; new producers emit all again that is not acknowledged");
+        tracing::warn!(error, "emission failed; new producers emit again what is not acknowledged");
         if !self.backoff.pause(&self.stop).await {
             return Err(Stopped);
         }
@@ -314,10 +325,12 @@ impl Emitter {
     }
 }
 
-/// Waits for acknowledgements, and tells operators when they are late: a producer that gives up on no record says nothing of
-/// errors that it tries again for ever, such as too few replicas.
-async fn tell_if_late<T>(
-    (late, readiness, topic): (Instant, &Readiness, &str),
+/// Waits for acknowledgements, and reports when they are late: a producer that gives up on no record is silent about errors
+/// that it retries forever, such as too few replicas.
+async fn report_if_late<T>(
+    late: Instant,
+    readiness: &Readiness,
+    topic: &str,
     acknowledged: impl Future<Output = T>,
 ) -> T {
     let mut acknowledged = pin!(acknowledged);
@@ -340,14 +353,15 @@ fn clients(settings: &EmitSettings) -> Result<[Client; 2], KafkaError> {
 /// Hands all records of a batch to the producers, and waits until the results are acknowledged.
 async fn deliver(
     settings: &EmitSettings,
-    (results, facts): (&Producer, &Producer),
+    results: &Producer,
+    facts: &Producer,
     pending: &mut Pending,
     crash: &Crash,
 ) -> Result<(), Failure> {
     let mut deliveries = VecDeque::with_capacity(pending.batch.len());
     pending.facts.clear();
     for emission in &pending.batch {
-        let Some((upload, state, is_fact)) = &emission.answer else { continue };
+        let Some(Answered { upload, state, is_fact }) = &emission.answer else { continue };
         let key = upload.key_hash.to_string();
         let result =
             ResultRecord { key_hash: upload.key_hash, record: emission.position, state: state.clone() }
@@ -375,11 +389,11 @@ fn record<'a>(
     key: &'a str,
     value: &'a [u8],
 ) -> FutureRecord<'a, str, [u8]> {
-    // The partition of the journal, not one found again from the key: the one-integer rule rests on it.
+    // The journal's partition, not one computed from the key again: the one-integer rule depends on it.
     FutureRecord::to(topic).partition(emission.position.partition).key(key).payload(value)
 }
 
-/// Hands a record to a producer. A full queue is back-pressure: the oldest delivery is awaited, then it has room.
+/// Hands a record to a producer. A full queue is back-pressure: it waits for the oldest delivery, which makes room.
 async fn enqueue<'a>(
     producer: &Producer,
     deliveries: &mut VecDeque<DeliveryFuture>,
@@ -414,8 +428,8 @@ async fn acknowledged(delivery: &mut DeliveryFuture) -> Result<(), Failure> {
     }
 }
 
-/// Waits for all of them; may be dropped and called again. The last first: when it has come, most others have, and each that
-/// is awaited wakes this task.
+/// Waits for all of them; may be dropped and called again. It begins with the last: once that has come, most others have, and
+/// each delivery that is awaited wakes this task.
 async fn all_acknowledged(deliveries: &mut VecDeque<DeliveryFuture>) -> Result<(), Failure> {
     while let Some(delivery) = deliveries.back_mut() {
         let delivered = acknowledged(delivery).await;
@@ -428,7 +442,7 @@ async fn all_acknowledged(deliveries: &mut VecDeque<DeliveryFuture>) -> Result<(
     Ok(())
 }
 
-/// A failure for good among deliveries that are told already.
+/// A permanent failure among deliveries that have already been reported.
 fn refused_among(deliveries: &mut VecDeque<DeliveryFuture>) -> Option<Failure> {
     deliveries.iter_mut().find_map(|delivery| match acknowledged(delivery).now_or_never()? {
         Err(failure) if failure.refused.is_some() => Some(failure),
@@ -436,7 +450,7 @@ fn refused_among(deliveries: &mut VecDeque<DeliveryFuture>) -> Option<Failure> {
     })
 }
 
-/// Drops what stopped partitions have to tell.
+/// Drops the emissions of stopped partitions.
 fn leave_stopped(stopped: &StoppedPartitions, batch: &mut Vec<Emission>) {
     let stopped = stopped.snapshot();
     if !stopped.is_empty() {

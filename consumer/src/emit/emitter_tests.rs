@@ -162,7 +162,7 @@ async fn no_more_is_emitted_than_may_be_pending() {
     for offset in [0, 2, 4, 6, 8, 10] {
         assert!(emitter.has_room());
         let mut batch = batch(offset);
-        let (upload, ..) = batch[0].answer.as_mut().unwrap();
+        let upload = &mut batch[0].answer.as_mut().unwrap().upload;
         upload.upload.locations = vec![Location::new(1, 48.0, 16.0); PENDING_MAX / 6 - 1];
         // What leaves nothing behind takes room as well.
         let position = Position { partition: 0, offset: offset + 1 };
@@ -210,7 +210,7 @@ async fn acknowledgements_that_do_not_come_make_emission_down_by_the_topics_name
         }
         cluster.clear_request_errors(RDKafkaApiKey::Produce);
     };
-    // Too few replicas: tried again for ever, and nothing is said.
+    // Too few replicas: retried forever, silently.
     let refusals = [RDKafkaRespErr::RD_KAFKA_RESP_ERR_NOT_ENOUGH_REPLICAS; 10_000];
     cluster.request_errors(RDKafkaApiKey::Produce, &refusals);
     tokio::join!(emit(&mut emitter, 0), down("location-results"));
@@ -245,7 +245,7 @@ async fn emitted(
 }
 
 fn stops(stopped: &StoppedPartitions) -> Vec<Position> {
-    stopped.untold().into_iter().map(|stop| stop.position).collect()
+    stopped.unreported().into_iter().map(|stop| stop.position).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

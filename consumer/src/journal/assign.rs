@@ -1,7 +1,7 @@
 //! Where a partition starts, and which partitions are this consumer's at the moment.
 //!
-//! The position to resume from is the smaller of the table's progress and the group's offset (design, section 6.3): what
-//! lies between the two is emitted again or persisted again, whichever store lost it.
+//! The position to resume from is the smaller of the table's progress and the group's offset: what lies between the two is
+//! emitted again or persisted again, whichever store lost it.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ pub struct Known {
     pub progress: i64,
     /// First offset that the group has not acknowledged; `None` if the group knows nothing.
     pub group: Option<i64>,
-    /// First offset that the table does not know to be emitted. Noted now and then, so it may be behind, but never ahead.
+    /// First offset that the table does not know to be emitted. Noted only now and then, so it may be behind, but never ahead.
     pub emitted: i64,
     /// First offset that the journal still holds.
     pub journal_start: i64,
@@ -24,8 +24,8 @@ pub struct Known {
     pub stamped_later: Option<i64>,
 }
 
-/// Records that are needed and that the journal does not hold. Offsets that are missing inside of it are no gap: a
-/// transaction leaves some, and they were never records of anybody.
+/// Records that are needed and that the journal no longer holds. Offsets missing inside the journal are not a gap: a
+/// transaction leaves some, and they were never records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Gap {
     /// Records were deleted before they were persisted or emitted.
@@ -42,12 +42,12 @@ pub enum Gap {
         /// First offset there.
         to: i64,
     },
-    /// The journal ends before what was persisted: it was truncated, or is another one.
+    /// The journal was rewound: it ends before what was persisted.
     #[error(
         "journal partition {partition} ends at {end}, but everything below {progress} is persisted: the journal was \
-         truncated or replaced. Restore it, or accept it with 'milepost-admin progress set'"
+         rewound. Restore it, or accept it with 'milepost-admin progress set'"
     )]
-    Truncated {
+    Rewound {
         /// The journal partition.
         partition: i32,
         /// The offset after the journal's last.
@@ -55,14 +55,14 @@ pub enum Gap {
         /// The table's progress.
         progress: i64,
     },
-    /// The journal has grown past what was persisted, but with other records: it lost its end, or was made anew, and offsets
-    /// are used a second time.
+    /// The journal was rewound and has grown past what was persisted, with other records: it lost its end, or its topic was
+    /// created again, and offsets are used a second time.
     #[error(
         "journal partition {partition} is not the one that was persisted: everything below {progress} was stamped earlier \
-         than the record at {later}. Its topic was made anew, or the brokers lost records and wrote others in their place. \
+         than the record at {later}. It was rewound: its topic was created again, or the brokers lost records and wrote others. \
          Restore it, or go on from there with 'milepost-admin progress set --partition {partition} --offset {later} --force'"
     )]
-    Replaced {
+    Overwritten {
         /// The journal partition.
         partition: i32,
         /// The table's progress.
@@ -79,15 +79,15 @@ pub enum Gap {
 pub fn start(partition: i32, known: Known) -> Result<i64, Gap> {
     let Known { progress, group, emitted, journal_start, journal_end, stamped_later } = known;
     if progress > journal_end {
-        return Err(Gap::Truncated { partition, end: journal_end, progress });
+        return Err(Gap::Rewound { partition, end: journal_end, progress });
     }
     // Everything persisted was stamped no later than the greatest time persisted.
     if let Some(later) = stamped_later.filter(|later| *later < progress) {
-        return Err(Gap::Replaced { partition, progress, later });
+        return Err(Gap::Overwritten { partition, progress, later });
     }
-    // A group without offsets has emitted nothing as far as it tells: all that the journal holds is emitted again.
+    // A group without offsets says that nothing was emitted: everything the journal holds is emitted again.
     let from = progress.min(group.unwrap_or(0));
-    // What the journal no longer holds is missed only if it was not persisted, or neither store knows that it was emitted.
+    // What the journal no longer holds is missing only if it was not persisted, or neither store knows that it was emitted.
     let needed = progress.min(from.max(emitted));
     if needed < journal_start {
         return Err(Gap::Deleted { partition, from: needed, to: journal_start });
@@ -98,7 +98,7 @@ pub fn start(partition: i32, known: Known) -> Result<i64, Gap> {
 /// A partition that is this consumer's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Assigned {
-    /// Counts assignments, so that records polled before a rebalance are told from those after it.
+    /// Counts assignments, to distinguish records polled before a rebalance from those polled after it.
     pub generation: u64,
     /// The table's progress at assignment: records below are only emitted again.
     pub persisted_below: i64,
@@ -202,7 +202,7 @@ mod tests {
         assert_eq!(start(3, known(0, None, (30, 100))), gap(0, 30));
         assert_eq!(
             start(3, known(20, None, (0, 10))),
-            Err(Gap::Truncated { partition: 3, end: 10, progress: 20 })
+            Err(Gap::Rewound { partition: 3, end: 10, progress: 20 })
         );
         let text = Gap::Deleted { partition: 3, from: 20, to: 30 }.to_string();
         assert!(text.contains("partition 3 lacks the offsets 20 to 29"), "{text}");
@@ -212,14 +212,17 @@ mod tests {
     fn a_journal_with_later_records_below_the_progress_is_another_one() {
         // It lost its end, at 95, and has grown past the progress since.
         let known = |stamped_later| Known { stamped_later, ..known(101, Some(101), (0, 106)) };
-        assert_eq!(start(3, known(Some(95))), Err(Gap::Replaced { partition: 3, progress: 101, later: 95 }));
+        assert_eq!(
+            start(3, known(Some(95))),
+            Err(Gap::Overwritten { partition: 3, progress: 101, later: 95 })
+        );
         assert_eq!(start(3, known(Some(101))), Ok(101));
         assert_eq!(start(3, known(Some(104))), Ok(101));
         assert_eq!(start(3, known(None)), Ok(101));
-        // It was made anew, and the group's offsets went with it.
+        // Its topic was created again, and the group's offsets went with it.
         let anew = Known { group: None, emitted: 101, ..known(Some(0)) };
         let gap = start(3, anew).unwrap_err();
-        assert_eq!(gap, Gap::Replaced { partition: 3, progress: 101, later: 0 });
+        assert_eq!(gap, Gap::Overwritten { partition: 3, progress: 101, later: 0 });
         let text = gap.to_string();
         assert!(text.contains("partition 3 is not the one that was persisted"), "{text}");
         assert!(text.contains("progress set --partition 3 --offset 0 --force"), "{text}");

@@ -178,7 +178,7 @@ impl Poller {
             if let Some(failure) = self.consumer.context().take_failure() {
                 return Err(failure);
             }
-            for stop in self.stopped_behind.untold() {
+            for stop in self.stopped_behind.unreported() {
                 self.stop_partition(stop)?;
             }
             if self.batch.is_full(bounds) && !self.wait_until_wanted() {

@@ -9,10 +9,10 @@ use rdkafka::message::{Headers, Message, Timestamp};
 
 use crate::persist::account::KnownAccounts;
 
-/// The year 9000. A window that begins before it ends within the years of a calendar.
+/// The year 9000. A window that begins before it ends within the calendar's years.
 const TIME_MAX: i64 = 221_845_392_000_000;
 
-/// A record with all that deciding, persisting and emitting need; detached from the Kafka client.
+/// A record with everything that deciding, persisting and emitting need; detached from the Kafka client.
 #[derive(Debug)]
 pub struct Record {
     /// Where it stands in the journal.
@@ -21,13 +21,13 @@ pub struct Record {
     pub time: JournalTime,
     /// Trace context of the request that brought it.
     pub traceparent: Option<String>,
-    /// What it says.
+    /// What it holds.
     pub content: Content,
-    /// What it becomes should its account not exist; `None` once the account is known.
+    /// What it becomes if its account does not exist; `None` once the account is known.
     pub stranger: Option<Box<Poison>>,
 }
 
-/// What a record says.
+/// What a record holds.
 #[derive(Debug)]
 pub enum Content {
     /// An accepted upload.
@@ -39,7 +39,7 @@ pub enum Content {
 /// A record for `dead_letters`: its own bytes, whole, so that nothing is lost.
 #[derive(Debug)]
 pub struct Poison {
-    /// Why it cannot be persisted; names no value of the record. Says so if a part of it was cut.
+    /// Why it cannot be persisted, without any value of the record. Says so if a part of it was truncated.
     pub reason: String,
     /// The Kafka key.
     pub key: Option<Vec<u8>>,
@@ -55,7 +55,7 @@ impl Poison {
         let mut kept = |name: &str, bytes: &[u8]| {
             let kept = &bytes[..bytes.len().min(DEAD_LETTER_BYTES_MAX)];
             if kept.len() < bytes.len() {
-                reason += &format!("; its {name} of {} bytes is cut to {}", bytes.len(), kept.len());
+                reason += &format!("; its {name} of {} bytes is truncated to {}", bytes.len(), kept.len());
             }
             kept.to_vec()
         };
@@ -107,15 +107,15 @@ pub fn decode(message: &impl Message, accounts: &KnownAccounts) -> Result<Record
     Ok(Record { position, time: JournalTime(time.unwrap_or(0)), traceparent, content, stranger })
 }
 
-/// The broker's time stamp. Only a topic that is not as it has to be lets writers choose another one.
+/// The broker's time stamp. Only a misconfigured topic lets writers choose their own.
 fn time(timestamp: Timestamp) -> Result<i64, &'static str> {
     timestamp
         .to_millis()
         .filter(|time| (0..=TIME_MAX).contains(time))
-        .ok_or("the time stamp is none of the broker's")
+        .ok_or("the time stamp is not the broker's")
 }
 
-/// A gateway hands on one that is valid, or none.
+/// A gateway passes on a valid one, or none.
 fn traceparent(message: &impl Message) -> Result<Option<String>, &'static str> {
     let Some(headers) = message.headers() else { return Ok(None) };
     let mut values = headers.iter().filter(|header| header.key == HEADER_TRACEPARENT);
@@ -123,7 +123,7 @@ fn traceparent(message: &impl Message) -> Result<Option<String>, &'static str> {
     let text = header.value.and_then(|value| std::str::from_utf8(value).ok());
     match text.filter(|text| record::is_traceparent(text)) {
         Some(text) if values.next().is_none() => Ok(Some(text.to_owned())),
-        _ => Err("the header traceparent is none"),
+        _ => Err("the header traceparent is invalid"),
     }
 }
 

@@ -51,7 +51,7 @@ fn a_traceparent_that_no_gateway_hands_on_makes_its_record_poison() {
     for traceparents in [&[""][..], &["00"], &[&endless], &[TRACEPARENT, TRACEPARENT], &[TRACEPARENT, ""]] {
         let record = decoded(&message(value(), NOW, traceparents));
         assert_eq!(record.traceparent, None);
-        assert_eq!(reason(record), "the header traceparent is none");
+        assert_eq!(reason(record), "the header traceparent is invalid");
     }
 }
 
@@ -97,7 +97,6 @@ fn a_dead_letter_that_the_table_cannot_take_is_cut_and_says_so() {
     let longer = [&whole[..], b"y"].concat();
     let cut = Poison::new("why".to_owned(), Some(&longer), Some(&longer));
     assert_eq!((cut.key.as_ref(), cut.value.as_ref()), (Some(&whole), Some(&whole)));
-    let cuts =
-        "why; its key of 16777217 bytes is cut to 16777216; its value of 16777217 bytes is cut to 16777216";
+    let cuts = "why; its key of 16777217 bytes is truncated to 16777216; its value of 16777217 bytes is truncated to 16777216";
     assert_eq!(cut.reason, cuts);
 }

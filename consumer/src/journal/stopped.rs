@@ -10,16 +10,16 @@ use milepost_shared::journal::answer::Position;
 pub struct Stop {
     /// The first record that does not go on.
     pub position: Position,
-    /// Which assignment of the partition it was polled under. Another one tries again.
+    /// The assignment of the partition under which it was polled. The next one tries again.
     pub generation: u64,
     /// For the operator: what is wrong, and what to do.
     pub reason: String,
 }
 
-/// Assignments of a partition whose stops are remembered. What is under way is of the last two or three.
+/// How many assignments of a partition have their stops remembered. What is in flight belongs to the last two or three.
 const GENERATIONS_MAX: usize = 16;
 
-/// The partitions stopped in a session by what comes after polling; the poller is told, and fetches no more of them.
+/// The partitions that the persister or the emitter has stopped in a session. The poller learns of them, and fetches no more.
 #[derive(Debug, Clone, Default)]
 pub struct StoppedPartitions(Arc<Mutex<Inner>>);
 
@@ -27,7 +27,7 @@ pub struct StoppedPartitions(Arc<Mutex<Inner>>);
 struct Inner {
     /// The newest [`GENERATIONS_MAX`] assignments of each partition: persister and emitter may be at work on different ones.
     at: BTreeMap<(i32, u64), i64>,
-    untold: Vec<Stop>,
+    unreported: Vec<Stop>,
 }
 
 impl StoppedPartitions {
@@ -43,13 +43,13 @@ impl StoppedPartitions {
         {
             inner.at.remove(&oldest);
         }
-        inner.untold.push(stop);
+        inner.unreported.push(stop);
     }
 
-    /// The stops that were not told yet.
+    /// The stops that were not reported yet.
     #[must_use]
-    pub fn untold(&self) -> Vec<Stop> {
-        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).untold)
+    pub fn unreported(&self) -> Vec<Stop> {
+        std::mem::take(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner).unreported)
     }
 
     /// By partition and assignment: from which offset on nothing goes on.
@@ -76,11 +76,11 @@ mod tests {
         assert_eq!(stopped.snapshot(), BTreeMap::from([((3, 1), 5)]));
         stopped.stop(stop(20, 2));
         assert_eq!(stopped.snapshot(), BTreeMap::from([((3, 1), 5), ((3, 2), 20)]));
-        assert_eq!((stopped.untold().len(), stopped.untold().len()), (4, 0));
+        assert_eq!((stopped.unreported().len(), stopped.unreported().len()), (4, 0));
     }
 
     #[test]
-    fn a_stop_of_one_assignment_ends_none_of_another_whichever_is_told_first() {
+    fn a_stop_of_one_assignment_ends_none_of_another_whichever_comes_first() {
         let stopped = StoppedPartitions::default();
         stopped.stop(stop(20, 2));
         stopped.stop(stop(10, 1));

@@ -1,6 +1,6 @@
 //! Accounts: which ones exist, and how long uploads of one that does not may wait for it.
 //!
-//! Accounts are never deleted. But a failover may have lost a new one for a moment, so who is not known is asked for again
+//! Accounts are never deleted. But a failover may lose a new one for a moment, so an unknown account is looked up again
 //! before its uploads become dead letters.
 
 use std::collections::HashSet;
@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-/// Longest pause before unknown accounts are asked for again.
+/// Longest pause before unknown accounts are looked up again.
 pub const ASK_AGAIN: Duration = Duration::from_millis(500);
-/// Accounts that were waited for in vain are remembered, this many at most.
+/// How many accounts that were waited for in vain are remembered.
 const STRANGERS_MAX: usize = 1000;
-/// After a wait in vain no batch waits again for so many times as long, whoever its strangers are: other partitions wait with it.
+/// After a wait in vain no batch waits for so many times as long, whatever its accounts: other partitions wait with it.
 const REST: u32 = 9;
 
 /// Accounts known to exist, for one session.
@@ -42,7 +42,7 @@ pub struct Waiting {
 }
 
 impl Waiting {
-    /// For at most `max`.
+    /// Waits for at most `max`.
     #[must_use]
     pub fn new(max: Duration) -> Self {
         Self { max, in_vain: HashSet::new(), rests_until: None }

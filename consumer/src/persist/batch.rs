@@ -22,10 +22,10 @@ pub struct Bounds {
 /// What a batch holds of one partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span {
-    /// Which assignment of the partition the records were polled under.
+    /// The assignment of the partition under which the records were polled.
     pub generation: u64,
-    /// First offset that progress does not cover yet: where this consumer has left it, which a hole in the journal may keep
-    /// apart from the first new record. At least `next` if progress covers all of them.
+    /// First offset that progress does not cover yet: where this consumer left the progress. A hole in the journal may lie
+    /// between it and the first new record. At least `next` if progress covers all records.
     pub first_new: i64,
     /// The offset after the last record.
     pub next: i64,
@@ -38,7 +38,7 @@ pub struct Span {
 pub struct Batch {
     /// In the order polled.
     pub records: Vec<Record>,
-    /// By partition.
+    /// What it holds of each partition.
     pub spans: BTreeMap<i32, Span>,
     /// Set if it was cut before a run of poison records beyond the bound.
     pub poison_run: Option<PoisonRun>,
@@ -175,8 +175,8 @@ impl Batch {
             record.position.partition != partition || record.position.offset < offset
         });
         match ends(&self.records).get(&partition) {
-            // Right behind a record, not before the one that was cut: what lies between may be a hole, which no progress covers
-            // before a record behind it is persisted.
+            // Right behind a record, not before the one that was cut: a hole may lie between them, and progress covers a hole
+            // only when a record behind it is persisted.
             Some((next, time)) => {
                 if let Some(span) = self.spans.get_mut(&partition) {
                     span.next = *next;
@@ -188,7 +188,7 @@ impl Batch {
         }
     }
 
-    /// The records that progress does not cover yet, and so are to be decided and persisted.
+    /// Whether progress does not cover a record yet, so that it has to be decided and persisted.
     #[must_use]
     pub fn is_new(&self, record: &Record) -> bool {
         self.spans
@@ -217,7 +217,7 @@ pub struct PoisonRuns(BTreeMap<i32, usize>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "journal partition {partition} holds more than {max} records in a row that cannot be read, up to offset {offset}; \
-     nothing from there on was moved to dead_letters. Mend their producer, or raise DEAD_LETTER_RUN_MAX to go on"
+     nothing from there on was moved to dead_letters. Fix their producer, or raise DEAD_LETTER_RUN_MAX to go on"
 )]
 pub struct PoisonRun {
     /// The journal partition.

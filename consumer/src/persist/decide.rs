@@ -1,7 +1,7 @@
-//! The decision: what each record of the journal means. Pure, and the only place where it is made; the model checker calls
-//! it too (design, section 6.2).
+//! The decision: what each record of the journal means. Pure, and made nowhere else; the model checker calls it too.
 //!
-//! Everything is in journal time, so that a late consumer, a replay and a rebuild all decide alike.
+//! Everything is in journal time, so that a late consumer, a replay and a rebuild all decide alike. A key's window is
+//! `[t, t + TTL)` from the record that claims it; a record inside it is a copy or a conflict, and one outside claims the key.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub struct Claim {
     pub key_hash: KeyHash,
     /// The account the key belongs to.
     pub account: Uuid,
-    /// Of the record's upload.
+    /// The fingerprint of the record's upload.
     pub fingerprint: Fingerprint,
     /// How many locations the upload has.
     pub locations: usize,
@@ -69,10 +69,10 @@ pub fn claimed(claim: &Claim, ttl: Duration) -> KeyState {
     }
 }
 
-/// For a record that progress covers already: the state its key had then, and whether the record was the one persisted.
-/// `None` if nothing is known of it any more: its window is over and was emitted before it expired.
+/// For a record that progress already covers: the state its key had then, and whether the record was the one persisted.
+/// `None` if nothing is known of it any more: its answer was emitted before its window expired.
 ///
-/// Any row of the key counts, not only the newest: the key may have been claimed again since (design, section 6.3).
+/// Any row of the key counts, not only the newest: the key may have been claimed again since.
 #[must_use]
 pub fn recall(position: Position, time: JournalTime, rows: &[KeyState]) -> Option<(KeyState, bool)> {
     let then = answer::met(position, time, rows)?;
@@ -89,8 +89,8 @@ impl Windows {
         self.0.entry(key_hash).or_default().push(state);
     }
 
-    /// Decides about the next record in journal order. If it is new, its window counts for the records after it. Returns
-    /// the decision and the state of the key after it.
+    /// Resolves the next record in journal order. If it is new, its window counts for the records after it. Returns the
+    /// decision and the state of the key after it.
     pub fn resolve(&mut self, claim: &Claim, ttl: Duration) -> (Decision, KeyState) {
         let windows = self.0.entry(claim.key_hash).or_default();
         let newest = answer::newest(windows.iter());
@@ -172,12 +172,12 @@ mod tests {
         assert_eq!(recalled(3), (rows[1].clone(), false));
         assert_eq!(recall(Position { partition: 1, offset: 9 }, JournalTime(2001), &rows), None);
         assert_eq!(recall(claims[1].position, claims[1].time, &rows[1..]), None);
-        // Persisted at the same place of an earlier journal.
+        // Persisted at the same place before the journal was rewound.
         assert_eq!(recall(claims[0].position, JournalTime(1001), &rows), Some((rows[0].clone(), false)));
     }
 
     #[test]
-    fn a_claim_of_a_journal_that_was_made_anew_is_newer_than_an_expired_one_at_a_greater_offset() {
+    fn a_claim_in_a_rewound_journal_is_newer_than_an_expired_one_at_a_greater_offset() {
         let mut windows = Windows::default();
         windows.insert(KeyHash([1; 32]), claimed(&claim(500, 1000, 1), TTL));
         let decisions = [claim(3, 2000, 2), claim(4, 2001, 2), claim(5, 2002, 1)]

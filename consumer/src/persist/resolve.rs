@@ -1,4 +1,4 @@
-//! What a batch turned out to be: decisions in, rows and emissions out. Pure, but for counting.
+//! Resolves the records of a batch: decisions in, rows and emissions out. Pure, except for counting.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -9,7 +9,7 @@ use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::record::JournalRecord;
 use milepost_shared::store::batch as statements;
 
-use crate::emit::emitter::Emission;
+use crate::emit::emitter::{Answered, Emission};
 use crate::journal::record::{Content, Poison, Record};
 use crate::metric;
 use crate::persist::batch::Batch;
@@ -27,14 +27,22 @@ pub enum Resolution {
         /// Whether it was the one persisted.
         persisted: bool,
     },
-    /// Below the progress, and nothing of it is known any more: its answer and fact were emitted before it expired.
+    /// Below the progress, and no longer known: its answer and fact were emitted before it expired.
     Forgotten,
     /// Not an upload.
     Poison,
 }
 
-/// An upload to persist, and the state it gives its key.
-pub type NewUpload<'a> = (&'a Record, &'a JournalRecord, &'a KeyState);
+/// An upload to persist.
+#[derive(Debug, Clone, Copy)]
+pub struct NewUpload<'a> {
+    /// Its record.
+    pub record: &'a Record,
+    /// What the record holds.
+    pub upload: &'a JournalRecord,
+    /// The state it gives its key.
+    pub state: &'a KeyState,
+}
 
 /// Resolves every record of a batch in journal order. `windows` holds what the table knows of its keys.
 #[must_use]
@@ -56,7 +64,9 @@ pub fn resolve(batch: &Batch, mut windows: Windows, ttl: Duration) -> Vec<Resolu
 #[must_use]
 pub fn new_uploads<'a>(batch: &'a Batch, resolutions: &'a [Resolution]) -> Vec<NewUpload<'a>> {
     let new = |(record, resolution): (&'a Record, &'a Resolution)| match (&record.content, resolution) {
-        (Content::Upload(upload), Resolution::Decided(Decision::New, state)) => Some((record, &**upload, state)),
+        (Content::Upload(upload), Resolution::Decided(Decision::New, state)) => {
+            Some(NewUpload { record, upload, state })
+        }
         _ => None,
     };
     batch.records.iter().zip(resolutions).filter_map(new).collect()
@@ -85,16 +95,16 @@ fn claim(record: &Record, upload: &JournalRecord) -> Claim {
 /// one page of the index.
 #[must_use]
 pub fn keys<'a>(new: &[NewUpload<'a>]) -> Vec<(KeyHash, &'a KeyState)> {
-    let mut keys: Vec<_> = new.iter().map(|(_, upload, state)| (upload.key_hash, *state)).collect();
+    let mut keys: Vec<_> = new.iter().map(|new| (new.upload.key_hash, new.state)).collect();
     keys.sort_unstable_by_key(|(key, state)| (*key, state.accepted_at));
     keys
 }
 
-/// The last that was heard of each device.
+/// The last sighting of each device.
 #[must_use]
 pub fn sightings<'a>(new: &[NewUpload<'a>]) -> BTreeMap<statements::DeviceName<'a>, statements::Sighting> {
     let mut devices: BTreeMap<statements::DeviceName<'a>, statements::Sighting> = BTreeMap::new();
-    for (record, upload, _) in new {
+    for NewUpload { record, upload, .. } in new {
         for location in &upload.upload.locations {
             let sighting = statements::Sighting::new(record.time, location);
             devices
@@ -115,8 +125,8 @@ pub fn rows<'a>(
     new: &[NewUpload<'a>],
     ids: &BTreeMap<statements::DeviceName<'a>, i64>,
 ) -> Vec<statements::LocationRow<'a>> {
-    let mut rows = Vec::with_capacity(new.iter().map(|(_, upload, _)| upload.upload.locations.len()).sum());
-    for (record, upload, _) in new {
+    let mut rows = Vec::with_capacity(new.iter().map(|new| new.upload.upload.locations.len()).sum());
+    for NewUpload { record, upload, .. } in new {
         let device_id = ids[&(upload.account, upload.upload.device.as_str())];
         rows.extend((0..).zip(&upload.upload.locations).map(|(ordinal, location)| statements::LocationRow {
             device_id,
@@ -162,10 +172,10 @@ pub fn emissions(batch: Batch, resolutions: Vec<Resolution>) -> Vec<Emission> {
             let (position, time, traceparent) = (record.position, record.time, record.traceparent);
             let answer = match (record.content, resolution) {
                 (Content::Upload(upload), Resolution::Decided(decision, state)) => {
-                    Some((upload, state, decision == Decision::New))
+                    Some(Answered { upload, state, is_fact: decision == Decision::New })
                 }
                 (Content::Upload(upload), Resolution::Recalled { state, persisted }) => {
-                    Some((upload, state, persisted))
+                    Some(Answered { upload, state, is_fact: persisted })
                 }
                 _ => None,
             };
@@ -198,7 +208,7 @@ pub fn count(batch: &Batch, resolutions: &[Resolution]) {
         };
         *decided.entry(decision).or_default() += 1;
     }
-    // Once a batch, not once a record: each look-up puts name and label together first.
+    // Once per batch, not per record: each look-up joins name and label first.
     for (decision, records) in decided {
         counter!(metric::DECIDED, "decision" => decision).increment(records);
     }

@@ -1,4 +1,5 @@
-//! Persist and finalize: one transaction per batch, whose first write is the fence (design, section 6.1).
+//! Persist and finalize: one transaction per batch, whose first write is the fence: it moves the progress of each partition
+//! from where this consumer left it, or fails.
 
 use std::collections::HashSet;
 use std::time::{Duration, Instant};
@@ -28,15 +29,15 @@ use crate::persist::batch::{Batch, PoisonRun, PoisonRuns};
 use crate::persist::decide::Windows;
 use crate::persist::resolve::{self, Resolution};
 
-/// What a consumer asks for locations, which are kept for as long as their owner has set: expiry lets none go.
+/// How long a consumer needs locations. They are kept as long as their owner has set: expiry drops none.
 pub const LOCATIONS_NEEDED: Duration = Duration::ZERO;
-/// Stretches of journal time remembered as covered by a table partition.
+/// How many stretches of journal time are remembered as covered by a table partition.
 const COVERED_MAX: usize = 64;
 
-/// What Postgres says when a statement, a wait for a lock, or a transaction has taken too long.
+/// SQLSTATEs of a statement, a wait for a lock, or a transaction that took too long.
 const TIMEOUTS: [&str; 4] = ["57014", "55P03", "25P03", "25P04"];
 
-/// What the persister is set to.
+/// The persister's settings.
 #[derive(Debug, Clone)]
 pub struct PersistSettings {
     /// The journal's topic name.
@@ -64,8 +65,8 @@ pub enum PersistError {
     /// Too many poison records in a row. What came before it is persisted.
     #[error(transparent)]
     PoisonRun(#[from] PoisonRun),
-    /// An account that was known is gone: the database is an earlier state. Start over, and ask for it again.
-    #[error("the database does not know an account any more that it knew before")]
+    /// An account that was known is gone: the database is an earlier state. Start over, and look it up again.
+    #[error("the database no longer knows an account that it knew before")]
     AccountLost,
     /// The program is stopping.
     #[error("stopping")]
@@ -79,7 +80,7 @@ pub struct Persisted {
     pub emissions: Vec<Emission>,
     /// Set if the batch ended before a run of poison records beyond the bound.
     pub poison_run: Option<PoisonRun>,
-    /// What is still to be persisted, the next one last: a batch that timed out was cut.
+    /// What is still to be persisted, the next batch last: a batch that timed out was cut.
     pub rest: Vec<Batch>,
 }
 
@@ -98,7 +99,7 @@ pub struct Persister {
     covered: Vec<(Partitioned, Stretch)>,
 }
 
-/// Or the keys with rows that no build writes.
+/// What was read, or the keys that have rows which no build writes.
 type Readable<T> = Result<T, Vec<KeyHash>>;
 
 enum Failure {
@@ -108,7 +109,7 @@ enum Failure {
 }
 
 impl Failure {
-    /// Whether less work might have been done in time.
+    /// Whether less work might have finished in time.
     fn is_of_time(&self) -> bool {
         match self {
             Self::TimedOut => true,
@@ -160,7 +161,7 @@ impl Persister {
         self.runs.resume(partition, length);
     }
 
-    /// Persists a batch, trying for as long as the database is away, read-only or slow. If it times out, only its beginning
+    /// Persists a batch, and keeps trying while the database is down, read-only or slow. If it times out, only its beginning
     /// is persisted, and the rest is returned.
     ///
     /// # Errors
@@ -194,7 +195,7 @@ impl Persister {
             }
         };
         if batch.records.len() < whole {
-            // What was left is counted when its turn comes.
+            // The rest is counted when its turn comes.
             self.runs = runs;
             self.runs.bound(&mut batch, max);
         }
@@ -204,8 +205,8 @@ impl Persister {
         Ok(Persisted { emissions: resolve::emissions(batch, resolutions), poison_run, rest })
     }
 
-    /// Repeats a step until it succeeds, with half of the batch after each time that it took too long. No database error makes
-    /// a dead letter: what was decoded can be stored, so an error is the database's condition, and passes.
+    /// Repeats a step until it succeeds, halving the batch each time it takes too long. No database error makes a dead letter:
+    /// what was decoded can be stored, so an error is a condition of the database, and passes.
     async fn retry<T>(
         &mut self,
         batch: &mut Batch,
@@ -288,7 +289,7 @@ impl Persister {
         Ok(())
     }
 
-    /// Asks for the accounts that are not known yet. Tells those of new uploads that do not exist.
+    /// Looks up the accounts that are not known yet. Returns those of new uploads that do not exist.
     async fn strangers(&mut self, batch: &Batch) -> Result<HashSet<Uuid>, Failure> {
         let unknown = |account: &Uuid| !self.accounts.contains(*account);
         let asked: HashSet<Uuid> =
@@ -306,8 +307,8 @@ impl Persister {
         Ok(new.map(|(_, upload)| upload.account).filter(unknown).collect())
     }
 
-    /// Stops partitions before the first upload of a key that cannot be read: decided without it, an upload might be stored
-    /// twice.
+    /// Stops partitions before the first upload of a key whose rows cannot be read: decided without them, an upload might be
+    /// stored twice.
     fn stop_at(&self, batch: &mut Batch, keys: &[KeyHash]) {
         let mut seen = HashSet::new();
         for (Record { position, .. }, upload) in resolve::uploads(batch) {
@@ -318,7 +319,7 @@ impl Persister {
             let (key_hash, Position { partition, offset }) = (upload.key_hash, *position);
             let reason = format!(
                 "idempotency_keys has a row that no consumer writes, of the key {key_hash}; record {offset} of journal \
-                 partition {partition} cannot be decided. Delete or mend the row, and start the consumer again"
+                 partition {partition} cannot be decided. Delete or correct the row, and start the consumer again"
             );
             self.stopped.stop(Stop { position: *position, generation: span.generation, reason });
         }
@@ -367,7 +368,7 @@ impl Persister {
     /// Moves the progress from where this consumer left it, and reads what the table knows of the batch's keys.
     ///
     /// What is only emitted again needs a progress that still covers it: a table that was put back does not know what was
-    /// persisted, and would tell of an earlier window, or of nothing.
+    /// persisted, and would give the state of an earlier window, or none.
     async fn fence(
         &self,
         connection: &mut PgConnection,
@@ -387,7 +388,7 @@ impl Persister {
             .collect();
         let again: Vec<(i32, i64)> =
             again.into_iter().map(|(partition, span)| (*partition, span.next)).collect();
-        // Before the keys are read: what progress covers once, it covers from then on.
+        // Before the keys are read: once progress covers a record, it keeps covering it.
         let refused = progress::behind(connection, topic, &again).await?;
         if !refused.is_empty() {
             return Err(Failure::Fenced(refused));
@@ -419,7 +420,7 @@ impl Persister {
             let copy_min = self.settings.copy_rows_min;
             let mut keys = resolve::keys(&new);
             if keys.len() >= copy_min {
-                // What is copied is not left to be inserted.
+                // Drained, so that nothing copied is inserted too.
                 copy_in(connection, copy::KEYS, &encode_keys(keys.drain(..))).await?;
             }
             let devices = resolve::sightings(&new);

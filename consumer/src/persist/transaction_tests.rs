@@ -144,7 +144,7 @@ fn stranger(offset: i64, account: Uuid) -> Record {
     record
 }
 
-/// Persists; fails instead of trying for ever.
+/// Persists; fails instead of trying forever.
 async fn persist(persister: &mut Persister, batch: Batch) -> Result<Persisted, PersistError> {
     tokio::time::timeout(Duration::from_secs(30), persister.persist(batch)).await.expect("tried for ever")
 }
@@ -159,7 +159,8 @@ fn batch(persisted_below: i64, records: impl IntoIterator<Item = Record>) -> Bat
 }
 
 fn facts(persisted: &Persisted) -> Vec<bool> {
-    persisted.emissions.iter().map(|emission| matches!(emission.answer, Some((_, _, true)))).collect()
+    let is_fact = |emission: &Emission| emission.answer.as_ref().is_some_and(|answered| answered.is_fact);
+    persisted.emissions.iter().map(is_fact).collect()
 }
 
 #[tokio::test]
@@ -176,7 +177,7 @@ async fn a_batch_is_persisted_whole_and_copies_and_conflicts_leave_no_rows() {
     let persisted = persister.persist(batch(0, records)).await.unwrap();
     assert_eq!(facts(&persisted), [true, true, false, false, true]);
     let states: Vec<&KeyState> =
-        persisted.emissions.iter().map(|emission| &emission.answer.as_ref().unwrap().1).collect();
+        persisted.emissions.iter().map(|emission| &emission.answer.as_ref().unwrap().state).collect();
     assert_eq!(states[0], states[2]);
     assert_eq!(states[0], states[3]);
     assert_eq!(&states[0].body[..], br#"{"success":true,"processedCount":3}"#);
@@ -277,8 +278,8 @@ async fn records_below_the_progress_are_recalled_and_not_written_again() {
     assert_eq!(facts(&again), facts(&first));
     for (first, again) in first.emissions.iter().zip(&again.emissions) {
         assert_eq!(
-            first.answer.as_ref().map(|(_, state, _)| state),
-            again.answer.as_ref().map(|(_, state, _)| state)
+            first.answer.as_ref().map(|answered| &answered.state),
+            again.answer.as_ref().map(|answered| &answered.state)
         );
     }
 
@@ -507,7 +508,7 @@ async fn a_dead_letter_as_large_as_decoding_leaves_it_is_stored() {
     .await
     .unwrap();
     assert_eq!(usize::try_from(bytes).unwrap(), 2 * DEAD_LETTER_BYTES_MAX);
-    assert!(reason.contains("is cut to"), "{reason}");
+    assert!(reason.contains("is truncated to"), "{reason}");
 }
 
 #[tokio::test]
@@ -601,7 +602,8 @@ async fn a_row_that_no_consumer_writes_stops_the_partition_of_its_key_and_no_oth
         let persisted = persist(&mut persister, batch(0, new)).await.unwrap();
         assert_eq!(facts(&persisted), [true, true], "{odd}");
         assert_eq!((fixture.next_offset(0).await, fixture.next_offset(1).await), (2, 1));
-        let told: Vec<Position> = persister.stopped.untold().into_iter().map(|stop| stop.position).collect();
+        let told: Vec<Position> =
+            persister.stopped.unreported().into_iter().map(|stop| stop.position).collect();
         assert_eq!(told, [Position { partition: 0, offset: 2 }], "{odd}");
         // Nothing but such records is nothing to do.
         let left = || batch(2, of_partition_0().into_iter().skip(1));
@@ -614,11 +616,11 @@ async fn a_row_that_no_consumer_writes_stops_the_partition_of_its_key_and_no_oth
         let stopped = persist(&mut persister, with_run).await;
         assert!(matches!(stopped, Err(PersistError::PoisonRun(PoisonRun { partition: 1, offset: 1, .. }))));
 
-        let mend = "UPDATE idempotency_keys SET response_status = 200, source_offset = 0, expires_at = $1 \
+        let repair = "UPDATE idempotency_keys SET response_status = 200, source_offset = 0, expires_at = $1 \
             WHERE source_partition = 0 AND source_offset < 1";
-        sqlx::query(mend).bind(expires_at).execute(&mut fixture.connection).await.unwrap();
-        let mended = persist(&mut fixture.persister(1000), left()).await.unwrap();
-        assert_eq!(facts(&mended), [false, true], "{odd}");
+        sqlx::query(repair).bind(expires_at).execute(&mut fixture.connection).await.unwrap();
+        let repaired = persist(&mut fixture.persister(1000), left()).await.unwrap();
+        assert_eq!(facts(&repaired), [false, true], "{odd}");
     }
 }
 

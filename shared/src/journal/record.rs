@@ -72,9 +72,7 @@ impl JournalRecord {
             return Err(too_large(value));
         }
         let fields = json::read(value, Fields([None; 4]))
-            .map_err(|error| {
-                poison(format!("not JSON at line {}, column {}", error.line(), error.column()))
-            })?
+            .map_err(|error| poison(format!("not JSON at line {}, column {}", error.line(), error.column())))?
             .map_err(|kind| poison(format!("{kind} instead of an object")))?;
         let [schema, account, fingerprint, upload] = fields.0;
         match parse(schema) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::future::try_join_all;
-use milepost_tests::{Answer, Client, WorldSettings, Post, Raw, World, eventually};
+use milepost_tests::{Answer, Client, Post, Raw, World, WorldSettings, eventually};
 
 use crate::load::Load;
 

@@ -13,7 +13,9 @@ use milepost_shared::kafka::topics::TopicNames;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::location::{Location, Upload};
 use milepost_shared::program::crash::CrashPoint;
-use milepost_tests::{WorldSettings, Post, Program, Record, Server, Services, Signal, World, eventually, exact};
+use milepost_tests::{
+    Post, Program, Record, Server, Services, Signal, World, WorldSettings, eventually, exact,
+};
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
 
@@ -385,7 +387,7 @@ async fn what_no_gateway_would_have_written_is_a_dead_letter_and_its_partition_g
     let letters = world.tables.dead_letters().await?;
     let bytes = large.encode();
     let reasons = [
-        "the header traceparent is none".to_owned(),
+        "the header traceparent is invalid".to_owned(),
         format!("the value has {} bytes, more than {}", bytes.len(), record::VALUE_BYTES_MAX),
     ];
     assert_eq!(letters.iter().map(|letter| &letter.reason).collect::<Vec<_>>(), reasons.each_ref());
@@ -418,7 +420,7 @@ async fn a_topic_that_refuses_a_fact_stops_its_partition_with_a_clear_error_and_
     append(1, &other).await?;
     eventually(MINUTE, "the error is told", async || {
         let is_told =
-            |line: &str| line.contains("ERROR") && line.contains("partition 0 from 1 on have to tell");
+            |line: &str| line.contains("ERROR") && line.contains("partition 0 emits from offset 1 on");
         Ok(consumer.told()?.lines().any(is_told).then_some(()))
     })
     .await?;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use milepost_shared::location::{Rules, Shape, Upload, decode};
-use milepost_tests::{Answer, Client, Fact, WorldSettings, Post, Raw, World};
+use milepost_tests::{Answer, Client, Fact, Post, Raw, World, WorldSettings};
 use reqwest::StatusCode;
 use serde_json::Value;
 use tokio::process::Command;

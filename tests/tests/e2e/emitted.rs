@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use milepost_tests::{WorldSettings, Post, Services, World, eventually};
+use milepost_tests::{Post, Services, World, WorldSettings, eventually};
 
 use crate::load::Load;
 use crate::window::{maintained, passed};

@@ -8,7 +8,7 @@ use milepost_shared::journal::record::JournalRecord;
 use milepost_shared::location::Upload;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::program::settings::EXIT_CONFIG;
-use milepost_tests::{WorldSettings, Post, Program, Transaction, World, eventually};
+use milepost_tests::{Post, Program, Transaction, World, WorldSettings, eventually};
 
 use crate::load::Load;
 

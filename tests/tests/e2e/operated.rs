@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::try_join_all;
-use milepost_tests::{Answer, Client, WorldSettings, Post, Raw, Signal, World, eventually};
+use milepost_tests::{Answer, Client, Post, Raw, Signal, World, WorldSettings, eventually};
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection as _, Executor as _};
 

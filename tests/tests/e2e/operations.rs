@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Context as _;
-use milepost_tests::{WorldSettings, Post, World};
+use milepost_tests::{Post, World, WorldSettings};
 
 const OPERATIONS: &str = include_str!("../../../docs/operations.md");
 

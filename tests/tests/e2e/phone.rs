@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use milepost_tests::{WorldSettings, World, eventually};
+use milepost_tests::{World, WorldSettings, eventually};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 

@@ -7,7 +7,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::location::Upload;
 use milepost_shared::location::fingerprint::Fingerprint;
-use milepost_tests::{Answer, Client, WorldSettings, Post, Raw, Services, World, eventually};
+use milepost_tests::{Answer, Client, Post, Raw, Services, World, WorldSettings, eventually};
 
 const MINUTE: Duration = Duration::from_secs(60);
 

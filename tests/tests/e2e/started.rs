@@ -5,7 +5,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use milepost_shared::program::settings::EXIT_CONFIG;
-use milepost_tests::{WorldSettings, Post, Program, Raw, Server, Services, World, eventually};
+use milepost_tests::{Post, Program, Raw, Server, Services, World, WorldSettings, eventually};
 
 const MINUTE: Duration = Duration::from_secs(60);
 

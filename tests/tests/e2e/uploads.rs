@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use milepost_shared::kafka::topics::creation;
-use milepost_tests::{WorldSettings, Post, Raw, Services, World, eventually};
+use milepost_tests::{Post, Raw, Services, World, WorldSettings, eventually};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]

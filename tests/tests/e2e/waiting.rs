@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use milepost_shared::journal::key::KeyHash;
-use milepost_tests::{Answer, Client, WorldSettings, Post, World, eventually};
+use milepost_tests::{Answer, Client, Post, World, WorldSettings, eventually};
 use tokio::time::Instant;
 
 const MINUTE: Duration = Duration::from_secs(60);

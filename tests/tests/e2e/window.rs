@@ -8,7 +8,7 @@ use milepost_shared::journal::clock::{Clock, JournalTime};
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::kafka::topics::{TopicAdmin, creation};
 use milepost_shared::program::settings::{EXIT_CONFIG, KafkaSettings};
-use milepost_tests::{WorldSettings, Post, Program, Server, Services, World, eventually};
+use milepost_tests::{Post, Program, Server, Services, World, WorldSettings, eventually};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -228,7 +228,9 @@ async fn while_somebody_reads_the_keys_for_long_expiry_waits_and_neither_uploads
 -> anyhow::Result<()> {
     let postgres = Server::postgres().await?;
     let services = Services::shared()?.with_postgres(&postgres);
-    let world = World::on(services, WorldSettings { ttl: Duration::from_secs(3), ..WorldSettings::default() }).await?;
+    let world =
+        World::on(services, WorldSettings { ttl: Duration::from_secs(3), ..WorldSettings::default() })
+            .await?;
     // A wait for a lock that lasts longer is in the server's log. Expiry waits for 50 ms; the rest is for a busy machine.
     world.tables.execute("ALTER SYSTEM SET deadlock_timeout = '250ms'").await?;
     world.tables.execute("SELECT pg_reload_conf()").await?;

@@ -8,10 +8,10 @@ use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::clock::JournalTime;
 
 use crate::check::Demands;
-use crate::operation::{self, Kind, UploadId, Variant};
 use crate::evidence::Evidence;
 use crate::fault::{Episode, Fault};
 use crate::history::{Ask, Attempt, History, Outcome};
+use crate::operation::{self, Kind, UploadId, Variant};
 
 /// How far the run's time and journal time may lie apart, which are two clocks of one machine.
 const SLACK: Duration = Duration::from_millis(500);
@@ -75,7 +75,9 @@ impl<'a> Case<'a> {
         }
         let posts = history.attempts.iter().filter(|attempt| attempt.ask == Ask::Post);
         Self {
-            kinds: (0..history.operations).map(|index| operation::operation(evidence.seed, index).kind).collect(),
+            kinds: (0..history.operations)
+                .map(|index| operation::operation(evidence.seed, index).kind)
+                .collect(),
             openings,
             sent: posts.map(|attempt| (attempt.upload, attempt.account)).collect(),
             unended: history.unended.iter().copied().collect(),

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::Verdict;
 use super::case::{Case, told};
-use crate::operation::{Kind, UploadId};
 use crate::history::{Ask, Attempt, Outcome};
+use crate::operation::{Kind, UploadId};
 
 /// How long around a hang-up nothing may have been wrong, if the upload has to be in the journal.
 const AROUND: Duration = Duration::from_secs(10);
@@ -27,7 +27,8 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
         }
     }
     for (operation, kind) in case.operations().filter(|(operation, _)| !begun.contains(operation)) {
-        verdict.accuse(|| format!("operation {operation}, {kind:?}, was begun, and there is no attempt of it"));
+        verdict
+            .accuse(|| format!("operation {operation}, {kind:?}, was begun, and there is no attempt of it"));
     }
     for complaint in &case.history.complaints {
         if case.kind(complaint.upload.operation) != Some(Kind::Reuse) {

@@ -41,8 +41,8 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
 mod tests {
     use super::super::testing::Run;
     use super::super::{Checker, Judgement};
-    use crate::operation::{Kind, UploadId, Variant};
     use crate::history::Outcome;
+    use crate::operation::{Kind, UploadId, Variant};
 
     #[test]
     fn the_second_upload_under_a_key_must_be_refused() {

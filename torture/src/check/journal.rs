@@ -9,8 +9,8 @@ use milepost_shared::journal::clock::JournalTime;
 use super::Verdict;
 use super::case::{Case, at};
 use super::one_answer::promised;
-use crate::operation;
 use crate::evidence::{Evidence, JournalEntry};
+use crate::operation;
 
 /// What the journal says should be there.
 #[derive(Default)]

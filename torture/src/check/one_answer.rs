@@ -8,8 +8,8 @@ use serde::Deserialize;
 
 use super::Verdict;
 use super::case::{Case, at, told};
-use crate::operation::{self, UploadId};
 use crate::history::{Ask, Attempt, Outcome};
+use crate::operation::{self, UploadId};
 
 /// The page at the `Location` of a 202, once the answer is final.
 #[derive(Debug, Deserialize)]

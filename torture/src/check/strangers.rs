@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use super::Verdict;
 use super::case::{Case, at, told};
-use crate::operation::Kind;
 use crate::history::Ask;
+use crate::operation::Kind;
 
 pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
     for attempt in &case.history.attempts {

@@ -10,12 +10,12 @@ use milepost_shared::journal::clock::{JournalTime, millis};
 use super::case::Case;
 use super::one_answer::promised;
 use super::{Checker, Demands, Judgement, Verdict, all};
-use crate::operation::{self, Operation, HOT_COPIES, Kind, UploadId, Variant};
 use crate::evidence::{
     Evidence, Footprint, JournalEntry, Observed, Sample, SeenFact, StoredKey, StoredUpload,
 };
 use crate::fault::{Episode, Fault, Target};
 use crate::history::{Ask, Attempt, History, Outcome};
+use crate::operation::{self, HOT_COPIES, Kind, Operation, UploadId, Variant};
 
 /// Of this seed the first operations are of all kinds.
 const SEED: u64 = 19;
@@ -217,11 +217,12 @@ impl Script {
             next[partition] += 1;
             let time = JournalTime(BEGUN_MS).plus(*at);
             let (upload, account, key_hash) = (Some(*upload), Some(*account), key_hash.clone());
-            if ends.get(&key_hash).is_none_or(|end| time >= *end) {
-                ends.insert(key_hash.clone(), time.plus(TTL));
-                keep(&mut evidence, position, time, (upload, account, &key_hash));
+            let entry = JournalEntry { position, time, key_hash, account, upload };
+            if ends.get(&entry.key_hash).is_none_or(|end| time >= *end) {
+                ends.insert(entry.key_hash.clone(), time.plus(TTL));
+                keep(&mut evidence, &entry);
             }
-            evidence.journal.push(JournalEntry { position, time, key_hash, account, upload });
+            evidence.journal.push(entry);
         }
         let poison = Position { partition: 0, offset: next[0] };
         next[0] += 1;
@@ -246,12 +247,9 @@ impl Script {
     }
 }
 
-fn keep(
-    evidence: &mut Evidence,
-    position: Position,
-    time: JournalTime,
-    (upload, account, key_hash): (Option<UploadId>, Option<usize>, &str),
-) {
+/// What a record that claims its key leaves behind.
+fn keep(evidence: &mut Evidence, entry: &JournalEntry) {
+    let JournalEntry { position, time, account, upload, .. } = *entry;
     let stored = StoredUpload { position, received_at: time, account, upload, fault: None, copies: 1 };
     evidence.stored.push(stored);
     let (partition, source_offset) = (position.partition, position.offset);
@@ -264,7 +262,7 @@ fn keep(
         fault: None,
     });
     evidence.keys.push(StoredKey {
-        key_hash: key_hash.to_owned(),
+        key_hash: entry.key_hash.clone(),
         account,
         status: 200,
         body: promised(operation::count(SEED, upload.expect("it is known"))).into_bytes(),

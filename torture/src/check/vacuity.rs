@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 
 use super::Verdict;
 use super::case::Case;
-use crate::operation::{HOT_COPIES, Kind, Variant};
 use crate::fault::NoBite;
 use crate::history::{Ask, Outcome};
+use crate::operation::{HOT_COPIES, Kind, Variant};
 
 /// The replay paths, as the gateways call them.
 const REPLAY_PATHS: [&str; 4] = ["cache", "table", "results", "joined"];

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use super::Verdict;
 use super::case::{Case, Reach, told};
-use crate::operation::Kind;
 use crate::fault::{Fault, Target};
 use crate::history::{Ask, Attempt};
+use crate::operation::Kind;
 
 pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
     for ((operation, account), openings) in case.keys() {
@@ -15,7 +15,9 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
             if pair[1].time < pair[0].time.plus(case.evidence.ttl) {
                 verdict.accuse(|| {
                     let (first, second) = (pair[0], pair[1]);
-                    format!("operation {operation} of account {account}: {second} is new in the window of {first}")
+                    format!(
+                        "operation {operation} of account {account}: {second} is new in the window of {first}"
+                    )
                 });
             }
         }
@@ -81,9 +83,9 @@ mod tests {
     use super::super::testing::Run;
     use super::super::{Checker, Judgement};
     use super::*;
-    use crate::operation::{UploadId, Variant};
     use crate::fault::Episode;
     use crate::history::{Complaint, Outcome};
+    use crate::operation::{UploadId, Variant};
 
     #[test]
     fn nothing_is_new_inside_a_window() {

@@ -18,6 +18,18 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// Longest time until a program has come to its crash point.
 const CRASHED: Duration = Duration::from_secs(45);
 
+/// A setting of a program.
+struct Setting<'a> {
+    name: &'a str,
+    value: &'a str,
+}
+
+/// What shows that a program works with its setting: a metric, or its series with a label, is above 0.
+struct Sign<'a> {
+    metric: &'a str,
+    label: &'a str,
+}
+
 impl System {
     pub(super) async fn kill(&self, target: Target, lasts: Duration) -> anyhow::Result<String> {
         let (slot, mut program) = self.one(target).await?;
@@ -102,29 +114,28 @@ impl System {
             Target::Gateway => "milepost_gateway_uploads_total",
             _ => "milepost_consumer_decided_total",
         };
-        let (name, count) =
-            self.with_setting(target, ("CLOCK_OFFSET_MS", &offset), (metric, ""), lasts).await?;
+        let setting = Setting { name: "CLOCK_OFFSET_MS", value: &offset };
+        let (name, count) = self.with_setting(target, setting, Sign { metric, label: "" }, lasts).await?;
         Ok(format!("{name} brought {count} uploads on with its clock {hours:+} h"))
     }
 
     pub(super) async fn tiny_cache(&self, lasts: Duration) -> anyhow::Result<String> {
-        let metric = ("milepost_gateway_uploads_total", "source=\"table\"");
-        let (name, count) =
-            self.with_setting(Target::Gateway, ("CACHE_ENTRIES", "10"), metric, lasts).await?;
+        let setting = Setting { name: "CACHE_ENTRIES", value: "10" };
+        let sign = Sign { metric: "milepost_gateway_uploads_total", label: "source=\"table\"" };
+        let (name, count) = self.with_setting(Target::Gateway, setting, sign, lasts).await?;
         Ok(format!("{name} took {count} answers from the table with a cache of 10 entries"))
     }
 
-    /// Restarts a program with a setting and waits until a metric, or its series with a label, is above 0. Returns its name
-    /// and the metric.
+    /// Restarts a program with a setting and waits for its sign. Returns the program's name and the metric.
     async fn with_setting(
         &self,
         target: Target,
-        (setting, value): (&str, &str),
-        (metric, label): (&str, &str),
+        setting: Setting<'_>,
+        Sign { metric, label }: Sign<'_>,
         lasts: Duration,
     ) -> anyhow::Result<(&str, f64)> {
         let (slot, mut program) = self.one(target).await?;
-        program.set(setting, value);
+        program.set(setting.name, setting.value);
         let worked = async {
             self.end(&mut program).await?;
             program.start().await?;

@@ -9,8 +9,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
-use crate::operation;
 use crate::evidence::Sources;
+use crate::operation;
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_millis(40);
