@@ -8,7 +8,7 @@ use milepost_shared::journal::key::KeyHash;
 use milepost_shared::store::batch::LocationRow;
 use milepost_shared::store::copy::{KEYS, LOCATIONS, copy_in, encode_keys, encode_locations};
 use milepost_shared::store::partitions::{Partitioned, ensure};
-use milepost_tests::World;
+use milepost_tests::{Role, World};
 use sqlx::{Connection as _, PgConnection};
 
 use crate::records::Records;
@@ -36,7 +36,7 @@ impl Rows {
     /// # Errors
     /// Postgres refuses.
     pub async fn copy(&self, world: &World) -> anyhow::Result<Duration> {
-        let mut owner = PgConnection::connect(&world.database.url("milepost")?).await?;
+        let mut owner = PgConnection::connect(&world.database.url(Role::Owner)).await?;
         let now = Clock::default().now();
         ensure(&mut owner, Partitioned::Keys, now, world.plan.ttl).await?;
         ensure(&mut owner, Partitioned::Locations, now, world.plan.ttl).await?;

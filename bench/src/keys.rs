@@ -9,7 +9,7 @@ use milepost_shared::journal::key::KeyHash;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::store::copy::{self, copy_in, encode_keys};
 use milepost_shared::store::partitions::{Partitioned, ensure};
-use milepost_tests::World;
+use milepost_tests::{Role, World};
 use sqlx::{Connection as _, PgConnection};
 
 /// Rows that are encoded at once.
@@ -33,7 +33,7 @@ fn spread(number: u64, count: u64, salt: u64) -> KeyHash {
 /// # Errors
 /// Postgres refuses.
 pub async fn fill(world: &World, count: u64, accepted_at: JournalTime, kept: Duration) -> anyhow::Result<()> {
-    let mut owner = PgConnection::connect(&world.database.url("milepost")?).await?;
+    let mut owner = PgConnection::connect(&world.database.url(Role::Owner)).await?;
     ensure(&mut owner, Partitioned::Keys, accepted_at, world.plan.ttl).await?;
     let part = part_of(&mut owner, accepted_at).await?;
     let keep = "UPDATE table_partitions SET keep_until = greatest(keep_until, upper_bound + $2 * interval '1 second') \

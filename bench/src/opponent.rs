@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use axum::serve::ListenerExt as _;
-use milepost_tests::World;
+use milepost_tests::{Role, World};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
@@ -48,7 +48,7 @@ impl Opponent {
     /// It does not start, or the database cannot be made.
     pub async fn plain(setup: &Setup) -> anyhow::Result<Self> {
         let world = World::without_topics(setup.services.clone(), setup.world_settings()).await?;
-        let url = world.database.url("milepost")?;
+        let url = world.database.url(Role::Owner);
         let connections = setup.plain_connections.to_string();
         Self::start(&["plain", "--database-url", &url, "--connections", &connections], Some(world)).await
     }

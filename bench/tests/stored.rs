@@ -11,7 +11,7 @@ use milepost_bench::requests::Requests;
 use milepost_bench::uploads::Uploads;
 use milepost_bench::{keys, plain};
 use milepost_shared::journal::clock::Clock;
-use milepost_tests::{Services, World, WorldSettings};
+use milepost_tests::{Role, Services, World, WorldSettings};
 use tokio::net::TcpListener;
 
 const DAY: Duration = Duration::from_secs(86_400);
@@ -23,7 +23,7 @@ async fn world() -> anyhow::Result<World> {
 
 /// Clients of *plain* on the tables of a world.
 async fn clients_of_plain(world: &World, requests: Requests) -> anyhow::Result<Clients> {
-    let router = plain::router(&world.database.url("milepost")?, 4).await?;
+    let router = plain::router(&world.database.url(Role::Owner), 4).await?;
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     let target = listener.local_addr()?;
     tokio::spawn(async { axum::serve(listener, router).await });

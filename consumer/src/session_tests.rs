@@ -8,12 +8,12 @@ use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::location::{Location, Upload};
 use milepost_shared::store::accounts::{self, Account};
 use milepost_shared::store::testing::{Role, TestDatabase, database};
+use milepost_shared::testing::eventually;
 use rdkafka::ClientConfig;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 use time::OffsetDateTime;
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use super::*;
@@ -79,14 +79,10 @@ fn record() -> JournalRecord {
 
 /// Waits until `kafka` is down, and returns why, or up.
 async fn kafka(readiness: &Readiness, up: bool) -> String {
-    let deadline = Instant::now() + 60 * SECOND;
-    loop {
-        if let Some(kafka) = readiness.snapshot().get("kafka").filter(|kafka| kafka.up == up) {
-            return kafka.detail.clone();
-        }
-        assert!(Instant::now() < deadline, "{:?}", readiness.snapshot());
-        tokio::task::yield_now().await;
-    }
+    let detail = eventually(60 * SECOND, "kafka changes", async || {
+        Ok(readiness.snapshot().get("kafka").filter(|kafka| kafka.up == up).map(|kafka| kafka.detail.clone()))
+    });
+    detail.await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,7 +91,7 @@ async fn an_error_of_reading_makes_kafka_down_with_topic_and_error_as_long_as_it
     for topic in ["location-uploads", "location-results", "locations"] {
         cluster.create_topic(topic, 1, 1).unwrap();
     }
-    // The imitation tells errors of partitions, as a real cluster does, only in versions that have no error of the request.
+    // The mock reports errors of partitions, as a real cluster does, only in versions that have no error of the request.
     cluster.apiversion(RDKafkaApiKey::Fetch, Some(0), Some(6)).unwrap();
     let database = database().await;
     let (parts, stop) = (parts(&cluster.bootstrap_servers(), &database), CancellationToken::new());
@@ -105,14 +101,14 @@ async fn an_error_of_reading_makes_kafka_down_with_topic_and_error_as_long_as_it
         async move { run(&parts, 1, &stop).await }
     });
     kafka(&readiness, true).await;
-    // The first is told once, the second at each attempt.
+    // The first is reported once, the second at each attempt.
     for (error, text) in [
         (RDKafkaRespErr::RD_KAFKA_RESP_ERR_TOPIC_AUTHORIZATION_FAILED, "Topic authorization failed"),
         (RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_MSG, "Invalid message"),
     ] {
         cluster.request_errors(RDKafkaApiKey::Fetch, &[error; 10_000]);
-        let told = kafka(&readiness, false).await;
-        assert!(told.contains("location-uploads") && told.contains(text), "{told}");
+        let detail = kafka(&readiness, false).await;
+        assert!(detail.contains("location-uploads") && detail.contains(text), "{detail}");
         cluster.clear_request_errors(RDKafkaApiKey::Fetch);
         kafka(&readiness, true).await;
     }
@@ -144,19 +140,14 @@ async fn a_group_offset_that_the_group_refused_is_committed_again_though_no_reco
         let stop = stop.clone();
         async move { run(&parts, 1, &stop).await }
     });
-    let deadline = Instant::now() + 30 * SECOND;
-    loop {
-        let asking: BaseConsumer = client.create().unwrap();
+    let committed = eventually(30 * SECOND, "the group offset is committed", async || {
+        let asking: BaseConsumer = client.create()?;
         let mut of_group = TopicPartitionList::new();
         of_group.add_partition("location-uploads", 0);
         let committed = tokio::task::spawn_blocking(move || asking.committed_offsets(of_group, 10 * SECOND));
-        let committed = committed.await.unwrap().unwrap();
-        if committed.elements()[0].offset() == Offset::Offset(1) {
-            break;
-        }
-        assert!(Instant::now() < deadline, "the group offset lags behind for ever");
-        tokio::time::sleep(SECOND / 20).await;
-    }
+        Ok((committed.await??.elements()[0].offset() == Offset::Offset(1)).then_some(()))
+    });
+    committed.await.unwrap();
     stop.cancel();
     session.await.unwrap().unwrap();
 }

@@ -11,3 +11,5 @@ pub mod kafka;
 pub mod location;
 pub mod program;
 pub mod store;
+#[cfg(any(test, feature = "test-support"))]
+pub mod testing;

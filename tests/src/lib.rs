@@ -8,7 +8,6 @@
 mod client;
 mod database;
 mod disk;
-mod eventually;
 mod kafka;
 mod planted;
 mod program;
@@ -21,8 +20,9 @@ mod world;
 
 pub use client::{Answer, Client, Post, http};
 pub use database::Database;
-pub use eventually::eventually;
 pub use kafka::{Kafka, Record, Transaction};
+pub use milepost_shared::store::testing::Role;
+pub use milepost_shared::testing::eventually;
 pub use planted::Planted;
 pub use program::{Program, Signal};
 pub use raw::Raw;

@@ -14,6 +14,7 @@ use milepost_shared::journal::record::JournalRecord;
 use milepost_shared::kafka::topics::TopicNames;
 use milepost_shared::location::Upload;
 use milepost_shared::program::settings::KafkaSettings;
+use milepost_shared::store::testing::Role;
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 use uuid::Uuid;
@@ -118,12 +119,12 @@ impl World {
     /// Postgres or `milepost-admin` fails.
     pub async fn without_topics(services: Services, settings: WorldSettings) -> anyhow::Result<Self> {
         let database = Database::create(&services.database_url).await?;
-        let prefix = format!("{}.", database.name);
+        let prefix = format!("{}.", database.name());
         let mut world = Self {
             settings,
             topics: TopicNames::new(&prefix),
             kafka: Kafka::new(&services.kafka),
-            tables: Tables { pool: database.pool()? },
+            tables: Tables { pool: database.pool() },
             planted: Planted::new(),
             account: Account { id: Uuid::nil(), name: String::new(), secret: String::new() },
             database,
@@ -140,20 +141,20 @@ impl World {
     }
 
     /// The settings that all programs share.
-    fn environment(&self, role: &str) -> anyhow::Result<BTreeMap<String, String>> {
+    fn environment(&self, role: Role) -> BTreeMap<String, String> {
         let duration = |duration: Duration| format!("{}ms", duration.as_millis());
-        let environment = [
+        [
             ("KAFKA_BROKERS", self.services.kafka.clone()),
             ("TOPIC_PREFIX", self.prefix.clone()),
             ("PARTITIONS", self.settings.partitions.to_string()),
             ("IDEMPOTENCY_TTL", duration(self.settings.ttl)),
             ("CONSUMER_OUTAGE_MAX", duration(self.settings.consumer_outage_max)),
-            ("DATABASE_URL", self.database.url(role)?),
+            ("DATABASE_URL", self.database.url(role)),
             ("MILEPOST_LOG", "trace".to_owned()),
             ("REPLICATION_FACTOR", "1".to_owned()),
         ]
-        .map(|(name, value)| (name.to_owned(), value));
-        Ok(environment.into())
+        .map(|(name, value)| (name.to_owned(), value))
+        .into()
     }
 
     /// The settings of its topics, for a test that creates or checks them itself.
@@ -173,7 +174,7 @@ impl World {
     /// # Errors
     /// It cannot be started, or has not ended within two minutes.
     pub async fn admin(&self, arguments: &[&str]) -> anyhow::Result<Output> {
-        self.run("admin", arguments, self.environment("milepost")?).await
+        self.run("admin", arguments, self.environment(Role::Owner)).await
     }
 
     /// Runs `milepost-phone` with the first account's API key.
@@ -256,13 +257,13 @@ impl World {
         self.logs.path().join(format!("{name}-{}.log", self.programs.fetch_add(1, Ordering::Relaxed)))
     }
 
-    fn program(&self, binary: &str, role: &str, listens: bool) -> anyhow::Result<Program> {
+    fn program(&self, binary: &str, role: Role, listens: bool) -> anyhow::Result<Program> {
         let log = self.new_log(binary);
         let name = log.file_stem().unwrap_or_default().to_string_lossy().into_owned();
         let address = || anyhow::Ok(([127, 0, 0, 1], free_port()?).into());
         let listen = if listens { Some(address()?) } else { None };
         let binary = self.services.bin_dir.join(format!("milepost-{binary}"));
-        Program::new(name, binary, log, address()?, listen, self.environment(role)?)
+        Program::new(name, binary, log, address()?, listen, self.environment(role))
     }
 
     /// A gateway that is not started yet.
@@ -270,7 +271,7 @@ impl World {
     /// # Errors
     /// There is no free port.
     pub fn new_gateway(&self) -> anyhow::Result<Program> {
-        self.program("gateway", "milepost_gateway", true)
+        self.program("gateway", Role::Gateway, true)
     }
 
     /// A consumer that is not started yet, impatient as tests are.
@@ -278,7 +279,7 @@ impl World {
     /// # Errors
     /// There is no free port.
     pub fn new_consumer(&self) -> anyhow::Result<Program> {
-        let mut consumer = self.program("consumer", "milepost_consumer", false)?;
+        let mut consumer = self.program("consumer", Role::Consumer, false)?;
         consumer.set("SESSION_TIMEOUT", "6s");
         consumer.set("MAINTENANCE_INTERVAL", "500ms");
         consumer.set("EXPIRY_GRACE", "1s");
@@ -474,7 +475,6 @@ impl World {
 
     async fn remove(&self) -> anyhow::Result<()> {
         self.tables.pool.close().await;
-        self.database.remove().await?;
         let TopicNames { uploads, results, locations } = &self.topics;
         self.kafka.delete_topics(&[uploads, results, locations]).await
     }

@@ -11,7 +11,7 @@ fn a_world_that_ends_with_its_runtime_is_removed_all_the_same() -> anyhow::Resul
     let runtime = Runtime::new()?;
     let name = runtime.block_on(async {
         let world = World::new(WorldSettings::default()).await?;
-        let name = world.database.name.clone();
+        let name = world.database.name().to_owned();
         tokio::spawn(async move {
             let _world = world;
             std::future::pending::<()>().await;

@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use futures::future::try_join_all;
 use milepost_shared::kafka::topics::TopicNames;
 use milepost_tests::{
-    Account, Planted, Program, Server, Services, Via, World, WorldSettings, eventually, free_port,
+    Account, Planted, Program, Role, Server, Services, Via, World, WorldSettings, eventually, free_port,
 };
 use sqlx::Connection as _;
 use sqlx::postgres::PgConnection;
@@ -120,14 +120,14 @@ impl System {
         let mut gateways = Vec::new();
         for name in ["gateway 1", "gateway 2"] {
             let mut gateway = world.new_gateway()?;
-            through(&mut gateway, &world, "milepost_gateway", &gateway_kafka, &gateway_postgres)?;
+            through(&mut gateway, &world, Role::Gateway, &gateway_kafka, &gateway_postgres)?;
             set_gateway(&mut gateway);
             gateways.push(slot(name.to_owned(), gateway));
         }
         let mut consumers = Vec::new();
         for number in 1..=setup.consumers + 1 {
             let mut consumer = world.new_consumer()?;
-            through(&mut consumer, &world, "milepost_consumer", &consumer_kafka, &consumer_postgres)?;
+            through(&mut consumer, &world, Role::Consumer, &consumer_kafka, &consumer_postgres)?;
             set_consumer(&mut consumer, setup.batch_records);
             consumers.push(slot(format!("consumer {number}"), consumer));
         }
@@ -282,7 +282,7 @@ impl System {
 
     /// A connection of the database's owner.
     pub(crate) async fn owner(&self) -> anyhow::Result<PgConnection> {
-        let url = self.world.database.url("milepost")?;
+        let url = self.world.database.url(Role::Owner);
         Ok(timeout(PATIENCE, PgConnection::connect(&url)).await.context("Postgres does not answer")??)
     }
 
@@ -459,12 +459,12 @@ fn slot(name: String, program: Program) -> Arc<Slot> {
 fn through(
     program: &mut Program,
     world: &World,
-    role: &str,
+    role: Role,
     kafka: &Proxy,
     postgres: &Proxy,
 ) -> anyhow::Result<()> {
     program.set("KAFKA_BROKERS", &kafka.address().to_string());
-    let mut url: reqwest::Url = world.database.url(role)?.parse()?;
+    let mut url: reqwest::Url = world.database.url(role).parse()?;
     url.set_port(Some(postgres.address().port())).ok().context("the URL has no port")?;
     program.set("DATABASE_URL", url.as_str());
     // Enough to find anything that leaks, without the libraries' own words for each packet.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 use milepost_shared::journal::clock::{Clock, JournalTime};
+use milepost_tests::Role;
 use sqlx::{Connection as _, PgConnection};
 
 use crate::arrivals::Arrivals;
@@ -37,7 +38,7 @@ pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
     for _ in 0..size.long_rounds() {
         let accepted_at = JournalTime(Clock::default().now_ms() - AGO_DAYS * DAY_MS);
         keys::fill(&milepost.world, size.keys_expired(), accepted_at, KEPT).await?;
-        let mut owner = PgConnection::connect(&milepost.world.database.url("milepost")?).await?;
+        let mut owner = PgConnection::connect(&milepost.world.database.url(Role::Owner)).await?;
         let part = keys::part_of(&mut owner, accepted_at).await?;
         // The gateway has closed those that were silent for so long.
         clients = milepost.clients(CONNECTIONS, &setup.singles).await?;

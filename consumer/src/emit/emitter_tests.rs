@@ -4,6 +4,7 @@ use milepost_shared::journal::answer;
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::location::{Location, Upload};
+use milepost_shared::testing::eventually;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Headers as _;
 use rdkafka::mocking::MockCluster;
@@ -201,13 +202,12 @@ async fn acknowledgements_that_do_not_come_make_emission_down_by_the_topics_name
     let mut emitter = emitter(&cluster, Duration::ZERO);
     let readiness = emitter.readiness.clone();
     let down = async |topic: &str| {
-        let told =
-            || readiness.snapshot().get("emission").filter(|one| !one.up).map(|one| one.detail.clone());
-        let begun = Instant::now();
-        while !told().is_some_and(|detail| detail.starts_with(topic)) {
-            assert!(begun.elapsed() < PATIENCE, "{:?}", readiness.snapshot());
-            tokio::task::yield_now().await;
-        }
+        let reported = eventually(PATIENCE, "emission is down", async || {
+            let snapshot = readiness.snapshot();
+            let emission = snapshot.get("emission").filter(|emission| !emission.up);
+            Ok(emission.filter(|emission| emission.detail.starts_with(topic)).map(|_| ()))
+        });
+        reported.await.unwrap();
         cluster.clear_request_errors(RDKafkaApiKey::Produce);
     };
     // Too few replicas: retried forever, silently.

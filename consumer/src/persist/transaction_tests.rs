@@ -8,6 +8,7 @@ use milepost_shared::location::{Location, Upload};
 use milepost_shared::store::accounts::{self, Account};
 use milepost_shared::store::partitions::Expiry;
 use milepost_shared::store::testing::{Role, TestDatabase, database};
+use milepost_shared::testing::eventually;
 use sqlx::Row as _;
 use time::OffsetDateTime;
 
@@ -16,6 +17,7 @@ use crate::journal::assign::Assigned;
 use crate::journal::record::{Content, Poison, Record};
 
 const TTL: Duration = Duration::from_secs(3600);
+const PATIENCE: Duration = Duration::from_secs(60);
 const TOPIC: &str = "location-uploads";
 const ACCOUNT: Uuid = Uuid::from_u128(7);
 /// Journal time of offset 0; each record is a second later.
@@ -88,10 +90,16 @@ impl Fixture {
     async fn until_a_lock_is_waited_for(&mut self) {
         let statement = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
             AND wait_event_type = 'Lock'";
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(10);
-        while sqlx::query_scalar::<_, i64>(statement).fetch_one(&mut self.connection).await.unwrap() == 0 {
-            assert!(tokio::time::Instant::now() < deadline, "nobody waits for a lock");
-        }
+        self.until_some(statement, "somebody waits for a lock").await;
+    }
+
+    /// Waits until a query counts something.
+    async fn until_some(&mut self, query: &str, what: &str) {
+        let some = eventually(PATIENCE, what, async || {
+            let count: i64 = sqlx::query_scalar(query).fetch_one(&mut self.connection).await?;
+            Ok((count > 0).then_some(()))
+        });
+        some.await.unwrap();
     }
 
     async fn next_offset(&mut self, partition: i32) -> i64 {
@@ -401,11 +409,10 @@ async fn one_record_whose_device_is_locked_does_not_keep_those_before_it_and_is_
     let records = (1..9_u8).map(|i| upload(0, i64::from(i), i, i, 1));
     let whole = batch(0, records);
     let persisting = tokio::spawn(async move { persist_in_pieces(&mut persister, whole).await });
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(60);
-    while fixture.next_offset(0).await < 7 {
-        assert!(tokio::time::Instant::now() < deadline, "those before it are kept");
-        tokio::task::yield_now().await;
-    }
+    let persisted = eventually(PATIENCE, "those before it are persisted", async || {
+        Ok((fixture.next_offset(0).await >= 7).then_some(()))
+    });
+    persisted.await.unwrap();
     fixture.until_a_lock_is_waited_for().await;
     assert_eq!(fixture.next_offset(0).await, 7);
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
@@ -543,10 +550,7 @@ async fn an_account_that_comes_while_its_upload_waits_for_it_is_no_stranger() {
     let waiting = tokio::spawn(async move { persist(&mut persister, new).await });
     let asked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle' \
         AND query LIKE '%FROM accounts WHERE%'";
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    while sqlx::query_scalar::<_, i64>(asked).fetch_one(&mut fixture.connection).await.unwrap() == 0 {
-        assert!(tokio::time::Instant::now() < deadline, "nobody asks for the account");
-    }
+    fixture.until_some(asked, "somebody looks the account up").await;
     assert!(accounts::create_account(&mut fixture.connection, &account).await.unwrap());
     assert_eq!(facts(&waiting.await.unwrap().unwrap()), [true]);
     assert_eq!(fixture.count("dead_letters").await, 0);

@@ -1,5 +1,5 @@
-//! Test support: a migrated database of its own for each store test, on the server that
-//! `MILEPOST_TEST_DATABASE_URL` names (as a superuser), used by many test processes at once.
+//! Test support: a database of its own for each test, on a server that many test processes use at once. Store tests get a
+//! migrated one on the server that `MILEPOST_TEST_DATABASE_URL` names (as a superuser).
 
 use std::thread;
 use std::time::Duration;
@@ -13,6 +13,8 @@ use super::{connect, migrate};
 const VARIABLE: &str = "MILEPOST_TEST_DATABASE_URL";
 /// Bounds each statement, the wait for another process that makes the template included.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest time to drop a database.
+const DROPPED: Duration = Duration::from_secs(10);
 /// Held while the template is made. An advisory lock counts within one database: the one the variable names.
 const TEMPLATE_LOCK: i64 = 0x6d69_6c65_706f_7374;
 
@@ -27,14 +29,27 @@ pub enum Role {
     Consumer,
 }
 
-/// A migrated database that nobody else uses. Dropping it drops the database, as far as that succeeds, and cuts its
-/// connections.
+impl Role {
+    /// Its name in the database.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Owner => "milepost",
+            Self::Gateway => "milepost_gateway",
+            Self::Consumer => "milepost_consumer",
+        }
+    }
+}
+
+/// A database that nobody else uses. Dropping it drops the database and those named after it, as far as that succeeds, and
+/// cuts their connections.
+#[derive(Debug)]
 pub struct TestDatabase {
     name: String,
     server: PgConnectOptions,
 }
 
-/// Makes a database.
+/// Makes a migrated database.
 ///
 /// # Panics
 /// `MILEPOST_TEST_DATABASE_URL` is not set, or its server cannot be used: a missing service fails the test.
@@ -50,12 +65,41 @@ pub async fn database() -> TestDatabase {
         .unwrap_or_else(|_| panic!("{VARIABLE} is not a PostgreSQL URL"));
     let mut connection = open(&server).await;
     let template = template(&mut connection, &server).await;
-    let name = format!("milepost_test_{}", Uuid::new_v4().simple());
-    execute(&mut connection, &format!("CREATE DATABASE {name} TEMPLATE {template}")).await;
-    TestDatabase { name, server }
+    TestDatabase::create(&mut connection, server, &format!("TEMPLATE {template}")).await.expect("a database")
 }
 
 impl TestDatabase {
+    /// Makes an empty one on the server of the owner's URL.
+    ///
+    /// # Errors
+    /// The server is not there, or refuses.
+    pub async fn empty(owner_url: &str) -> sqlx::Result<Self> {
+        let server: PgConnectOptions = owner_url.parse()?;
+        Self::create(&mut PgConnection::connect_with(&server).await?, server, "").await
+    }
+
+    async fn create(
+        connection: &mut PgConnection,
+        server: PgConnectOptions,
+        options: &str,
+    ) -> sqlx::Result<Self> {
+        let name = format!("t{}", Uuid::new_v4().simple());
+        connection.execute(format!("CREATE DATABASE {name} {options}").as_str()).await?;
+        Ok(Self { name, server })
+    }
+
+    /// Its name, fit for SQL without quotes.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// How its owner connects to the server, but not to it.
+    #[must_use]
+    pub fn server(&self) -> &PgConnectOptions {
+        &self.server
+    }
+
     /// A URL for a program under test.
     #[must_use]
     pub fn url(&self, role: Role) -> String {
@@ -66,11 +110,7 @@ impl TestDatabase {
     #[must_use]
     pub fn options(&self, role: Role) -> PgConnectOptions {
         let options = self.server.clone().database(&self.name);
-        match role {
-            Role::Owner => options,
-            Role::Gateway => options.username("milepost_gateway"),
-            Role::Consumer => options.username("milepost_consumer"),
-        }
+        if role == Role::Owner { options } else { options.username(role.name()) }
     }
 
     /// Connects.
@@ -90,12 +130,15 @@ impl Drop for TestDatabase {
         let dropping = thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let Ok(runtime) = runtime else { return };
-            runtime.block_on(async {
-                let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
-                if let Ok(mut connection) = PgConnection::connect_with(&server).await {
-                    let _ = connection.execute(drop.as_str()).await;
+            let dropped = async {
+                let mut connection = PgConnection::connect_with(&server).await?;
+                for name in [name.clone(), format!("{name}_copy"), format!("{name}_lost")] {
+                    let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+                    connection.execute(drop.as_str()).await?;
                 }
-            });
+                sqlx::Result::Ok(())
+            };
+            let _ = runtime.block_on(async { tokio::time::timeout(DROPPED, dropped).await });
         });
         let _ = dropping.join();
     }

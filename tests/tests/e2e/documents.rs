@@ -116,9 +116,12 @@ async fn provoked(client: &Client, stranger: &Client) -> anyhow::Result<Vec<(&'s
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn problems_read_as_documented() -> anyhow::Result<()> {
+async fn problems_read_as_documented_and_their_request_ids_are_in_the_log() -> anyhow::Result<()> {
     let world = World::new(WorldSettings::default()).await?;
-    let gateway = world.gateway().await?;
+    let mut gateway = world.new_gateway()?;
+    // As it is by default, not as talkative as in other tests.
+    gateway.unset("MILEPOST_LOG");
+    gateway.start().await?;
     let _consumer = world.consumer().await?;
     let client = world.client(&gateway)?;
     let stranger = Client::new(client.gateway(), "mp_nobody")?;
@@ -127,8 +130,16 @@ async fn problems_read_as_documented() -> anyhow::Result<()> {
     for (code, answer) in provoked(&client, &stranger).await? {
         let row = documented.iter().find(|row| row.code == code).with_context(|| code.to_owned())?;
         let mut page = answer.json();
-        let told = (answer.status, page["code"].as_str(), page["detail"].as_str());
-        assert_eq!(told, (row.status, Some(code), Some(row.detail)));
+        let read = (answer.status, page["code"].as_str(), page["detail"].as_str());
+        assert_eq!(read, (row.status, Some(code), Some(row.detail)));
+        assert_eq!(page["status"], row.status);
+        assert!(page["type"].is_string() && page["title"].is_string(), "{page}");
+        assert_eq!(answer.header("Content-Type"), Some("application/problem+json"), "{code}");
+        let id = page["requestId"].as_str().context("a request id")?;
+        assert_eq!(answer.header("X-Request-Id"), Some(id));
+        assert!(gateway.told()?.contains(id), "the request id of {code} is not in the log");
+        let allow = answer.header("Allow").filter(|allow| !allow.is_empty());
+        assert_eq!(allow.is_some(), code == "method-not-allowed");
         if code == "invalid-upload" {
             let (_, printed) =
                 block(HTTP_API, "http", "faultsTotal")?.split_once("\n\n").context("a body")?;

@@ -4,8 +4,6 @@ use std::time::Duration;
 
 use futures::future::try_join_all;
 use milepost_tests::{Answer, Client, Post, Raw, Signal, World, WorldSettings, eventually};
-use sqlx::postgres::PgConnection;
-use sqlx::{Connection as _, Executor as _};
 
 use crate::load::Load;
 
@@ -177,47 +175,6 @@ async fn unknown_malformed_and_revoked_api_keys_get_the_same_401_a_revoked_one_w
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn errors_are_problems_with_a_stable_code_and_a_request_id_that_is_in_the_log() -> anyhow::Result<()> {
-    let world = World::new(WorldSettings::default()).await?;
-    let _consumer = world.consumer().await?;
-    let mut gateway = world.new_gateway()?;
-    // As it is by default, not as talkative as in other tests.
-    gateway.unset("MILEPOST_LOG");
-    gateway.start().await?;
-    let client = world.client(&gateway)?;
-    let upload = world.planted.upload(1);
-    let post = Post::batch(&upload).key(&world.planted.key());
-    let mut other_type = post.clone();
-    other_type.headers[0].1 = "text/plain".to_owned();
-    let huge = Post::to("/api/v1/locations/batch", vec![b' '; 2 << 20]);
-
-    let answers = [
-        (400, client.post(&Post::to("/api/v1/locations", "{")).await?),
-        (401, Client::new(client.gateway(), "")?.post(&post).await?),
-        (404, client.post(&Post::to("/api/v2/nowhere", "{}")).await?),
-        (405, client.get("/api/v1/locations").await?),
-        (406, client.post(&post.clone().header("Accept", "text/html")).await?),
-        (413, client.post(&huge).await?),
-        (415, client.post(&other_type).await?),
-    ];
-    let mut codes = Vec::new();
-    for (status, answer) in &answers {
-        let problem = answer.json();
-        assert_eq!((answer.status, &problem["status"]), (*status, &(*status).into()));
-        assert_eq!(answer.header("Content-Type"), Some("application/problem+json"), "{status}");
-        assert!(problem["type"].is_string() && problem["title"].is_string(), "{problem}");
-        let id = problem["requestId"].as_str().expect("a request id");
-        assert_eq!(answer.header("X-Request-Id"), Some(id));
-        assert!(gateway.told()?.contains(id), "the request id of the {status} is not in the log");
-        codes.push(problem["code"].as_str().expect("a code").to_owned());
-    }
-    let different: std::collections::BTreeSet<_> = codes.iter().collect();
-    assert_eq!(different.len(), answers.len(), "{codes:?}");
-    assert!(answers[3].1.header("Allow").is_some_and(|allow| allow.contains("POST")));
-    world.finish(&[]).await
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn a_panic_in_a_handler_is_a_500_with_a_fixed_body() -> anyhow::Result<()> {
     let world = World::new(WorldSettings::default()).await?;
     let _consumer = world.consumer().await?;
@@ -241,69 +198,6 @@ async fn a_panic_in_a_handler_is_a_500_with_a_fixed_body() -> anyhow::Result<()>
     assert!(gateway.told()?.contains(id.as_str().unwrap_or_default()));
     let answer = client.post(&post).await?;
     assert_eq!((answer.status, answer.replayed()), (200, true), "the gateway lives on");
-    world.finish(&[&upload]).await
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_database_roles_can_do_what_they_need_and_nothing_else() -> anyhow::Result<()> {
-    let world = World::new(WorldSettings::default()).await?;
-    let consumer = world.consumer().await?;
-    let gateway = world.gateway().await?;
-    let upload = world.planted.upload(1);
-    let post = Post::batch(&upload).key(&world.planted.key());
-    assert_eq!(world.client(&gateway)?.post(&post).await?.status, 200, "what they need, they can do");
-    assert!(consumer.ready().await);
-
-    let both = [
-        "CREATE TABLE mine (id integer)",
-        "DROP TABLE locations",
-        "ALTER TABLE locations ADD COLUMN mine integer",
-        "TRUNCATE idempotency_keys",
-        "DELETE FROM idempotency_keys",
-        "UPDATE idempotency_keys SET response_status = 500",
-        "DELETE FROM locations",
-        "UPDATE locations SET latitude = 0",
-        "DELETE FROM partition_progress",
-        "DELETE FROM accounts",
-        "INSERT INTO accounts (id, name) VALUES (gen_random_uuid(), 'mine')",
-        "INSERT INTO api_keys (account_id, secret_sha256, prefix) VALUES (gen_random_uuid(), '', '')",
-        "UPDATE api_keys SET revoked_at = NULL",
-        "DELETE FROM dead_letters",
-        "UPDATE dead_letters SET reason = ''",
-        "INSERT INTO table_partitions VALUES ('a', 'locations', now(), now() + '1 s', now())",
-        "DELETE FROM table_partitions",
-        "UPDATE partition_settings SET kept = '1 second'",
-        "SELECT FROM partition_settings FOR UPDATE",
-        "SELECT detach_locations('a')",
-        "CREATE TEMPORARY TABLE mine (id integer)",
-        "SELECT lo_create(0)",
-        "SELECT pg_advisory_lock(1)",
-        "DELETE FROM _sqlx_migrations",
-        "CREATE ROLE mine",
-        "SET ROLE milepost",
-        "COPY locations TO PROGRAM 'cat'",
-    ];
-    let gateway_only = [
-        "SELECT FROM locations",
-        "SELECT FROM devices",
-        "SELECT FROM dead_letters",
-        "INSERT INTO idempotency_keys SELECT * FROM idempotency_keys",
-        "INSERT INTO partition_progress (topic, partition) VALUES ('a', 0)",
-        "UPDATE partition_progress SET next_offset = 0",
-        "INSERT INTO locations SELECT FROM devices",
-        "SELECT ensure_partition('locations', now(), '1 day')",
-        "SELECT expire_partition('a', 'a', '{}')",
-        "SELECT drop_detached()",
-    ];
-    let consumer_only = ["SELECT FROM api_keys", "SELECT secret_sha256 FROM api_keys", "DELETE FROM devices"];
-    for (role, own) in [("milepost_gateway", &gateway_only[..]), ("milepost_consumer", &consumer_only[..])] {
-        let mut connection = PgConnection::connect(&world.database.url(role)?).await?;
-        for statement in both.iter().chain(own) {
-            let error = connection.execute(*statement).await.expect_err(&format!("{role}: {statement}"));
-            let code = error.as_database_error().and_then(|error| error.code().map(|code| code.to_string()));
-            assert_eq!(code.as_deref(), Some("42501"), "{role}: {statement}: {error}");
-        }
-    }
     world.finish(&[&upload]).await
 }
 

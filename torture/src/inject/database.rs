@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use milepost_tests::eventually;
+use milepost_tests::{Role, eventually};
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
@@ -70,7 +70,7 @@ impl System {
         // The owner is let in as long as the server keeps some connections for such as it.
         let mut owner = self.owner().await?;
         let before = self.persist_retries().await;
-        let options: PgConnectOptions = self.world().database.url("milepost_gateway")?.parse()?;
+        let options: PgConnectOptions = self.world().database.url(Role::Gateway).parse()?;
         let options = options.application_name(OWN).disable_statement_logging();
         let until = Instant::now() + lasts;
         let mut held = Vec::new();
@@ -91,10 +91,10 @@ impl System {
         let database = &self.world().database;
         let lost = async {
             database.copy().await?;
-            let copied = self.persisted_in(&format!("{}_copy", database.name)).await?;
+            let copied = self.persisted_in(&format!("{}_copy", database.name())).await?;
             sleep(lasts).await;
             let lost = eventually(SIGN, "something was persisted in the meantime", async || {
-                let lost = self.persisted_in(&database.name).await? - copied;
+                let lost = self.persisted_in(database.name()).await? - copied;
                 Ok((lost > 0).then_some(lost))
             });
             let lost = lost.await?;
@@ -108,7 +108,7 @@ impl System {
 
     /// How much of the journal is persisted in a database, records.
     async fn persisted_in(&self, database: &str) -> anyhow::Result<i64> {
-        let options: PgConnectOptions = self.world().database.url("milepost")?.parse()?;
+        let options: PgConnectOptions = self.world().database.url(Role::Owner).parse()?;
         let options = options.database(database);
         let mut owner = options.connect().await.with_context(|| format!("cannot reach {database}"))?;
         let persisted = "SELECT coalesce(sum(next_offset), 0)::bigint FROM partition_progress";

@@ -1,4 +1,4 @@
-//! The only waiting there is.
+//! Test support: the one way in which tests of all crates, the torture harness and the benchmark wait for a condition.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use anyhow::bail;
 use tokio::time::Instant;
 
 /// Between two looks at a condition.
-const POLL: Duration = Duration::from_millis(50);
+const POLL: Duration = Duration::from_millis(20);
 
 /// Waits until `condition` yields a value, looking again and again.
 ///
