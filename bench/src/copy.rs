@@ -38,8 +38,8 @@ impl Rows {
     pub async fn copy(&self, world: &World) -> anyhow::Result<Duration> {
         let mut owner = PgConnection::connect(&world.database.url(Role::Owner)).await?;
         let now = Clock::default().now();
-        ensure(&mut owner, Partitioned::Keys, now, world.plan.ttl).await?;
-        ensure(&mut owner, Partitioned::Locations, now, world.plan.ttl).await?;
+        ensure(&mut owner, Partitioned::Keys, now, world.settings.ttl).await?;
+        ensure(&mut owner, Partitioned::Locations, now, world.settings.ttl).await?;
         let begun = Instant::now();
         let mut transaction = owner.begin().await?;
         for (keys, locations) in &self.0 {
@@ -68,7 +68,7 @@ fn rows(
             status: 200,
             body: answer::body(upload.locations.len()),
             accepted_at: now,
-            expires_at: now.plus(world.plan.ttl),
+            expires_at: now.plus(world.settings.ttl),
             source,
         };
         keys.push((records.key_hash(number), state));

@@ -5,6 +5,7 @@ use crate::clients::Clients;
 use crate::figure::{Figure, Spread};
 use crate::size::Size;
 use crate::tally::Tally;
+use crate::warm_up::warm_up_both;
 
 /// The rounds of a comparison.
 #[derive(Debug)]
@@ -20,8 +21,7 @@ impl Duel {
     /// A load fails.
     pub async fn closed(ours: &mut Clients, theirs: &mut Clients, size: Size) -> anyhow::Result<Self> {
         let mut duel = Self { ours: Vec::new(), theirs: Vec::new() };
-        ours.closed(size.warm_up()).await?;
-        theirs.closed(size.warm_up()).await?;
+        warm_up_both(ours, theirs, size.warm_up()).await?;
         for _ in 0..size.rounds() {
             duel.ours.push(ours.closed(size.slice()).await?);
             duel.theirs.push(theirs.closed(size.slice()).await?);

@@ -34,7 +34,7 @@ fn spread(number: u64, count: u64, salt: u64) -> KeyHash {
 /// Postgres refuses.
 pub async fn fill(world: &World, count: u64, accepted_at: JournalTime, kept: Duration) -> anyhow::Result<()> {
     let mut owner = PgConnection::connect(&world.database.url(Role::Owner)).await?;
-    ensure(&mut owner, Partitioned::Keys, accepted_at, world.plan.ttl).await?;
+    ensure(&mut owner, Partitioned::Keys, accepted_at, world.settings.ttl).await?;
     let part = part_of(&mut owner, accepted_at).await?;
     let keep = "UPDATE table_partitions SET keep_until = greatest(keep_until, upper_bound + $2 * interval '1 second') \
                 WHERE name = $1";
@@ -46,7 +46,7 @@ pub async fn fill(world: &World, count: u64, accepted_at: JournalTime, kept: Dur
         status: 200,
         body: answer::body(1),
         accepted_at,
-        expires_at: accepted_at.plus(world.plan.ttl),
+        expires_at: accepted_at.plus(world.settings.ttl),
         source: Position { partition: 0, offset: -1 },
     };
     let salt = uuid::Uuid::new_v4().as_u64_pair().0;

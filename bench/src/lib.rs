@@ -40,3 +40,4 @@ pub mod size;
 pub mod table;
 pub mod tally;
 pub mod uploads;
+pub mod warm_up;

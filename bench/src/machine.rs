@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::commit::commit_one_by_one;
 use crate::cost::cpu_time;
 use crate::setup::Setup;
+use crate::warm_up::WarmUp;
 
 /// How long bare commits are measured.
 const COMMITS: Duration = Duration::from_secs(1);
@@ -30,10 +31,13 @@ pub struct Machine {
     pub commit_ms: f64,
     /// How much of all cores' time was taken by what is not the benchmark, 0 to 1.
     pub foreign: f64,
+    /// How the warm-up of the servers ended; `None` in results from before it was noted.
+    #[serde(default)]
+    pub warm_up: Option<WarmUp>,
 }
 
 impl Machine {
-    /// This one, with nothing foreign yet.
+    /// This one, with nothing foreign and no warm-up yet.
     ///
     /// # Errors
     /// `/proc` is not as on Linux, or Postgres is not there.
@@ -53,6 +57,7 @@ impl Machine {
             postgres: sqlx::query_scalar("SHOW server_version").fetch_one(&mut owner).await?,
             commit_ms: commits.latency_ms(0.5),
             foreign: 0.0,
+            warm_up: None,
         })
     }
 }
@@ -69,7 +74,9 @@ impl fmt::Display for Machine {
             self.postgres,
             self.commit_ms,
             self.foreign * 100.0
-        )
+        )?;
+        self.warm_up
+            .map_or(Ok(()), |warm_up| write!(f, "; throughput while the servers warmed up: {warm_up}"))
     }
 }
 

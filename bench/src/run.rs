@@ -10,6 +10,7 @@ use crate::machine::{Machine, Watch};
 use crate::results::{self, Results, path};
 use crate::scenario::{self, Report, SCENARIOS};
 use crate::setup::{CONNECTIONS, Setup};
+use crate::warm_up::{WarmUp, warm_up};
 use crate::{change, picture, table};
 
 /// Runs the scenarios asked for, all if none is named. False if one of them has no figures. A scenario that was not run keeps
@@ -24,7 +25,7 @@ pub async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let mut machine = Machine::describe(&setup).await?;
     let watch = Watch::start(&setup)?;
     let mut results = if arguments.before.is_some() { Results::default() } else { before.clone() };
-    warm_up(&setup).await.context("before anything is measured")?;
+    machine.warm_up = Some(warm_up_servers(&setup).await.context("before anything is measured")?);
     let mut all_well = true;
     for (number, name) in SCENARIOS {
         if !arguments.chooses(number) {
@@ -72,10 +73,12 @@ pub async fn run(arguments: &Arguments) -> anyhow::Result<bool> {
 }
 
 /// Loads the servers as the scenarios will.
-async fn warm_up(setup: &Setup) -> anyhow::Result<()> {
-    eprintln!("warming up the servers");
+async fn warm_up_servers(setup: &Setup) -> anyhow::Result<WarmUp> {
+    eprint!("warming up the servers ...");
     let milepost = Installation::start(setup, 1, &[]).await?;
     let mut clients = milepost.clients(CONNECTIONS, &setup.singles).await?;
-    clients.closed(setup.size.servers_warm_up()).await?;
-    milepost.end().await
+    let warm = warm_up(&mut clients, setup.size.servers_warm_up()).await?;
+    eprintln!(" {warm}");
+    milepost.end().await?;
+    Ok(warm)
 }

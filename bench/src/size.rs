@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 
+use crate::warm_up::Windows;
+
 /// The size of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum Size {
@@ -30,10 +32,11 @@ impl Size {
         self.choose("quick", "standard", "full")
     }
 
-    /// How long the servers are loaded before anything: a broker that has just started is slower than later.
+    /// How the servers are warmed up before anything: a broker that has just started is slower than later, on a slow machine
+    /// for minutes.
     #[must_use]
-    pub fn servers_warm_up(self) -> Duration {
-        Duration::from_secs(self.choose(30, 30, 60))
+    pub fn servers_warm_up(self) -> Windows {
+        Windows { length: Duration::from_secs(self.choose(5, 10, 20)), most: self.choose(12, 30, 30) }
     }
 
     /// How long each of the two that are compared is loaded in a round.
@@ -42,10 +45,10 @@ impl Size {
         Duration::from_secs(self.choose(1, 5, 10))
     }
 
-    /// How long each is loaded before the first round.
+    /// How each is warmed up before the first round.
     #[must_use]
-    pub fn warm_up(self) -> Duration {
-        Duration::from_millis(self.choose(500, 2000, 5000))
+    pub fn warm_up(self) -> Windows {
+        Windows { length: Duration::from_millis(self.choose(500, 2000, 5000)), most: self.choose(6, 10, 10) }
     }
 
     /// How often both are measured in turn.

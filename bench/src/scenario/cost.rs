@@ -12,6 +12,7 @@ use crate::opponent::Opponent;
 use crate::scenario::Report;
 use crate::setup::{CONNECTIONS, Setup};
 use crate::uploads::Uploads;
+use crate::warm_up::warm_up_both;
 
 pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
     let milepost = Installation::start(setup, 1, &[]).await?;
@@ -60,8 +61,7 @@ async fn compare(
     let mut their_processes = vec![("plain", plain.pid()?)];
     their_processes.extend(setup.processes()?.into_iter().filter(|(name, _)| *name == "Postgres"));
     our_processes.sort_unstable();
-    ours.closed(setup.size.warm_up()).await?;
-    theirs.closed(setup.size.warm_up()).await?;
+    warm_up_both(&mut ours, &mut theirs, setup.size.warm_up()).await?;
     let (mut our_costs, mut their_costs) = (Vec::new(), Vec::new());
     for _ in 0..setup.size.rounds() {
         milepost.persisted().await?;

@@ -13,6 +13,7 @@ use crate::installation::Installation;
 use crate::keys;
 use crate::scenario::Report;
 use crate::setup::{CONNECTIONS, Setup};
+use crate::warm_up::warm_up;
 
 /// The drop has to fall into the time that is measured.
 const PROMPT: [(&str, &str); 1] = [("MAINTENANCE_INTERVAL", "1s")];
@@ -31,7 +32,7 @@ pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
     let mut milepost = Installation::start(setup, 1, &[]).await?;
     milepost.add_consumer(&PROMPT).await?;
     let mut clients = milepost.clients(CONNECTIONS, &setup.singles).await?;
-    clients.closed(size.warm_up()).await?;
+    warm_up(&mut clients, size.warm_up()).await?.report();
     let rate = clients.closed(size.slice()).await?.rate() / 2.0;
     let arrivals = Arrivals::new(rate, size.expiry());
     let (mut latencies, mut drops, mut beside) = (Vec::new(), Vec::new(), Vec::new());

@@ -8,6 +8,7 @@ use crate::opponent::Opponent;
 use crate::scenario::{Curve, Report};
 use crate::setup::{CONNECTIONS, Setup};
 use crate::tally::Tally;
+use crate::warm_up::warm_up_both;
 
 /// The load that is judged, of the capacity.
 const HALF: f64 = 0.5;
@@ -17,8 +18,7 @@ pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
     let plain = Opponent::plain(setup).await?;
     let mut ours = milepost.clients(CONNECTIONS, &setup.singles).await?;
     let mut theirs = plain.clients(CONNECTIONS, &setup.singles).await?;
-    ours.closed(setup.size.warm_up()).await?;
-    theirs.closed(setup.size.warm_up()).await?;
+    warm_up_both(&mut ours, &mut theirs, setup.size.warm_up()).await?;
     let capacity = ours.closed(setup.size.slice()).await?.rate();
 
     let mut figures = Vec::new();

@@ -6,6 +6,7 @@ use crate::figure::{Bound, Figure, Spread};
 use crate::installation::Installation;
 use crate::scenario::Report;
 use crate::setup::Setup;
+use crate::warm_up::warm_up;
 
 const CONNECTIONS: usize = 1000;
 /// A small cache, full early on, so that growth would show.
@@ -20,7 +21,7 @@ pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
     let entries = CACHE_ENTRIES.to_string();
     let milepost = Installation::start(setup, 1, &[("CACHE_ENTRIES", &entries)]).await?;
     let mut clients = milepost.clients(CONNECTIONS, &setup.singles).await?;
-    clients.closed(setup.size.warm_up()).await?;
+    warm_up(&mut clients, setup.size.warm_up()).await?.report();
     let (mut gateway, mut consumer) = (Vec::new(), Vec::new());
     let (mut elapsed, mut uploads) = (Duration::ZERO, 0);
     while uploads < setup.size.uploads_watched() {

@@ -12,6 +12,7 @@ use crate::produce::produce_one_by_one;
 use crate::records::Records;
 use crate::scenario::Report;
 use crate::setup::Setup;
+use crate::warm_up::warm_up_both;
 
 /// What a step is measured by: the name of its histogram, and a label of its series.
 const STEPS: [(&str, &str, &str); 3] = [
@@ -30,8 +31,7 @@ pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
     milepost.world.kafka.create(&topic, 1, &[]).await?;
     let records = Records::new(&setup.singles, milepost.world.account.id);
     let mut owner = setup.owner().await?;
-    ours.closed(setup.size.warm_up()).await?;
-    theirs.closed(setup.size.warm_up()).await?;
+    warm_up_both(&mut ours, &mut theirs, setup.size.warm_up()).await?;
 
     let mut latencies: [Vec<f64>; 4] = Default::default();
     let mut spent = [Duration::ZERO; 3];

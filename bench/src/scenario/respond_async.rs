@@ -9,6 +9,7 @@ use crate::produce::{Until, produce};
 use crate::records::Records;
 use crate::scenario::Report;
 use crate::setup::{CONNECTIONS, Setup};
+use crate::warm_up::warm_up_both;
 
 const BARE_TOPIC: &str = "bare";
 
@@ -20,11 +21,10 @@ pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
     let mut ours = milepost.clients(CONNECTIONS, &setup.singles).await?.with(requests);
     let mut theirs = noop.clients(CONNECTIONS, &setup.singles).await?;
     let topic = format!("{}{BARE_TOPIC}", milepost.world.prefix);
-    let partitions = i32::from(milepost.world.plan.partitions);
+    let partitions = i32::from(milepost.world.settings.partitions);
     milepost.world.kafka.create(&topic, partitions, &[]).await?;
     let records = Arc::new(Records::new(&setup.singles, milepost.world.account.id));
-    ours.closed(size.warm_up()).await?;
-    theirs.closed(size.warm_up()).await?;
+    warm_up_both(&mut ours, &mut theirs, size.warm_up()).await?;
 
     let [mut accepted, mut answered, mut produced] = <[Vec<f64>; 3]>::default();
     for _ in 0..size.rounds() {

@@ -5,6 +5,7 @@ use crate::figure::{Bound, Figure};
 use crate::installation::Installation;
 use crate::scenario::Report;
 use crate::setup::{CONNECTIONS, Setup};
+use crate::warm_up::warm_up;
 use std::time::Duration;
 
 /// A cache that starts empty.
@@ -20,7 +21,7 @@ pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
     clients.send(keys).await?;
     let hot = clients.requests();
     let mut before = Clients::connect(&milepost.targets(), CONNECTIONS, hot.replays(keys)).await?;
-    before.closed(setup.size.warm_up()).await?;
+    warm_up(&mut before, setup.size.warm_up()).await?.report();
     let normal = before.closed(setup.size.slice()).await?.latency_ms(0.99);
     drop(before);
 
