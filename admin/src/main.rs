@@ -25,7 +25,7 @@ async fn main() -> ExitCode {
     match run(arguments.command).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            for line in told(&error).lines() {
+            for line in sentence(&error).lines() {
                 eprintln!("error: {line}");
             }
             ExitCode::FAILURE
@@ -50,12 +50,12 @@ async fn run(command: Command) -> anyhow::Result<()> {
 }
 
 /// The error with its causes. Libraries often repeat a cause in their own text: that is left out.
-fn told(error: &anyhow::Error) -> String {
-    let mut told = error.to_string();
+fn sentence(error: &anyhow::Error) -> String {
+    let mut said = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !told.contains(&cause) {
-            told = format!("{told}: {cause}");
+        if !said.contains(&cause) {
+            said = format!("{said}: {cause}");
         }
     }
-    told
+    said
 }

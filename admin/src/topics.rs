@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::arguments::CreateTopics;
 
-/// Longest time until a broker tells about a topic that the controller has just made.
+/// Longest time until a broker knows a topic that the controller has just made.
 const VISIBLE_TIMEOUT: Duration = Duration::from_secs(10);
 
 pub async fn create(command: &CreateTopics) -> anyhow::Result<()> {
@@ -40,7 +40,7 @@ pub async fn check(kafka: &KafkaSettings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// A broker tells about a changed configuration a moment after it was accepted.
+/// A broker shows a changed configuration a moment after it was accepted.
 async fn await_kept(topics: &TopicAdmin, kafka: &KafkaSettings) -> anyhow::Result<()> {
     let deadline = Instant::now() + VISIBLE_TIMEOUT;
     while !violations(kafka, &topics.describe(kafka).await?).is_empty() && Instant::now() < deadline {
@@ -49,7 +49,7 @@ async fn await_kept(topics: &TopicAdmin, kafka: &KafkaSettings) -> anyhow::Resul
     Ok(())
 }
 
-/// What is still missing at the end is told by the check that follows.
+/// The check that follows reports what is still missing at the end.
 async fn await_visible(topics: &TopicAdmin, kafka: &KafkaSettings, names: &[String]) -> anyhow::Result<()> {
     let deadline = Instant::now() + VISIBLE_TIMEOUT;
     loop {

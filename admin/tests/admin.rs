@@ -55,8 +55,8 @@ async fn a_database_is_migrated_and_migrated_again() {
     let mut owner = database.connect(Role::Owner).await;
     owner.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public").await.unwrap();
     owner.execute("GRANT USAGE ON SCHEMA public TO PUBLIC").await.unwrap();
-    let told = refused(&database, &["account", "list"]);
-    assert!(told.contains("milepost-admin migrate"), "{told}");
+    let said = refused(&database, &["account", "list"]);
+    assert!(said.contains("milepost-admin migrate"), "{said}");
     for _ in 0..2 {
         assert!(printed(&database, &["migrate"]).starts_with("the schema has version "));
     }
@@ -67,13 +67,13 @@ async fn a_database_is_migrated_and_migrated_again() {
 async fn the_ttl_given_to_migrate_is_how_long_keys_are_kept_until_another_one_is_given() {
     let database = database().await;
     let mut owner = database.connect(Role::Owner).await;
-    for (arguments, told, kept) in [
+    for (arguments, said, kept) in [
         (&["migrate", "--idempotency-ttl", "48h"][..], "keys are kept for 2days\n", "48:00:00"),
         (&["migrate"], "", "48:00:00"),
         (&["migrate", "--idempotency-ttl", "5s"], "keys are kept for 5s\n", "00:00:05"),
     ] {
         let printed = printed(&database, arguments);
-        assert_eq!(printed.split_once('\n').map(|(_, rest)| rest), Some(told));
+        assert_eq!(printed.split_once('\n').map(|(_, rest)| rest), Some(said));
         let set: (String, String) = sqlx::query_as(
             "SELECT width::text, kept::text FROM partition_settings WHERE parent = 'idempotency_keys'",
         )
@@ -86,7 +86,7 @@ async fn the_ttl_given_to_migrate_is_how_long_keys_are_kept_until_another_one_is
 
 /// Of a database, but not a superuser, as on a managed server.
 #[tokio::test]
-async fn an_owner_who_may_not_take_everything_from_public_is_told_what_is_left() {
+async fn an_owner_who_may_not_take_everything_from_public_learns_what_is_left() {
     let database = database().await;
     let mut superuser = database.connect(Role::Owner).await;
     let role = format!("owner_{}", Uuid::new_v4().simple());
@@ -121,8 +121,8 @@ async fn an_account_is_created_once_and_only_its_id_is_printed() {
     let database = database().await;
     let id = printed(&database, &["account", "create", "--name", "Zoë & Co"]);
     Uuid::parse_str(id.trim_end()).unwrap();
-    let told = refused(&database, &["account", "create", "--name", "Zoë & Co"]);
-    assert!(told.contains("milepost-admin account list"), "{told}");
+    let said = refused(&database, &["account", "create", "--name", "Zoë & Co"]);
+    assert!(said.contains("milepost-admin account list"), "{said}");
 
     let list = printed(&database, &["account", "list"]);
     let rows = rows(&list);
@@ -173,8 +173,8 @@ async fn a_key_is_revoked_once_and_an_unknown_one_is_refused() {
     printed(&database, &["key", "revoke", prefix]);
     assert_eq!(printed(&database, &of_account), after);
 
-    let told = refused(&database, &["key", "revoke", secret.trim_end()]);
-    assert!(!told.contains(&secret[12..30]), "a pasted secret is not shown: {told}");
+    let said = refused(&database, &["key", "revoke", secret.trim_end()]);
+    assert!(!said.contains(&secret[12..30]), "a pasted secret is not shown: {said}");
 }
 
 #[tokio::test]
@@ -191,8 +191,8 @@ async fn progress_is_set_where_there_is_none_and_moved_only_by_force() {
         .execute("UPDATE partition_progress SET next_offset = 400, log_time = '2026-03-14T09:26:53Z'")
         .await
         .unwrap();
-    let told = refused(&database, &set("500"));
-    assert!(told.contains("400") && told.contains("--force") && told.contains("never stored"), "{told}");
+    let said = refused(&database, &set("500"));
+    assert!(said.contains("400") && said.contains("--force") && said.contains("never stored"), "{said}");
     assert_eq!(rows(&printed(&database, &list)), [["2", "400", "2026-03-14T09:26:53Z", "300"]]);
 
     printed(&database, &[&set("500")[..], &["--force"]].concat());

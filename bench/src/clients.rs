@@ -1,6 +1,6 @@
 //! The clients: persistent connections, each with one request under way at most.
 //!
-//! A closed load tells the capacity: each connection sends as soon as it is answered. An open load tells the latency: requests
+//! A closed load measures capacity: each connection sends as soon as it is answered. An open load measures latency: requests
 //! fall due at a fixed rate, and the time they wait for a free connection counts.
 
 use std::net::SocketAddr;
@@ -275,8 +275,8 @@ mod tests {
     #[tokio::test]
     async fn a_load_with_a_wrong_answer_has_no_tally() {
         let (mut clients, _) = clients(2, 5, Duration::ZERO).await;
-        let told = clients.send(10).await.unwrap_err().to_string();
-        assert!(told.contains("8 answers were not 200; the first: 503"), "{told}");
+        let said = clients.send(10).await.unwrap_err().to_string();
+        assert!(said.contains("8 answers were not 200; the first: 503"), "{said}");
     }
 
     #[tokio::test]

@@ -69,20 +69,20 @@ impl fmt::Display for Bound {
 /// One figure of a scenario.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
-    /// What it is about, such as `256 connections`; told apart by it from the scenario's others.
+    /// What it is about, such as `256 connections`; which distinguishes it from the scenario's others.
     pub name: String,
     /// What the numbers are of, such as `of plain`; or their unit.
     pub of: String,
     /// One number a round.
     pub rounds: Vec<f64>,
-    /// What the median must reach; `None` if it is only told.
+    /// What the median must reach; `None` if it is only reported.
     pub must: Option<Bound>,
     /// The absolute figures.
     pub beside: String,
 }
 
 impl Figure {
-    /// A figure that is only told.
+    /// A figure that is only reported.
     #[must_use]
     pub fn new(name: &str, of: &str, rounds: Vec<f64>) -> Self {
         Self { name: name.to_owned(), of: of.to_owned(), rounds, must: None, beside: String::new() }

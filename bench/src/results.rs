@@ -1,4 +1,4 @@
-//! The results of a size, kept in the repository, so that the next run can tell what has moved.
+//! The results of a size, kept in the repository, so that the next run can say what has moved.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,7 @@ const FAR: f64 = 1.5;
 /// Digits that are kept of a number.
 const DIGITS: i32 = 4;
 
-/// What a run has told, or several in part.
+/// The results of a run, or of several in part.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Results {
     /// What the last run was on.
@@ -123,11 +123,11 @@ mod tests {
     }
 
     #[test]
-    fn only_what_moved_by_more_than_its_rounds_is_told() {
+    fn only_what_moved_by_more_than_its_rounds_is_reported() {
         let before = results(&[2.0, 2.1, 2.2]);
         assert_eq!(results(&[2.1, 2.15, 2.3]).moved(&before), Vec::<String>::new());
-        let told = results(&[1.0, 1.1, 1.2]).moved(&before);
-        assert_eq!(told, ["scenario 1, uploads: 1.10 of plain instead of 2.10"]);
+        let said = results(&[1.0, 1.1, 1.2]).moved(&before);
+        assert_eq!(said, ["scenario 1, uploads: 1.10 of plain instead of 2.10"]);
         assert!(results(&[1.0]).moved(&Results::default()).is_empty(), "nothing to compare with");
     }
 

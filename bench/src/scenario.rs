@@ -1,4 +1,4 @@
-//! The scenarios: each runs Milepost and what it is compared with, and tells figures of both.
+//! The scenarios: each runs Milepost and what it is compared with, and gives figures of both.
 
 mod backlog;
 mod batches;
@@ -21,7 +21,7 @@ use serde::{Deserialize, Serialize};
 use crate::figure::Figure;
 use crate::setup::Setup;
 
-/// What a scenario has told.
+/// What a scenario has found.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
     /// Its figures.

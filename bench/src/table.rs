@@ -63,7 +63,7 @@ mod tests {
     use crate::scenario::Report;
 
     #[test]
-    fn the_table_tells_what_was_reached() {
+    fn the_table_shows_what_was_reached() {
         let rounds = vec![1.5, 2.5, 123.4];
         let figures = vec![
             Figure::new("uploads", "of plain", rounds.clone())
@@ -73,7 +73,7 @@ mod tests {
         ];
         let report = Report { notes: vec!["It rained.".to_owned()], ..Report::of(figures) };
         let results = Results { scenarios: BTreeMap::from([(1, report)]), machine: None };
-        let told = render(&results);
+        let said = render(&results);
         for part in [
             "| 2.50 of plain |",
             "| 1.50 to 123 |",
@@ -83,7 +83,7 @@ mod tests {
             "5/s against 2/s",
             "1: It rained.",
         ] {
-            assert!(told.contains(part), "{part} is not in {told}");
+            assert!(said.contains(part), "{part} is not in {said}");
         }
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-/// The longest latency told apart from longer ones, µs.
+/// The longest latency distinguished from longer ones, µs.
 const LATENCY_MAX_US: u64 = 120_000_000;
 
 /// The right answers to a load; a load with a wrong one has no tally.

@@ -49,8 +49,8 @@ pub fn at_once(universe: &Universe) -> impl Iterator<Item = &KeyState> {
 }
 
 /// Whether all that could be answered in the end is right: pairs of a record in the journal, by offset, and a state that
-/// would answer it. These are the results of the topic that a gateway takes for the record's own, whether the broker told
-/// it the record's time or not; the newest row of the table; and what is told when somebody asks for the record's status.
+/// would answer it. These are the results of the topic that a gateway takes for the record's own, whether the broker gave
+/// it the record's time or not; the newest row of the table; and what is shown when somebody asks for the record's status.
 #[must_use]
 pub fn all_in_the_end(universe: &Universe, is_right: impl Fn(i64, &KeyState) -> bool) -> bool {
     let rows: Vec<KeyState> = universe.database.keys.iter().map(|row| KeyState::clone(row)).collect();

@@ -15,7 +15,7 @@ enum SizeName {
     Big,
 }
 
-/// Visits every state of the protocol within a size, and tells which promises break and how.
+/// Visits every state of the protocol within a size, and reports which promises break and how.
 #[derive(Debug, Parser)]
 struct Arguments {
     /// What every test run checks, or much more: some minutes, 24 million states, 2 GB of memory.

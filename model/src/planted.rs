@@ -15,7 +15,7 @@ pub enum PlantedBug {
     GiveUpOnAFact,
     /// A table partition of keys goes before its facts are emitted.
     ExpireBeforeEmission,
-    /// Whether a record below the progress was persisted is told from the newest row of its key.
+    /// Whether a record below the progress was persisted is judged by the newest row of its key.
     ReEmitByNewestRow,
     /// A batch that is only emitted again is resolved against any table, even one that was put back to before it.
     ReEmitUnfenced,

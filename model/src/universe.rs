@@ -135,7 +135,7 @@ impl Universe {
         Some(())
     }
 
-    /// A consumer tells the table how far it has emitted.
+    /// A consumer notes in the table how far it has emitted.
     pub fn note_emitted(&mut self, consumer: usize) -> Option<()> {
         let emitted = self.consumers[consumer].as_ref()?.emitted();
         if emitted > 0 {

@@ -9,7 +9,7 @@ use super::*;
 fn all(file: &[u8]) -> (Vec<Found>, Option<String>) {
     let mut error = None;
     let reader = Reader::new(file).expect("a slice can be read");
-    let found = reader.map_while(|found| found.map_err(|told| error = Some(told.to_string())).ok()).collect();
+    let found = reader.map_while(|found| found.map_err(|said| error = Some(said.to_string())).ok()).collect();
     (found, error)
 }
 
@@ -154,7 +154,7 @@ fn an_altitude_that_apple_marks_as_none_is_left_out() {
 }
 
 #[test]
-fn points_are_told_by_their_kind_wherever_they_stand() {
+fn points_are_recognised_by_their_kind_wherever_they_stand() {
     let point = |name: &str| format!("<{name} lat='1' lon='180'>{TIME}</{name}>");
     let text = format!(
         "<gpx>{}<rte>{}</rte><trk><trkseg>{}</trkseg>{}</trk></gpx>",
@@ -197,8 +197,8 @@ fn a_bad_point_is_named_with_its_line_and_the_others_are_read() {
             good,
         ]
     );
-    let told = BadPoint { line: 3, flaw: Flaw::Latitude }.to_string();
-    assert_eq!(told, "line 3: its latitude is no number from -90 to 90");
+    let said = BadPoint { line: 3, flaw: Flaw::Latitude }.to_string();
+    assert_eq!(said, "line 3: its latitude is no number from -90 to 90");
 }
 
 #[test]
@@ -238,14 +238,14 @@ fn what_follows_after_the_end_is_an_error_unless_it_says_nothing() {
         "\n<?xml version='1.0'?>\n",
         &whole,
     ] {
-        let told = error(&format!("{whole}\n{rest}"));
-        assert!(told.contains("</gpx>") || told.contains("another file"), "{rest:?}: {told}");
+        let said = error(&format!("{whole}\n{rest}"));
+        assert!(said.contains("</gpx>") || said.contains("another file"), "{rest:?}: {said}");
     }
 }
 
 #[test]
 fn what_is_not_gpx_is_an_error_with_its_line() {
-    for (text, told) in [
+    for (text, said) in [
         ("", "line 1: there is no <gpx>"),
         ("<?xml version='1.0'", "line 1: there is no <gpx>"),
         ("\n\n<!-- -->", "line 3: there is no <gpx>"),
@@ -255,7 +255,7 @@ fn what_is_not_gpx_is_an_error_with_its_line() {
         ("<html>", "line 1: this is <html>, not <gpx>"),
         ("</gpx>", "line 1: ill-formed document: close tag `</gpx>` does not match any open tag"),
     ] {
-        assert_eq!(error(text), told, "{text}");
+        assert_eq!(error(text), said, "{text}");
     }
     assert!(error("<gpx>\n<trk>\n</gpx>").starts_with("line 3: ill-formed document"));
     assert!(error("<gpx>\n<!x></gpx>").starts_with("line 2: "));
@@ -340,8 +340,8 @@ fn every_truncation_of_a_file_gives_a_prefix_of_its_points() {
     for end in 0..text.len() {
         let (found, error) = all(&text.as_bytes()[..end]);
         assert!(sent(&whole).starts_with(&sent(&found)), "{end}");
-        let is_told = matches!(found.last(), Some(Found::CutOff(_)));
-        assert_eq!((is_told, error.is_some()), ((root..last).contains(&end), end < root), "{end}");
+        let is_logged = matches!(found.last(), Some(Found::CutOff(_)));
+        assert_eq!((is_logged, error.is_some()), ((root..last).contains(&end), end < root), "{end}");
     }
 }
 

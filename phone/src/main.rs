@@ -61,7 +61,7 @@ async fn run(arguments: &Arguments, phone: &Phone) -> anyhow::Result<Summary> {
     let cut = Cut { size: arguments.batch_size, gap: *arguments.batch_gap };
     let mut track = Track::survey(open, cut, latest()).with_context(|| format!("{name} is not sent"))?;
     let found = track.found().clone();
-    tell(&name.to_string(), &found);
+    report(&name.to_string(), &found);
     let uploads = track.uploads(&arguments.device_id);
 
     let bar = progress_bar(uploads.len() as u64);
@@ -94,7 +94,7 @@ fn latest() -> i64 {
 }
 
 /// Says what of a file is not sent, on standard error.
-fn tell(name: &str, found: &Survey) {
+fn report(name: &str, found: &Survey) {
     for bad in &found.bad_listed {
         eprintln!("{name}: a point is left out: {bad}");
     }

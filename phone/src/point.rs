@@ -29,7 +29,7 @@ pub struct Point {
     /// Radius in metres.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub accuracy: Option<f64>,
-    /// Metres above the ellipsoid if the file tells `ele` and `geoidheight`; else `ele`, above mean sea level.
+    /// Metres above the ellipsoid if the file has `ele` and `geoidheight`; else `ele`, above mean sea level.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub altitude: Option<f64>,
     /// Degrees clockwise from north.

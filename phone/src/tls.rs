@@ -72,8 +72,8 @@ mod tests {
             ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "invalid peer certificate"),
         ] {
             fs::write(&file, content).expect("the file is written");
-            let told = faults(&file);
-            assert!(told.contains("ca.pem") && told.contains(fault), "{told}");
+            let said = faults(&file);
+            assert!(said.contains("ca.pem") && said.contains(fault), "{said}");
         }
     }
 

@@ -139,7 +139,7 @@ mod tests {
         Track::survey(move || Ok(text.as_bytes()), cut, i64::MAX).expect("the test's GPX is good")
     }
 
-    /// A point that is told by its seconds.
+    /// A point recognised by its seconds.
     fn point(element: &str, seconds: u32) -> String {
         format!(r#"<{element} lat="1" lon="2"><time>2026-03-14T09:00:{seconds:02}Z</time></{element}>"#)
     }

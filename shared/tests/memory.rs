@@ -7,7 +7,7 @@ use milepost_shared::location::{Invalid, Rules, Shape, decode};
 
 /// Most memory for each byte of a body, the body itself besides.
 const PER_BYTE_MAX: u64 = 7;
-/// What any body may cost besides: its faults, and room for as many locations as a gateway takes unless it is told.
+/// What any body may cost besides: its faults, and room for as many locations as a gateway takes by default.
 const CONSTANT: u64 = 256 << 10;
 /// The same where ten times as many are taken.
 const CONSTANT_AT_MOST: u64 = 1 << 20;

@@ -123,7 +123,7 @@ impl Answer {
 
     /// Status and body, for messages and comparisons.
     #[must_use]
-    pub fn told(&self) -> (u16, String) {
+    pub fn status_and_body(&self) -> (u16, String) {
         (self.status, String::from_utf8_lossy(&self.body).into_owned())
     }
 }
@@ -195,7 +195,7 @@ impl Client {
                 Ok(answer) if !matches!(answer.status, 202 | 408 | 429 | 500..) => {
                     return Ok(Some(answer));
                 }
-                Ok(answer) => last = format!("{:?}", answer.told()),
+                Ok(answer) => last = format!("{:?}", answer.status_and_body()),
                 Err(error) => last = error.to_string(),
             }
             Ok(None)

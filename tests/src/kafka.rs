@@ -56,7 +56,7 @@ impl Kafka {
         config
     }
 
-    /// A client that reads: from the beginning, if it is not told from where. It joins the group only if it subscribes.
+    /// A client that reads: from the beginning, unless it is given a position. It joins the group only if it subscribes.
     ///
     /// # Errors
     /// It cannot be made.
@@ -325,7 +325,7 @@ fn ends(consumer: &BaseConsumer, topic: &str) -> anyhow::Result<Vec<(i64, i64)>>
         .collect()
 }
 
-/// Compaction may have removed the last record of a partition; then the consumer's position tells when it is read.
+/// Compaction may have removed the last record of a partition; then the consumer's position shows when it is read.
 fn read<T>(
     consumer: &BaseConsumer,
     topic: &str,

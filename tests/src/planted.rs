@@ -10,7 +10,7 @@ use milepost_shared::location::{Location, Upload};
 const CAPTURED_FROM: i64 = 1_773_480_413_000;
 
 /// What one test plants: all its coordinates share eight digits behind the point, all its keys share sixteen hex
-/// digits, and its secrets are told.
+/// digits, and its secrets are listed.
 #[derive(Debug)]
 pub struct Planted {
     digits: String,

@@ -146,7 +146,7 @@ impl Program {
     /// # Errors
     /// The program does not answer.
     pub async fn metric_of(&self, name: &str, label: &str) -> anyhow::Result<f64> {
-        let page = self.page("/metrics").await.with_context(|| format!("{} tells no metrics", self.name))?;
+        let page = self.page("/metrics").await.with_context(|| format!("{} shows no metrics", self.name))?;
         let of_name = page.lines().filter(|line| {
             line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' ']) && rest.contains(label))
         });
@@ -188,7 +188,7 @@ impl Program {
     /// Whether it runs.
     ///
     /// # Errors
-    /// The system does not tell.
+    /// The system does not say.
     pub fn is_running(&mut self) -> anyhow::Result<bool> {
         Ok(self.ended()?.is_none() && self.child.is_some())
     }
@@ -196,7 +196,7 @@ impl Program {
     /// How it ended, if it has by itself since this was asked last.
     ///
     /// # Errors
-    /// The system does not tell.
+    /// The system does not say.
     pub fn ended(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         let Some(child) = &mut self.child else { return Ok(None) };
         let status = child.try_wait()?;
@@ -263,7 +263,7 @@ impl Program {
     ///
     /// # Errors
     /// There is no log.
-    pub fn told(&self) -> anyhow::Result<String> {
+    pub fn logged(&self) -> anyhow::Result<String> {
         Ok(String::from_utf8_lossy(&std::fs::read(&self.log)?).into_owned())
     }
 }

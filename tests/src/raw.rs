@@ -58,7 +58,7 @@ impl Raw {
         Ok(timeout(Duration::from_secs(10), self.stream.write_all(bytes)).await??)
     }
 
-    /// Reads the next answer, whose length must be told.
+    /// Reads the next answer, whose length must be given.
     ///
     /// # Errors
     /// There is none within `deadline`, or the connection is closed.
@@ -109,7 +109,7 @@ impl Raw {
         read.await.with_context(|| format!("the connection is still open after {deadline:?}"))
     }
 
-    /// Sends one byte of `bytes` after the other, ten a second and for ever, until the other side closes.
+    /// Sends one byte of `bytes` after the other, ten a second, until the other side closes.
     ///
     /// # Errors
     /// It has not within `deadline`.

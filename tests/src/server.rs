@@ -32,8 +32,8 @@ pub struct Via {
     pub name: &'static str,
     /// Where Kafka listens for what the proxy brings.
     pub listens: u16,
-    /// Where its clients are told to go: the proxy's port.
-    pub told: u16,
+    /// Where its clients are sent: the proxy's port.
+    pub advertised: u16,
 }
 
 impl Server {
@@ -45,13 +45,13 @@ impl Server {
         Self::started("kafka", Vec::new()).await
     }
 
-    /// Starts a Kafka that is also reached through proxies: who comes by one of these ways is told to stay on it.
+    /// Starts a Kafka that is also reached through proxies: whoever comes by one of these ways stays on it.
     ///
     /// # Errors
     /// It does not start.
     pub async fn kafka_via(ways: &[Via]) -> anyhow::Result<Self> {
         let via: Vec<String> =
-            ways.iter().map(|way| format!("{}:{}:{}", way.name, way.listens, way.told)).collect();
+            ways.iter().map(|way| format!("{}:{}:{}", way.name, way.listens, way.advertised)).collect();
         Self::started("kafka", vec![("KAFKA_VIA", via.join(" "))]).await
     }
 
@@ -107,11 +107,11 @@ impl Server {
         }
     }
 
-    /// What it has told in all its runs.
+    /// What it has logged in all its runs.
     ///
     /// # Errors
     /// It cannot be read.
-    pub fn told(&self) -> anyhow::Result<String> {
+    pub fn logged(&self) -> anyhow::Result<String> {
         Ok(String::from_utf8_lossy(&std::fs::read(self.dir.path().join("log"))?).into_owned())
     }
 
@@ -210,8 +210,8 @@ impl Server {
             .output()
             .await
             .with_context(|| format!("cannot run {}", self.script.display()))?;
-        let told = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{} {verb}: {told}", self.script.display());
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{} {verb}: {said}", self.script.display());
         Ok(())
     }
 }
@@ -242,7 +242,7 @@ fn parent(pid: i32) -> Option<i32> {
     if fields.next()? == "Z" { None } else { fields.next()?.parse().ok() }
 }
 
-/// What the kernel tells of a process behind its name, which may hold anything.
+/// What the kernel says about a process behind its name, which may hold anything.
 fn stat(pid: i32) -> Option<String> {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     Some(stat.rsplit_once(") ")?.1.to_owned())

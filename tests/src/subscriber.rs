@@ -1,4 +1,4 @@
-//! A subscriber of `locations`, written from the description for subscribers alone (design, section 3).
+//! A subscriber of `locations`, written from docs/topics.md alone.
 
 use std::collections::HashMap;
 
@@ -59,7 +59,7 @@ impl Fact {
         })
     }
 
-    /// The upload it tells of, in the form of [`exact`](crate::exact).
+    /// The upload it holds, in the form of [`exact`](crate::exact).
     #[must_use]
     pub fn upload(&self) -> String {
         serde_json::json!({"deviceId": self.value["deviceId"], "locations": self.value["locations"]})

@@ -9,7 +9,7 @@ use sqlx::{PgPool, Row as _};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// An upload as its rows tell it: bit for bit, in the order of the ordinals.
+/// An upload as its rows hold it: bit for bit, in the order of the ordinals.
 #[derive(Debug, Clone)]
 pub struct Stored {
     /// Whose.
@@ -191,10 +191,10 @@ impl Tables {
         Ok(())
     }
 
-    /// The one number that a query tells.
+    /// The one number that a query returns.
     ///
     /// # Errors
-    /// It fails, or tells something else.
+    /// It fails, or returns something else.
     pub async fn number(&self, query: &str) -> anyhow::Result<i64> {
         Ok(sqlx::query_scalar(query).fetch_one(&self.pool).await?)
     }

@@ -225,8 +225,8 @@ impl World {
     /// It fails.
     pub async fn administer(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let output = self.admin(arguments).await?;
-        let told = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "milepost-admin {arguments:?}: {}: {told}", output.status);
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "milepost-admin {arguments:?}: {}: {said}", output.status);
         Ok(String::from_utf8(output.stdout)?)
     }
 
@@ -245,8 +245,8 @@ impl World {
     /// # Errors
     /// `milepost-admin` fails.
     pub async fn new_secret(&self, account: Uuid) -> anyhow::Result<String> {
-        let told = self.administer(&["key", "create", "--account", &account.to_string()]).await?;
-        let secret = told.trim().to_owned();
+        let said = self.administer(&["key", "create", "--account", &account.to_string()]).await?;
+        let secret = said.trim().to_owned();
         // The part behind the prefix, which is for display.
         let hidden = secret.get(12..32).context("milepost-admin shows no secret")?.to_owned();
         self.secrets.lock().expect("no test panics with the lock").push(hidden);
@@ -335,7 +335,7 @@ impl World {
             let committed = self.kafka.committed(&group, &self.topics.uploads);
             // A broker that has just come back does not lead its partitions yet.
             let (ends, committed) = match tokio::try_join!(ends, committed) {
-                Ok(told) => told,
+                Ok(said) => said,
                 Err(error) => {
                     seen = format!("{error:#}");
                     return Ok(None);
@@ -372,7 +372,7 @@ impl World {
     }
 
     /// Checks that exactly these uploads are stored, each as often as it is named, whole, bit for bit and in the order
-    /// sent; that no record of the journal was skipped; and that the facts tell the same.
+    /// sent; that no record of the journal was skipped; and that the facts say the same.
     ///
     /// # Errors
     /// It is not so.
@@ -501,7 +501,7 @@ impl Drop for World {
 fn print_tail(log: &Path) {
     let text = std::fs::read(log).unwrap_or_default();
     let text = String::from_utf8_lossy(&text);
-    // librdkafka tells much, and what matters here is what the program did.
+    // librdkafka logs much, and what matters here is what the program did.
     let lines: Vec<&str> = text.lines().filter(|line| !line.contains(" TRACE ")).collect();
     if lines.is_empty() {
         return;
@@ -521,7 +521,7 @@ pub fn exact(upload: &Upload) -> String {
     serde_json::to_value(upload).expect("an upload is JSON").to_string()
 }
 
-/// Compares without regard to order, and tells what is missing and what is too many.
+/// Compares without regard to order, and says what is missing and what is too many.
 fn same(
     what: &str,
     wanted: impl Iterator<Item = String>,

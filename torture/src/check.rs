@@ -1,4 +1,4 @@
-//! The checkers: one per invariant (design, section 7), and some for the run itself. Each is a pure function of what the
+//! The checkers: one per invariant of ARCHITECTURE.md, and some for the run itself. Each is a pure function of what the
 //! clients saw and what the system left behind, and knows nothing of how Milepost is made.
 //!
 //! None accuses an innocent run: an attempt without an answer, or answered 5xx, may or may not have stored its upload, and a

@@ -261,7 +261,7 @@ impl Shared {
         }
     }
 
-    /// Asks for an answer at once, follows the `Location` until it tells the final one, and has a stranger ask too.
+    /// Asks for an answer at once, follows the `Location` until it has the final one, and has a stranger ask too.
     async fn status(&self, operation: &Operation, upload: UploadId, stranger: usize) {
         let location = loop {
             match self.attempt(operation, upload, operation.account, operation.gateway, true).await {
@@ -280,8 +280,8 @@ impl Shared {
         loop {
             let gateway = rand::random_range(0..2);
             if let Some(answered) = self.get(upload, Ask::Get, operation.account, gateway, &location).await {
-                let told = serde_json::from_slice(&answered.body).unwrap_or(serde_json::Value::Null);
-                if answered.status == 404 || told["status"] == "final" {
+                let said = serde_json::from_slice(&answered.body).unwrap_or(serde_json::Value::Null);
+                if answered.status == 404 || said["status"] == "final" {
                     return;
                 }
             }

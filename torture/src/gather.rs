@@ -18,7 +18,7 @@ use crate::record::{journal_entry, seen_fact};
 
 /// Longest time to read a topic.
 const READ: Duration = Duration::from_secs(300);
-/// Lines of one log that are told.
+/// Lines of one log that are reported.
 const LINES_MAX: usize = 3;
 /// How much of such a line, characters.
 const LINE_MAX: usize = 300;
@@ -191,7 +191,7 @@ fn differences<T: PartialEq>(
     differences
 }
 
-/// Lines of programs' logs that must not be there: what the run planted, a secret, a panic. A few of each log are told.
+/// Lines of programs' logs that must not be there: what the run planted, a secret, a panic. A few of each log are reported.
 ///
 /// # Errors
 /// A log cannot be read.
@@ -255,7 +255,7 @@ mod tests {
     use crate::operation;
 
     #[test]
-    fn rows_tell_how_often_an_upload_is_there() {
+    fn rows_show_how_often_an_upload_is_there() {
         assert_eq!(copies(&[0, 1, 2]), Some(1));
         assert_eq!(copies(&[0, 0, 1, 1]), Some(2));
         for torn in [&[0, 0, 1][..], &[0, 2], &[1, 2], &[0, 1, 1], &[]] {
@@ -264,23 +264,23 @@ mod tests {
     }
 
     #[test]
-    fn what_differs_between_two_states_is_told() {
+    fn what_differs_between_two_states_is_listed() {
         let state = |rows: &[(i64, u8)]| {
             rows.iter().map(|(offset, row)| (Position { partition: 0, offset: *offset }, *row)).collect()
         };
-        let mut told = differences("row", state(&[(1, 1), (2, 2), (3, 3)]), state(&[(1, 1), (2, 9), (4, 4)]));
-        told.sort();
+        let mut said = differences("row", state(&[(1, 1), (2, 2), (3, 3)]), state(&[(1, 1), (2, 9), (4, 4)]));
+        said.sort();
         let expected =
             ["a row of 0/4 was not there before", "the row of 0/2 is another one", "the row of 0/3 is gone"];
-        assert_eq!(told, expected);
+        assert_eq!(said, expected);
     }
 
     #[test]
-    fn a_line_with_what_must_not_be_there_is_told() {
+    fn a_line_with_what_must_not_be_there_is_reported() {
         let marks = operation::marks(7);
         let secret = "mp_abcdefgh_0123456789abcdefghijklmnopqrstuvwxyz".to_owned();
         let log = tempfile::NamedTempFile::new().unwrap();
-        for (line, told) in [
+        for (line, said) in [
             ("all is well with mp_abcdefgh".to_owned(), false),
             (format!("at 48.{}1", marks.digits), true),
             (format!("key k-{}-3", marks.key), true),
@@ -289,7 +289,7 @@ mod tests {
         ] {
             std::fs::write(log.path(), format!("first\n{line}\nlast\n")).unwrap();
             let faults = log_faults(&[log.path()], &marks, std::slice::from_ref(&secret)).unwrap();
-            assert_eq!(faults.len(), usize::from(told), "{line}");
+            assert_eq!(faults.len(), usize::from(said), "{line}");
         }
     }
 }

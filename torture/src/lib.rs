@@ -1,10 +1,10 @@
 //! Milepost under torture: real gateways, consumers, Kafka and Postgres under load and faults, and checkers that say from the
-//! outside whether an invariant (design, section 7) broke.
+//! outside whether an invariant broke (those of ARCHITECTURE.md).
 //!
 //! In the order of a run: a [`plan`] and a seed give a [`schedule`] of [`fault`]s and a stream of [`operation`]s, both pure. The
 //! [`system`] runs behind the links of a [`proxy`]. [`drive`] sends the operations' uploads and writes the [`history`], while
 //! [`inject`] breaks and heals things and [`observe`] watches from the side. When all is healed and quiet, the [`evidence`]
-//! is read from journal, topics and tables, and every [`check`] compares it with the history. The [`report`] tells what came
+//! is read from journal, topics and tables, and every [`check`] compares it with the history. The [`report`] says what came
 //! of it. [`mutants`] shows that the checkers catch what they are for.
 
 pub mod check;

@@ -36,7 +36,7 @@ pub struct Watchers {
 }
 
 impl Watchers {
-    /// Starts them. `footprints` tells what each program holds at the moment.
+    /// Starts them. `footprints` says what each program holds at the moment.
     ///
     /// # Errors
     /// There is no Kafka client to be had, or the topics are not there.

@@ -1,5 +1,5 @@
 //! Operations: what one client wants to get done, with all its retries. Pure: everything about operation `index` of a run is made
-//! again from the run's seed, so whatever is found in a table, a topic or a log can be told to be lost, doubled, torn or
+//! again from the run's seed, so whatever is found in a table, a topic or a log can be recognised as lost, doubled, torn or
 //! invented.
 
 use std::fmt;
@@ -231,7 +231,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn an_upload_is_made_again_bit_for_bit_and_each_location_tells_whose_it_is(
+        fn an_upload_is_made_again_bit_for_bit_and_each_location_shows_whose_it_is(
             seed: u64, operation in 0..10_000_000u64, b: bool,
         ) {
             let id = UploadId { operation, variant: if b { Variant::B } else { Variant::A } };

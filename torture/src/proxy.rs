@@ -238,7 +238,7 @@ struct Connection<'a> {
 }
 
 impl Connection<'_> {
-    /// Carries bytes one way until the sender has ended; then tells the receiver.
+    /// Carries bytes one way until the sender has ended; then lets the receiver know.
     async fn carry(
         &self,
         mut from: ReadHalf<'_>,

@@ -67,7 +67,7 @@ async fn hears_nothing(stream: &mut TcpStream) -> bool {
 }
 
 #[tokio::test]
-async fn what_passes_passes_both_ways_and_an_end_is_told() -> anyhow::Result<()> {
+async fn what_passes_passes_both_ways_and_an_end_is_passed_on() -> anyhow::Result<()> {
     let echo = Echo::start().await?;
     let mut stream = echo.connect().await?;
     echoed(&mut stream, &[7; 100_000]).await?;

@@ -183,7 +183,7 @@ mod tests {
     use crate::check::testing::Run;
 
     #[test]
-    fn a_report_tells_the_verdict_what_was_found_and_how_to_run_it_again() {
+    fn a_report_has_the_verdict_what_was_found_and_how_to_run_it_again() {
         let mut run = Run::innocent();
         run.evidence.stored.remove(3);
         let verdicts = check::all(&run.history, &run.evidence, &run.episodes, &run.demands);

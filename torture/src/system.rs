@@ -99,8 +99,8 @@ impl System {
         let gateway_kafka = Proxy::start(([127, 0, 0, 1], for_gateways).into()).await?;
         let consumer_kafka = Proxy::start(([127, 0, 0, 1], for_consumers).into()).await?;
         let ways = [
-            Via { name: "GATEWAY", listens: for_gateways, told: gateway_kafka.address().port() },
-            Via { name: "CONSUMER", listens: for_consumers, told: consumer_kafka.address().port() },
+            Via { name: "GATEWAY", listens: for_gateways, advertised: gateway_kafka.address().port() },
+            Via { name: "CONSUMER", listens: for_consumers, advertised: consumer_kafka.address().port() },
         ];
         let (mut kafka, mut postgres) = tokio::try_join!(Server::kafka_via(&ways), Server::postgres())?;
         let limited = async { kafka.limit_disk().await.and(postgres.limit_disk().await) };
@@ -237,11 +237,11 @@ impl System {
         paths
     }
 
-    /// Keeps what a gateway tells about its replay paths, since it is about to end. A consumer has nothing to tell.
+    /// Keeps what a gateway reports about its replay paths, since it is about to end. A consumer has none.
     pub(crate) async fn keep_paths(&self, gateway: &Program) {
-        let told = paths_of(gateway).await;
+        let said = paths_of(gateway).await;
         let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
-        for (path, count) in told {
+        for (path, count) in said {
             *paths.entry(path).or_default() += count;
         }
     }
@@ -426,8 +426,8 @@ async fn supervise(slots: Vec<Arc<Slot>>, unexpected: Arc<Mutex<Vec<String>>>) {
                 continue;
             }
             if let Ok(Some(status)) = program.ended() {
-                let told = format!("{} ended by itself: {status}", slot.name);
-                unexpected.lock().unwrap_or_else(PoisonError::into_inner).push(told);
+                let said = format!("{} ended by itself: {status}", slot.name);
+                unexpected.lock().unwrap_or_else(PoisonError::into_inner).push(said);
             }
             if let Ok(false) = program.is_running() {
                 // Tried again at the next look.
@@ -438,17 +438,17 @@ async fn supervise(slots: Vec<Arc<Slot>>, unexpected: Arc<Mutex<Vec<String>>>) {
 }
 
 async fn paths_of(gateway: &Program) -> Vec<(&'static str, u64)> {
-    let mut told = Vec::new();
+    let mut said = Vec::new();
     if gateway.listen.is_none() {
-        return told;
+        return said;
     }
     for path in PATHS {
         let source = format!("source=\"{path}\"");
         let count = gateway.metric_of("milepost_gateway_uploads_total", &source).await.unwrap_or_default();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a counter")]
-        told.push((path, count as u64));
+        said.push((path, count as u64));
     }
-    told
+    said
 }
 
 fn slot(name: String, program: Program) -> Arc<Slot> {

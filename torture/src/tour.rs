@@ -51,7 +51,7 @@ pub async fn faults_tour(bin_dir: PathBuf, seed: u64, only: &str) -> anyhow::Res
         }
         let planned = Planned { at: recorder.now(), lasts: LASTS.max(shortest(fault)), fault };
         let episode = system.inject(&planned, || recorder.now()).await;
-        println!("{:6.1} s  {fault:?}: {}", episode.healed - episode.began, told(&episode));
+        println!("{:6.1} s  {fault:?}: {}", episode.healed - episode.began, describe(&episode));
         episodes.push(episode);
     }
     system.heal().await.context("not ready when all is healed")?;
@@ -63,7 +63,7 @@ pub async fn faults_tour(bin_dir: PathBuf, seed: u64, only: &str) -> anyhow::Res
     table.set_header(["fault", "seconds", "sign"]);
     for episode in &episodes {
         let seconds = format!("{:.1}", episode.healed - episode.began);
-        table.add_row([format!("{:?}", episode.fault), seconds, told(episode)]);
+        table.add_row([format!("{:?}", episode.fault), seconds, describe(episode)]);
     }
     println!("{table}\n{} operations, replay paths {:?}", driver.begun(), system.replay_paths().await);
     for ended in system.unexpected() {
@@ -76,7 +76,7 @@ pub async fn faults_tour(bin_dir: PathBuf, seed: u64, only: &str) -> anyhow::Res
     Ok(())
 }
 
-fn told(episode: &Episode) -> String {
+fn describe(episode: &Episode) -> String {
     match &episode.bite {
         Ok(sign) => sign.clone(),
         Err(NoBite::Skipped(reason)) => format!("skipped: {reason}"),

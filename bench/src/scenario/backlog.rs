@@ -58,7 +58,7 @@ fn figure(name: &str, uploads: &Uploads, count: u64, (ours, theirs): &(Vec<f64>,
         .beside(format!("{ours:.0} locations/s against {theirs:.0}/s, {} in all", count * uploads.locations))
 }
 
-/// Fills the journal while no consumer runs, starts one, and tells how many records a second it persists. The clock runs from
+/// Fills the journal while no consumer runs, starts one, and returns how many records a second it persists. The clock runs from
 /// its first commit on: to join a group takes as long with an empty journal.
 async fn drain(
     setup: &Setup,

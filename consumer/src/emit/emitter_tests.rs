@@ -105,7 +105,7 @@ fn facts(cluster: &Cluster, last: i64) -> Vec<i64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn producers_that_know_no_broker_any_more_are_made_anew_and_the_batch_is_emitted() {
+async fn producers_that_know_no_broker_any_more_are_replaced_and_the_batch_is_emitted() {
     let cluster = cluster();
     let mut emitter = emitter(&cluster, Duration::ZERO);
     for offset in [4, 5] {
@@ -120,7 +120,7 @@ async fn producers_that_know_no_broker_any_more_are_made_anew_and_the_batch_is_e
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn results_do_not_wait_for_facts_and_facts_that_got_lost_are_told_again_in_order() {
+async fn results_do_not_wait_for_facts_and_facts_that_got_lost_are_emitted_again_in_order() {
     let cluster = cluster();
     let mut emitter = emitter(&cluster, 5 * SECOND);
     // Whoever waits for a fact waits for five seconds.
@@ -133,10 +133,10 @@ async fn results_do_not_wait_for_facts_and_facts_that_got_lost_are_told_again_in
 
     emitter.facts.lost.cancel();
     assert_eq!(all_acknowledged(&mut emitter).await, [5, 6, 7]);
-    let told = facts(&cluster, 6);
+    let said = facts(&cluster, 6);
     let mut greatest = 3;
-    for offset in &told {
-        assert!(*offset <= greatest + 1, "a hole in {told:?}");
+    for offset in &said {
+        assert!(*offset <= greatest + 1, "a hole in {said:?}");
         greatest = greatest.max(*offset);
     }
     assert_eq!(greatest, 6);

@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn records_of_an_earlier_assignment_are_told_apart() {
+    fn records_of_an_earlier_assignment_are_distinguished() {
         let assignment = Assignment::default();
         assignment.add(1, 10, 5);
         let polled = assignment.polled(1, 5).unwrap();

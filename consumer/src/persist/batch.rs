@@ -350,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_partition_that_was_lost_and_won_again_begins_anew() {
+    fn a_partition_that_was_lost_and_regained_starts_over() {
         let mut batch = batch([record(0, 5, true), record(0, 6, true), record(1, 1, true)], 0);
         push(&mut batch, record(0, 5, true), 2, 5);
         let Span { generation, first_new, next, .. } = batch.spans[&0];

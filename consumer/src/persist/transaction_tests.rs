@@ -361,14 +361,14 @@ async fn poison_and_unknown_accounts_go_to_dead_letters_with_their_reason_and_a_
 
 /// Persists a batch and whatever is cut off it. Returns the facts in order, and the sizes of the transactions.
 async fn persist_in_pieces(persister: &mut Persister, whole: Batch) -> (Vec<Position>, Vec<usize>) {
-    let (mut told, mut sizes, mut pieces) = (Vec::new(), Vec::new(), vec![whole]);
+    let (mut said, mut sizes, mut pieces) = (Vec::new(), Vec::new(), vec![whole]);
     while let Some(piece) = pieces.pop() {
         let persisted = persister.persist(piece).await.unwrap();
         sizes.push(persisted.emissions.len());
-        told.extend(persisted.emissions.iter().map(|emission| emission.position));
+        said.extend(persisted.emissions.iter().map(|emission| emission.position));
         pieces.extend(persisted.rest);
     }
-    (told, sizes)
+    (said, sizes)
 }
 
 #[tokio::test]
@@ -386,10 +386,10 @@ async fn a_batch_too_large_for_the_time_it_may_take_is_cut_until_its_pieces_are_
     };
     let whole = batch(0, records());
     let deadline = Duration::from_secs(60);
-    let (told, sizes) = tokio::time::timeout(deadline, persist_in_pieces(&mut persister, whole))
+    let (said, sizes) = tokio::time::timeout(deadline, persist_in_pieces(&mut persister, whole))
         .await
         .expect("it is tried for ever");
-    assert_eq!(told, records().map(|record| record.position).collect::<Vec<_>>());
+    assert_eq!(said, records().map(|record| record.position).collect::<Vec<_>>());
     assert!(sizes.len() > 2 && sizes.iter().all(|size| *size <= 16), "{sizes:?}");
     assert_eq!((fixture.next_offset(0).await, fixture.next_offset(1).await), (16, 16));
     assert_eq!((fixture.count("locations").await, fixture.count("idempotency_keys").await), (32, 32));
@@ -416,8 +416,8 @@ async fn one_record_whose_device_is_locked_does_not_keep_those_before_it_and_is_
     fixture.until_a_lock_is_waited_for().await;
     assert_eq!(fixture.next_offset(0).await, 7);
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
-    let (told, _) = persisting.await.unwrap();
-    assert_eq!(told.iter().map(|position| position.offset).collect::<Vec<_>>(), (1..9).collect::<Vec<_>>());
+    let (said, _) = persisting.await.unwrap();
+    assert_eq!(said.iter().map(|position| position.offset).collect::<Vec<_>>(), (1..9).collect::<Vec<_>>());
     assert_eq!(fixture.count("idempotency_keys").await, 9);
 }
 
@@ -483,8 +483,8 @@ async fn a_dead_letter_that_is_there_already_stays_and_its_batch_goes_on() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_of_a_journal_made_anew_is_stored_beside_the_one_before_it_and_belongs_to_no_run_of_that()
- {
+async fn a_dead_letter_of_a_rewound_journal_is_stored_beside_the_one_before_it_and_belongs_to_no_run_of_that()
+{
     let mut fixture = Fixture::new().await;
     persist(&mut fixture.persister(1000), batch(0, [poison(0), poison(1), poison(2)])).await.unwrap();
     progress::place(&mut fixture.connection, TOPIC, 0, 0, true).await.unwrap();
@@ -574,7 +574,7 @@ async fn an_upload_that_has_waited_for_its_account_in_vain_is_a_dead_letter_of_i
 }
 
 #[tokio::test]
-async fn a_database_that_has_lost_an_account_ends_the_session_instead_of_refusing_for_ever() {
+async fn a_database_that_has_lost_an_account_ends_the_session_instead_of_refusing_forever() {
     let mut fixture = Fixture::new().await;
     let mut persister = fixture.persister(1000);
     // Known, since it was asked for; no row refers to it yet.
@@ -606,9 +606,9 @@ async fn a_row_that_no_consumer_writes_stops_the_partition_of_its_key_and_no_oth
         let persisted = persist(&mut persister, batch(0, new)).await.unwrap();
         assert_eq!(facts(&persisted), [true, true], "{odd}");
         assert_eq!((fixture.next_offset(0).await, fixture.next_offset(1).await), (2, 1));
-        let told: Vec<Position> =
+        let said: Vec<Position> =
             persister.stopped.unreported().into_iter().map(|stop| stop.position).collect();
-        assert_eq!(told, [Position { partition: 0, offset: 2 }], "{odd}");
+        assert_eq!(said, [Position { partition: 0, offset: 2 }], "{odd}");
         // Nothing but such records is nothing to do.
         let left = || batch(2, of_partition_0().into_iter().skip(1));
         assert!(persist(&mut fixture.persister(1000), left()).await.unwrap().emissions.is_empty());

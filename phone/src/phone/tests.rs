@@ -486,14 +486,14 @@ async fn a_gateway_whose_certificate_is_not_trusted_is_sent_nothing() {
     let (misnamed, its_own) = gateway_with_tls(Arc::clone(&seen), "elsewhere.example").await;
     for (url, trusted) in [(url, of_another), (misnamed, its_own)] {
         let wary = Settings { ca_file: Some(trusted.path().to_owned()), ..settings([url]) };
-        let told = "the gateway's certificate is not trusted";
-        assert_eq!(reasons(wary).await, [told, &format!("gave up after 2 attempts; the last: {told}")]);
+        let said = "the gateway's certificate is not trusted";
+        assert_eq!(reasons(wary).await, [said, &format!("gave up after 2 attempts; the last: {said}")]);
     }
     assert_eq!(seen.seen(), []);
 }
 
 #[tokio::test]
-async fn a_gateway_that_speaks_no_tls_on_https_is_told_apart() {
+async fn a_gateway_that_speaks_no_tls_on_https_is_recognised() {
     let (mut url, script) = gateway([]).await;
     url.set_scheme("https").expect("an address can be https");
     let (_, certificate) = gateway_with_tls(Arc::clone(&script), "localhost").await;

@@ -21,7 +21,7 @@ pub struct Account {
 /// An API key without its secret, which is not stored.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct ApiKey {
-    /// The beginning of the secret, to tell keys apart; unique.
+    /// The beginning of the secret, to distinguish keys; unique.
     pub prefix: String,
     /// Whose it is.
     pub account_id: Uuid,

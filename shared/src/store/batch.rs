@@ -80,7 +80,7 @@ pub struct Fence {
     pub refused: Vec<i32>,
     /// Every row of the keys, all windows that are still in the table.
     pub windows: Vec<(KeyHash, KeyState)>,
-    /// The keys with a row that no build writes: what they stand for cannot be told.
+    /// The keys with a row that no build writes: what they stand for is unknown.
     pub unreadable: Vec<KeyHash>,
 }
 

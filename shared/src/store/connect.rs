@@ -34,7 +34,7 @@ pub fn options(url: &str, program: &str, statement: Duration) -> anyhow::Result<
             // No table is read as a whole where an index can serve. The server keeps a statement's plan, and one made while
             // a table was empty would go on reading all of it as it grows, until the next analyze (decision 10).
             ("enable_seqscan", "off".to_owned()),
-            // A statement is planned once, not each time: for arrays of a few keys the server would plan anew for ever, which
+            // A statement is planned once, not each time: for arrays of a few keys the server would plan each time, which
             // takes longer than the look-up itself (decision 10).
             ("plan_cache_mode", "force_generic_plan".to_owned()),
         ])

@@ -10,10 +10,10 @@ use crate::journal::answer::KeyState;
 use crate::journal::clock::JournalTime;
 use crate::journal::key::KeyHash;
 
-/// What COPY is told about the rows of [`encode_keys`].
+/// The COPY statement for the rows of [`encode_keys`].
 pub const KEYS: &str = "COPY idempotency_keys (key_hash, account_id, fingerprint, response_status, response_body, \
     accepted_at, expires_at, source_partition, source_offset) FROM STDIN (FORMAT binary)";
-/// What COPY is told about the rows of [`encode_locations`].
+/// The COPY statement for the rows of [`encode_locations`].
 pub const LOCATIONS: &str = "COPY locations (device_id, captured_at, latitude, longitude, accuracy, altitude, bearing, speed, \
     battery_level, provider, network_type, received_at, source_partition, source_offset, ordinal) \
     FROM STDIN (FORMAT binary)";

@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 
 /// Brings the schema up to this build's version, and takes from PUBLIC what nobody needs; nothing to do is success.
 ///
-/// A lock that others hold is waited for in short attempts, and `say` is told of each that was in vain.
+/// Waits for a lock that others hold in short attempts, and passes each failed one to `say`.
 ///
 /// # Errors
 /// A migration fails, one that was applied has been changed since, or a lock was not to be had for ten minutes.
@@ -65,7 +65,7 @@ fn is_busy(error: &MigrateError) -> bool {
     error.as_database_error().and_then(|error| error.code()).as_deref() == Some(LOCK_NOT_AVAILABLE)
 }
 
-/// Who may be in the way, for people; nothing if it cannot be told.
+/// Who may be in the way, for people; nothing if that is unknown.
 async fn oldest_transaction(connection: &mut PgConnection) -> Option<String> {
     let oldest: (i32, String, i64) = sqlx::query_as(
         "SELECT pid, application_name, extract(epoch FROM clock_timestamp() - xact_start)::bigint \
@@ -90,7 +90,7 @@ pub fn expected_version() -> i64 {
 /// so that programs can be upgraded one by one.
 ///
 /// # Errors
-/// The schema is older than this build or absent, with the command that mends it; or the database cannot be read.
+/// The schema is older than this build or absent, with the command that fixes it; or the database cannot be read.
 pub async fn check_version(connection: &mut PgConnection) -> anyhow::Result<()> {
     let found = sqlx::query_scalar("SELECT max(version) FROM _sqlx_migrations WHERE success");
     let found: Option<i64> = match found.fetch_one(connection).await {

@@ -10,14 +10,14 @@ use crate::store::testing::{Role, database};
 async fn a_migrated_database_is_accepted_and_migrating_again_changes_nothing() {
     let database = database().await;
     let mut owner = database.connect(Role::Owner).await;
-    migrate(&mut owner, |told| panic!("{told}")).await.unwrap();
+    migrate(&mut owner, |said| panic!("{said}")).await.unwrap();
     for role in [Role::Owner, Role::Gateway, Role::Consumer] {
         check_version(&mut database.connect(role).await).await.unwrap();
     }
 }
 
 #[tokio::test]
-async fn an_older_schema_or_none_is_refused_with_the_command_that_mends_it_and_a_newer_one_is_accepted() {
+async fn an_older_schema_or_none_is_refused_with_the_command_that_fixes_it_and_a_newer_one_is_accepted() {
     let database = database().await;
     let mut owner = database.connect(Role::Owner).await;
     let wanted = |found: i64| {
@@ -52,8 +52,8 @@ async fn a_migration_that_finds_a_table_in_use_lets_traffic_go_on_says_so_and_tr
     let mut reading = database.connect(Role::Owner).await;
     reading.execute("BEGIN; SELECT FROM table_partitions").await.unwrap();
 
-    let (told, mut hears) = tokio::sync::mpsc::channel(100);
-    let migrating = migrate(&mut owner, |what| told.try_send(what).unwrap());
+    let (said, mut hears) = tokio::sync::mpsc::channel(100);
+    let migrating = migrate(&mut owner, |what| said.try_send(what).unwrap());
     let others = async {
         let mut traffic = database.connect(Role::Owner).await;
         traffic.execute("SET statement_timeout = '5s'").await.unwrap();
@@ -83,7 +83,7 @@ async fn the_keeping_of_a_database_of_the_first_version_stays_what_its_consumers
     owner.apply(MIGRATOR.iter().next().unwrap()).await.unwrap();
     let before = "SELECT ensure_partition('idempotency_keys', now(), '48 hours', '48 hours')";
     owner.execute(before).await.unwrap();
-    migrate(&mut owner, |told| panic!("{told}")).await.unwrap();
+    migrate(&mut owner, |said| panic!("{said}")).await.unwrap();
     let hours = |count: u64| Duration::from_secs(count * 3600);
     partitions::check_ttl(&mut owner, hours(48)).await.unwrap();
     let refused = partitions::check_ttl(&mut owner, hours(49)).await.unwrap_err().to_string();
@@ -120,8 +120,8 @@ async fn a_password_is_set_whatever_characters_it_has() {
     .unwrap();
     assert!(set);
     assert!(set_password(&mut transaction, "no such role", "secret").await.is_err_and(|error| {
-        let told = format!("{error:#}");
-        told.contains("no such role") && !told.contains("secret")
+        let said = format!("{error:#}");
+        said.contains("no such role") && !said.contains("secret")
     }));
 }
 

@@ -111,7 +111,7 @@ pub async fn set_ttl(connection: &mut PgConnection, ttl: Duration) -> sqlx::Resu
 /// Refuses a TTL for which keys are not kept long enough.
 ///
 /// # Errors
-/// They are not, with the command that mends it; or the database cannot be asked.
+/// They are not, with the command that fixes it; or the database cannot be asked.
 pub async fn check_ttl(connection: &mut PgConnection, ttl: Duration) -> anyhow::Result<()> {
     let kept: Option<String> = sqlx::query_scalar(
         "SELECT kept::text FROM partition_settings WHERE parent = 'idempotency_keys' AND kept < $1",
@@ -169,13 +169,13 @@ pub async fn expire(
     topic: &str,
     drained: &[i32],
 ) -> sqlx::Result<Expiry> {
-    let told: String = sqlx::query_scalar("SELECT expire_partition($1, $2, $3)")
+    let said: String = sqlx::query_scalar("SELECT expire_partition($1, $2, $3)")
         .bind(name)
         .bind(topic)
         .bind(drained)
         .fetch_one(connection)
         .await?;
-    Ok(match told.as_str() {
+    Ok(match said.as_str() {
         "detached" => Expiry::Detached,
         "busy" => Expiry::Busy,
         _ => Expiry::NotNow,

@@ -146,7 +146,7 @@ pub async fn note_emitted(
 
 /// How many records just before the progress were all moved to `dead_letters`, at most `max`. A single offset between two of
 /// them counts as a transaction's mark, which is no record: one that writes poison leaves it behind every few records, and
-/// must not pass the bound of a run from restart to restart. Should it have been a good record, the run is told too long.
+/// must not pass the bound of a run from restart to restart. If it was a good record, the run is taken for too long.
 ///
 /// # Errors
 /// The database cannot be asked.

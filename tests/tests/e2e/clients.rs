@@ -205,7 +205,7 @@ async fn bodies_that_come_slowly_keep_no_others_waiting() -> anyhow::Result<()> 
         for post in posts {
             let begun = std::time::Instant::now();
             let answer = client.post(post).await?;
-            assert!([200, 202].contains(&answer.status), "{:?}", answer.told());
+            assert!([200, 202].contains(&answer.status), "{:?}", answer.status_and_body());
             longest = longest.max(begun.elapsed());
         }
     }
@@ -235,8 +235,8 @@ async fn who_is_refused_again_and_again_fills_no_log_and_is_counted_there() -> a
     }
     let seconds = usize::try_from(begun.elapsed().as_secs())? + 2;
     let counted = async || {
-        let told = gateway.told()?;
-        let of_it = || told.lines().filter(|line| line.contains("unauthorized"));
+        let said = gateway.logged()?;
+        let of_it = || said.lines().filter(|line| line.contains("unauthorized"));
         let left_out = |line: &str| {
             let (_, rest) = line.split_once("left_out=")?;
             rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<usize>().ok()
@@ -245,7 +245,7 @@ async fn who_is_refused_again_and_again_fills_no_log_and_is_counted_there() -> a
         assert!(lines <= 10 * seconds, "{lines} lines in {seconds} s");
         Ok((lines + of_it().filter_map(left_out).sum::<usize>() == REFUSALS).then_some(()))
     };
-    eventually(MINUTE, "every refusal is told or counted", counted).await?;
+    eventually(MINUTE, "every refusal is logged or counted", counted).await?;
     world.finish(&[]).await
 }
 

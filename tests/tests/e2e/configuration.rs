@@ -79,7 +79,7 @@ fn find(command: String, found: &mut Commands) {
 }
 
 fn settings(help: &str) -> BTreeSet<Setting> {
-    let (_, help) = help.split_once("Usage: ").expect("help tells the usage");
+    let (_, help) = help.split_once("Usage: ").expect("help shows the usage");
     let (usage, help) = help.split_once('\n').expect("options follow");
     let mut blocks: Vec<String> = Vec::new();
     for line in help.lines().map(str::trim) {
@@ -234,9 +234,9 @@ fn refused<'a>(command: &str, options: &BTreeMap<&'a str, String>) -> Vec<&'a st
         arguments.push("--no-such-option".to_owned());
     }
     let output = run(command, &arguments);
-    let told = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(EXIT_CONFIG), "{command} {arguments:?}: {told}");
-    let names = |flag: &str| told.split_whitespace().any(|word| word.trim_matches('\'') == flag);
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(EXIT_CONFIG), "{command} {arguments:?}: {said}");
+    let names = |flag: &str| said.split_whitespace().any(|word| word.trim_matches('\'') == flag);
     options.keys().copied().filter(|flag| names(flag)).collect()
 }
 
@@ -247,7 +247,7 @@ fn every_bound_in_the_document_holds_and_is_the_last_value_that_is_accepted() {
         let is_unbounded = |one: &&Setting| bounds(&one.help).is_none() && !one.help.contains("any duration");
         let unbounded: Vec<&Setting> =
             settings.iter().filter(|one| is_quantity(&one.default)).filter(is_unbounded).collect();
-        assert!(unbounded.is_empty(), "{command} does not tell the bounds of {unbounded:?}");
+        assert!(unbounded.is_empty(), "{command} does not state the bounds of {unbounded:?}");
         let bounded: BTreeMap<&str, (&str, &str)> =
             settings.iter().filter_map(|one| Some((one.flag.as_str(), bounds(&one.help)?))).collect();
         checked += bounded.len();

@@ -66,7 +66,7 @@ async fn killed_at(point: CrashPoint) -> anyhow::Result<()> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn killed_at_each_crash_point_and_restarted_it_stores_once_answers_the_same_and_tells_each_fact()
+async fn killed_at_each_crash_point_and_restarted_it_stores_once_answers_the_same_and_emits_each_fact()
 -> anyhow::Result<()> {
     let (early, late) = POINTS.split_at(4);
     for points in [early, late] {
@@ -100,7 +100,7 @@ async fn with_the_groups_offsets_deleted_everything_is_stored_once_and_answered_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn emitted_again_a_key_claimed_in_two_windows_is_told_twice() -> anyhow::Result<()> {
+async fn emitted_again_a_key_claimed_in_two_windows_is_two_facts() -> anyhow::Result<()> {
     let world = World::new(WorldSettings { ttl: Duration::from_secs(2), ..one_partition() }).await?;
     let gateway = world.gateway().await?;
     let client = world.client(&gateway)?;
@@ -228,7 +228,7 @@ async fn a_second_consumer_that_believes_it_owns_the_partitions_is_fenced_off_co
     }
     waits_for_a_lock(&world).await?;
     zombie.signal(Signal::SIGSTOP)?;
-    // Its server is told that it is gone, as a broken network would.
+    // Its server learns that it is gone, as with a broken network.
     let end = "SELECT count(pg_terminate_backend(pid, 5000)) FROM pg_stat_activity \
                WHERE datname = current_database() AND usename = 'milepost_consumer'";
     assert!(world.tables.number(end).await? > 0);
@@ -245,7 +245,7 @@ async fn a_second_consumer_that_believes_it_owns_the_partitions_is_fenced_off_co
         Ok((zombie.metric("milepost_consumer_fenced_total").await.unwrap_or(0.0) >= 1.0).then_some(()))
     })
     .await?;
-    eventually(MINUTE, "it is logged", async || Ok(zombie.told()?.contains("fenced off").then_some(())))
+    eventually(MINUTE, "it is logged", async || Ok(zombie.logged()?.contains("fenced off").then_some(())))
         .await?;
     assert_eq!(state(&world).await?, stored, "the zombie changes nothing");
     assert!((successor.metric("milepost_consumer_fenced_total").await?).abs() < 0.5);
@@ -418,10 +418,10 @@ async fn a_topic_that_refuses_a_fact_stops_its_partition_with_a_clear_error_and_
     configure("2000").await?;
     append(0, &refused).await?;
     append(1, &other).await?;
-    eventually(MINUTE, "the error is told", async || {
-        let is_told =
+    eventually(MINUTE, "the error is logged", async || {
+        let is_logged =
             |line: &str| line.contains("ERROR") && line.contains("partition 0 emits from offset 1 on");
-        Ok(consumer.told()?.lines().any(is_told).then_some(()))
+        Ok(consumer.logged()?.lines().any(is_logged).then_some(()))
     })
     .await?;
     append(0, &behind).await?;
@@ -453,7 +453,7 @@ async fn a_run_of_poison_longer_than_a_bound_stops_the_consumer_instead_of_drain
     consumer.set("DEAD_LETTER_RUN_MAX", "10");
     consumer.spawn()?;
     assert!(!consumer.wait_exit(MINUTE).await?.success());
-    assert!(consumer.told()?.contains("partition 0"), "it names the partition");
+    assert!(consumer.logged()?.contains("partition 0"), "it names the partition");
     let lost = world.tables.dead_letters().await?.len();
     assert!(lost <= 10, "{lost} records are dead letters");
 
@@ -494,9 +494,9 @@ async fn a_record_of_a_newer_schema_stops_its_partition_with_a_clear_error_and_n
 
     let mut consumer = world.new_consumer()?;
     consumer.spawn()?;
-    eventually(MINUTE, "the error is told, and the rest is stored", async || {
-        let told = consumer.told()?;
-        let error = told
+    eventually(MINUTE, "the error is logged, and the rest is stored", async || {
+        let said = consumer.logged()?;
+        let error = said
             .lines()
             .any(|line| line.contains("ERROR") && line.contains("partition 0 has schema 2, newer"));
         Ok((error && world.tables.stored().await?.len() == 2).then_some(()))
@@ -546,9 +546,9 @@ async fn a_gap_in_the_journal_stops_the_consumer_with_an_error_naming_partition_
     world.kafka.delete_records(&world.topics.uploads, 0, begin).await?;
     consumer.spawn()?;
     assert!(!consumer.wait_exit(MINUTE).await?.success());
-    let told = consumer.told()?;
+    let said = consumer.logged()?;
     let range = format!("journal partition 0 lacks the offsets {next} to {}", begin - 1);
-    assert!(told.contains(&range), "the range is not told: {range}");
+    assert!(said.contains(&range), "the range is not in the log: {range}");
     assert_eq!(world.tables.stored().await?.len(), 3, "nothing behind the gap is stored");
 
     // An operator accepts the loss.
@@ -589,8 +589,8 @@ async fn has_assigned(consumer: &Program, partitions: u32) -> anyhow::Result<()>
 
 /// The partition that was last assigned to a consumer, by its log.
 fn last_assigned(consumer: &Program) -> anyhow::Result<i32> {
-    let told = consumer.told()?;
-    let line = told.lines().rfind(|line| line.contains("partition assigned")).context("none was")?;
+    let said = consumer.logged()?;
+    let line = said.lines().rfind(|line| line.contains("partition assigned")).context("none was")?;
     let number = line.split_once(" partition=").context("it names no partition")?.1;
     Ok(number.split_whitespace().next().context("it names no partition")?.parse()?)
 }
@@ -640,7 +640,7 @@ async fn a_partition_that_was_lost_in_a_pause_and_won_back_is_read_on() -> anyho
 
     uploads.extend(append(&world, lent, 3).await?);
     world.caught_up().await?;
-    assert!(!first.told()?.contains("session ended"), "another session has healed it");
+    assert!(!first.logged()?.contains("session ended"), "another session has healed it");
     world.finish(&uploads.iter().collect::<Vec<_>>()).await
 }
 
@@ -663,12 +663,12 @@ async fn partitions_won_in_a_pause_wait_as_well_and_no_transaction_exceeds_its_b
     }
     has_assigned(&first, 3).await?;
     eventually(MINUTE, "both are held back", async || {
-        Ok((first.told()?.matches("held back").count() == 2).then_some(()))
+        Ok((first.logged()?.matches("held back").count() == 2).then_some(()))
     })
     .await?;
     sqlx::raw_sql("ROLLBACK").execute(&mut lock).await?;
     world.caught_up().await?;
-    assert!(!first.told()?.contains("session ended"));
+    assert!(!first.logged()?.contains("session ended"));
     let largest =
         "SELECT max(records) FROM (SELECT count(*) AS records FROM idempotency_keys GROUP BY xmin::text)";
     assert_eq!(world.tables.number(largest).await?, 10);
@@ -676,7 +676,7 @@ async fn partitions_won_in_a_pause_wait_as_well_and_no_transaction_exceeds_its_b
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stopped_partition_that_moves_to_another_consumer_is_told_of_there_and_no_longer_here()
+async fn a_stopped_partition_that_moves_to_another_consumer_is_reported_there_and_no_longer_here()
 -> anyhow::Result<()> {
     let world = World::new(WorldSettings { partitions: 2, ..WorldSettings::default() }).await?;
     let (first, mut second) = (world.consumer().await?, world.new_consumer()?);
@@ -691,9 +691,9 @@ async fn a_stopped_partition_that_moves_to_another_consumer_is_told_of_there_and
     world.kafka.append(&world.topics.uploads, lent, Some(b"key"), Some(newer.as_bytes())).await?;
     let stopped = async |consumer: &Program, partitions: u32| {
         eventually(MINUTE, "stopped partitions and readiness agree with who has them", async || {
-            let told = consumer.metric("milepost_consumer_stopped_partitions").await.unwrap_or(-1.0);
+            let said = consumer.metric("milepost_consumer_stopped_partitions").await.unwrap_or(-1.0);
             let is_up = consumer.has_up("journal").await;
-            Ok(((told - f64::from(partitions)).abs() < 0.5 && is_up == (partitions == 0)).then_some(()))
+            Ok(((said - f64::from(partitions)).abs() < 0.5 && is_up == (partitions == 0)).then_some(()))
         })
         .await
     };
@@ -711,30 +711,30 @@ async fn a_stopped_partition_that_moves_to_another_consumer_is_told_of_there_and
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_topic_that_is_gone_is_told_by_its_name_where_an_operator_looks() -> anyhow::Result<()> {
+async fn a_topic_that_is_gone_is_reported_by_its_name_where_an_operator_looks() -> anyhow::Result<()> {
     let world = World::new(one_partition()).await?;
     let (gateway, consumer) = (world.gateway().await?, world.consumer().await?);
     let load = Load::new(&world, 2);
     load.post_until_final(&[world.client(&gateway)?], 1).await?;
     world.caught_up().await?;
-    let tells = async |program: &Program, dependency: &str, topic: &str| {
-        eventually(2 * MINUTE, "it is told", async || {
+    let shows = async |program: &Program, dependency: &str, topic: &str| {
+        eventually(2 * MINUTE, "it is reported", async || {
             let page = program.page("/readyz").await.unwrap_or_default();
             let page: serde_json::Value = serde_json::from_str(&page).unwrap_or_default();
             let one = &page["dependencies"][dependency];
             let detail = one["detail"].as_str().unwrap_or_default();
-            let told = detail.contains(topic) && detail.contains("Unknown topic");
-            Ok((one["up"] == false && told).then_some(()))
+            let said = detail.contains(topic) && detail.contains("Unknown topic");
+            Ok((one["up"] == false && said).then_some(()))
         })
         .await
     };
     let TopicNames { uploads, results, .. } = &world.topics;
     world.kafka.delete_topics(&[results]).await?;
-    tells(&gateway, "results", results).await?;
+    shows(&gateway, "results", results).await?;
     assert!(gateway.ready().await, "the table answers");
     world.kafka.delete_topics(&[uploads]).await?;
-    tells(&gateway, "kafka", uploads).await?;
-    tells(&consumer, "kafka", uploads).await?;
+    shows(&gateway, "kafka", uploads).await?;
+    shows(&consumer, "kafka", uploads).await?;
     world.leave();
     Ok(())
 }
@@ -809,7 +809,7 @@ async fn with_postgres_unreachable_read_only_or_slow_the_consumer_waits_and_goes
     sqlx::raw_sql("ROLLBACK").execute(&mut *lock).await?;
     drop(lock);
     healed(load).await?;
-    let pauses = pauses_ms(&consumer.told()?);
+    let pauses = pauses_ms(&consumer.logged()?);
     assert!(pauses.len() >= 9, "three outages with three attempts each: {pauses:?}");
     // Twice the bound by jitter.
     assert!(pauses.iter().all(|pause| (50..=400).contains(pause)), "{pauses:?}");

@@ -137,7 +137,7 @@ async fn problems_read_as_documented_and_their_request_ids_are_in_the_log() -> a
         assert_eq!(answer.header("Content-Type"), Some("application/problem+json"), "{code}");
         let id = page["requestId"].as_str().context("a request id")?;
         assert_eq!(answer.header("X-Request-Id"), Some(id));
-        assert!(gateway.told()?.contains(id), "the request id of {code} is not in the log");
+        assert!(gateway.logged()?.contains(id), "the request id of {code} is not in the log");
         let allow = answer.header("Allow").filter(|allow| !allow.is_empty());
         assert_eq!(allow.is_some(), code == "method-not-allowed");
         if code == "invalid-upload" {
@@ -205,7 +205,7 @@ fn uploads() -> anyhow::Result<[(Post, Upload); 2]> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_documents_uploads_are_told_as_printed_and_once_by_the_statement_for_subscribers()
+async fn the_documents_uploads_are_published_as_printed_and_kept_once_by_the_statement_for_subscribers()
 -> anyhow::Result<()> {
     let world = World::new(WorldSettings::default()).await?;
     let gateway = world.gateway().await?;
@@ -215,7 +215,10 @@ async fn the_documents_uploads_are_told_as_printed_and_once_by_the_statement_for
     for (post, upload) in &uploads {
         let answer = client.post(post).await?;
         let count = upload.locations.len();
-        assert_eq!(answer.told(), (200, format!(r#"{{"success":true,"processedCount":{count}}}"#)));
+        assert_eq!(
+            answer.status_and_body(),
+            (200, format!(r#"{{"success":true,"processedCount":{count}}}"#))
+        );
     }
     world.caught_up().await?;
 
@@ -223,8 +226,8 @@ async fn the_documents_uploads_are_told_as_printed_and_once_by_the_statement_for
     let is_new = block(TOPICS, "sql", "INSERT INTO seen")?;
     world.tables.execute(seen).await?;
     let mut kept = Vec::new();
-    let told = world.kafka.read(&world.topics.locations).await?;
-    for record in told.iter().chain(&told) {
+    let said = world.kafka.read(&world.topics.locations).await?;
+    for record in said.iter().chain(&said) {
         let fact = Fact::read(record)?;
         let changed = sqlx::query(is_new).bind(fact.partition).bind(fact.source_offset);
         if changed.execute(&world.tables.pool).await?.rows_affected() == 1 {
@@ -235,7 +238,7 @@ async fn the_documents_uploads_are_told_as_printed_and_once_by_the_statement_for
 
     let mut printed: Value = serde_json::from_str(block(TOPICS, "json", "receivedAt")?)?;
     let fact = kept.iter().find(|fact| fact.value["locations"].as_array().is_some_and(|all| all.len() == 2));
-    let fact = fact.context("the batch is told")?;
+    let fact = fact.context("the batch is published")?;
     printed["account"] = world.account.id.to_string().into();
     printed["receivedAt"] = fact.value["receivedAt"].clone();
     assert_eq!(fact.value, printed);

@@ -53,8 +53,8 @@ async fn while_the_brokers_are_away_facts_wait_and_then_leave_without_holes() ->
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_key_whose_fact_is_not_emitted_yet_outlives_its_window_and_the_fact_is_told() -> anyhow::Result<()>
-{
+async fn a_key_whose_fact_is_not_emitted_yet_outlives_its_window_and_the_fact_is_emitted()
+-> anyhow::Result<()> {
     let ttl = Duration::from_secs(4);
     let world = World::new(WorldSettings { ttl, partitions: 1, ..WorldSettings::default() }).await?;
     let gateway = world.gateway().await?;

@@ -1,4 +1,4 @@
-//! The journal as others leave it: with transactions of strangers in it, made anew, or with partitions added.
+//! The journal as others leave it: with transactions of strangers in it, rewound, or with partitions added.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ async fn begin(world: &World) -> anyhow::Result<(Transaction, Upload)> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_hole_that_a_transaction_leaves_is_passed_counted_and_told_and_an_open_one_stalls_nothing()
+async fn the_hole_that_a_transaction_leaves_is_passed_counted_and_logged_and_an_open_one_stalls_nothing()
 -> anyhow::Result<()> {
     let world = World::new(one_partition()).await?;
     let gateway = world.gateway().await?;
@@ -45,7 +45,7 @@ async fn the_hole_that_a_transaction_leaves_is_passed_counted_and_told_and_an_op
     let behind = Load::new(&world, 2);
     behind.post_until_final(&clients, 1).await?;
     assert!((consumer.metric(HOLES).await? - 1.0).abs() < 0.5);
-    assert_eq!(consumer.told()?.matches("the journal has a hole").count(), 1);
+    assert_eq!(consumer.logged()?.matches("the journal has a hole").count(), 1);
 
     // A consumer that starts in front of one.
     let (transaction, aborted) = begin(&world).await?;
@@ -62,7 +62,7 @@ async fn the_hole_that_a_transaction_leaves_is_passed_counted_and_told_and_an_op
     let last = Load::new(&world, 1);
     last.post_until_final(&clients, 1).await?;
 
-    // With the whole journal to be emitted again, holes included, each fact is told once by the one-integer rule.
+    // With the whole journal to be emitted again, holes included, each fact is seen once by the one-integer rule.
     world.caught_up().await?;
     consumer.stop().await?;
     world.kafka.delete_group(&milepost_shared::kafka::topics::TopicNames::group(&world.prefix)).await?;
@@ -96,7 +96,7 @@ async fn keys_expire_though_the_journal_ends_with_a_hole() -> anyhow::Result<()>
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_journal_made_anew_that_has_grown_past_the_progress_stops_the_consumer_until_it_is_told_where_to_go_on()
+async fn a_rewound_journal_that_has_grown_past_the_progress_stops_the_consumer_until_the_progress_is_set()
 -> anyhow::Result<()> {
     let world = World::new(one_partition()).await?;
     let mut gateway = world.gateway().await?;
@@ -124,11 +124,11 @@ async fn a_journal_made_anew_that_has_grown_past_the_progress_stops_the_consumer
 
     consumer.spawn()?;
     assert!(!consumer.wait_exit(MINUTE).await?.success());
-    let told = consumer.told()?;
+    let said = consumer.logged()?;
     let expected = format!("partition 0 is not the one that was persisted: everything below {progress}");
-    assert!(told.contains(&expected), "it is not told: {expected}");
+    assert!(said.contains(&expected), "it is not in the log: {expected}");
     let cure = "milepost-admin progress set --partition 0 --offset 0 --force";
-    assert!(told.contains(cure), "the cure is not told");
+    assert!(said.contains(cure), "the way out is not in the log");
     assert_eq!(world.tables.keys().await?.len(), 3, "nothing of the other journal is stored");
 
     world.administer(&cure.split(' ').skip(1).collect::<Vec<_>>()).await?;
@@ -145,10 +145,10 @@ async fn a_journal_made_anew_that_has_grown_past_the_progress_stops_the_consumer
     Ok(())
 }
 
-async fn refused(program: &mut Program, told: &str) -> anyhow::Result<()> {
+async fn refused(program: &mut Program, said: &str) -> anyhow::Result<()> {
     let status = program.wait_exit(MINUTE).await?;
     assert_eq!(status.code(), Some(EXIT_CONFIG), "{}", program.name);
-    assert!(program.told()?.contains(told), "{} does not tell: {told}", program.name);
+    assert!(program.logged()?.contains(said), "{} does not log: {said}", program.name);
     Ok(())
 }
 
@@ -173,11 +173,11 @@ async fn with_partitions_added(to: &str) -> anyhow::Result<()> {
         Ok((!taken).then_some(()))
     })
     .await?;
-    let told = format!("topic {topic}: partitions is 7, must be 3 (the setting PARTITIONS)");
+    let said = format!("topic {topic}: partitions is 7, must be 3 (the setting PARTITIONS)");
     for program in [&mut gateway, &mut consumer] {
-        refused(program, &told).await?;
+        refused(program, &said).await?;
         program.spawn()?;
-        refused(program, &told).await?;
+        refused(program, &said).await?;
     }
 
     let journal = world.kafka.read(&world.topics.uploads).await?;

@@ -29,7 +29,7 @@ impl Load {
     pub async fn post_until_final(&self, clients: &[Client], at_once: usize) -> anyhow::Result<Vec<Answer>> {
         let posting = self.posts.iter().enumerate().map(|(index, post)| async move {
             let answer = clients[index % clients.len()].post_until_final(post, FINAL).await?;
-            anyhow::ensure!(answer.status == 200, "an upload ended with {:?}", answer.told());
+            anyhow::ensure!(answer.status == 200, "an upload ended with {:?}", answer.status_and_body());
             Ok(answer)
         });
         stream::iter(posting).buffered(at_once).try_collect().await
@@ -39,7 +39,12 @@ impl Load {
     pub async fn replay(&self, client: &Client, first: &[Answer]) -> anyhow::Result<()> {
         for (post, first) in self.posts.iter().zip(first) {
             let answer = client.post_until_final(post, FINAL).await?;
-            anyhow::ensure!(answer.told() == first.told(), "{:?} and then {:?}", first.told(), answer.told());
+            anyhow::ensure!(
+                answer.status_and_body() == first.status_and_body(),
+                "{:?} and then {:?}",
+                first.status_and_body(),
+                answer.status_and_body()
+            );
             anyhow::ensure!(answer.replayed(), "an upload was accepted a second time");
         }
         Ok(())

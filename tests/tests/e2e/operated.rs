@@ -86,7 +86,7 @@ async fn a_second_signal_ends_at_once() -> anyhow::Result<()> {
     .await?;
     gateway.signal(Signal::SIGTERM)?;
     eventually(MINUTE, "it has heard", async || {
-        Ok(gateway.told()?.contains("a second signal ends at once").then_some(()))
+        Ok(gateway.logged()?.contains("a second signal ends at once").then_some(()))
     })
     .await?;
     gateway.signal(Signal::SIGTERM)?;
@@ -117,7 +117,7 @@ async fn a_second_signal_ends_at_once() -> anyhow::Result<()> {
     })
     .await?;
     assert!(!consumer.ready().await);
-    assert!(consumer.told()?.contains("a second signal ends at once"));
+    assert!(consumer.logged()?.contains("a second signal ends at once"));
     consumer.signal(Signal::SIGTERM)?;
     assert_eq!(consumer.wait_exit(Duration::from_secs(2)).await?.code(), Some(130));
     sqlx::raw_sql("ROLLBACK").execute(&mut *lock).await?;
@@ -195,7 +195,7 @@ async fn a_panic_in_a_handler_is_a_500_with_a_fixed_body() -> anyhow::Result<()>
         "detail": "Something went wrong here. Try again with the same Idempotency-Key."
     });
     assert_eq!((answer.status, problem), (500, wanted));
-    assert!(gateway.told()?.contains(id.as_str().unwrap_or_default()));
+    assert!(gateway.logged()?.contains(id.as_str().unwrap_or_default()));
     let answer = client.post(&post).await?;
     assert_eq!((answer.status, answer.replayed()), (200, true), "the gateway lives on");
     world.finish(&[&upload]).await
@@ -247,8 +247,8 @@ async fn at_the_most_verbose_log_level_no_coordinate_key_or_secret_is_in_any_log
     world.caught_up().await?;
     assert_eq!(world.tables.dead_letters().await?.len(), 1);
 
-    assert!(gateway.told()?.contains(r#""level":"TRACE""#), "the log is as verbose as can be");
-    assert!(consumer.told()?.contains(r#""level":"DEBUG""#));
+    assert!(gateway.logged()?.contains(r#""level":"TRACE""#), "the log is as verbose as can be");
+    assert!(consumer.logged()?.contains(r#""level":"DEBUG""#));
     gateway.stop().await?;
     consumer.stop().await?;
     consumer.start().await?;

@@ -26,12 +26,12 @@ async fn a_retry_answers_the_same_status_and_bytes_whatever_is_restarted_or_stop
     let upload = world.planted.upload(2);
     let post = Post::batch(&upload).key(&world.planted.key());
     let first = clients[0].post(&post).await?;
-    assert_eq!(first.told(), (200, r#"{"success":true,"processedCount":2}"#.to_owned()));
+    assert_eq!(first.status_and_body(), (200, r#"{"success":true,"processedCount":2}"#.to_owned()));
     assert!(!first.replayed());
     let replays = async |when: &str, clients: &[&Client]| {
         for client in clients {
             let answer = client.post(&post).await?;
-            assert_eq!(answer.told(), first.told(), "{when}");
+            assert_eq!(answer.status_and_body(), first.status_and_body(), "{when}");
             assert_eq!(answer.header("Content-Type"), first.header("Content-Type"), "{when}");
             assert!(answer.replayed(), "{when}");
         }
@@ -78,7 +78,7 @@ async fn of_64_copies_at_once_over_two_gateways_all_get_one_answer_and_exactly_o
     let post = Post::batch(&upload).key(&world.planted.key());
     let answers: Vec<Answer> = try_join_all((0..64).map(|copy| clients[copy % 2].post(&post))).await?;
     for answer in &answers {
-        assert_eq!(answer.told(), (200, r#"{"success":true,"processedCount":5}"#.to_owned()));
+        assert_eq!(answer.status_and_body(), (200, r#"{"success":true,"processedCount":5}"#.to_owned()));
     }
     assert_eq!(answers.iter().filter(|answer| !answer.replayed()).count(), 1);
     world.finish(&[&upload]).await
@@ -98,7 +98,7 @@ async fn a_copy_written_differently_is_a_copy() -> anyhow::Result<()> {
     let first = client.post(&post).await?;
     assert_eq!((first.status, first.replayed()), (200, false));
     let copied = |what: &str, answer: &Answer| {
-        assert_eq!((answer.told(), answer.replayed()), (first.told(), true), "{what}");
+        assert_eq!((answer.status_and_body(), answer.replayed()), (first.status_and_body(), true), "{what}");
     };
 
     let plain = String::from_utf8(post.body.clone())?;
@@ -151,7 +151,7 @@ async fn another_upload_under_a_used_key_answers_422_and_is_not_stored() -> anyh
         assert_eq!(answer.header("Content-Type"), Some("application/problem+json"));
         assert!(!answer.replayed());
         let answer = client.post(&Post::batch(&upload).key(&key)).await?;
-        assert_eq!(answer.told(), first.told(), "the first upload's answer stays");
+        assert_eq!(answer.status_and_body(), first.status_and_body(), "the first upload's answer stays");
     }
     world.finish(&[&upload]).await
 }
@@ -217,7 +217,7 @@ async fn quoted_and_bare_forms_are_one_key_255_characters_pass_and_bad_keys_answ
     let key = world.planted.key();
     let quoted = client.post(&bare.clone().key(&key)).await?;
     let unquoted = client.post(&bare.clone().header("Idempotency-Key", &key)).await?;
-    assert_eq!((quoted.status, unquoted.told()), (200, quoted.told()));
+    assert_eq!((quoted.status, unquoted.status_and_body()), (200, quoted.status_and_body()));
     assert!(unquoted.replayed());
 
     let long = world.planted.upload(1);
@@ -258,7 +258,7 @@ async fn an_answer_stored_by_an_older_build_is_replayed_byte_for_byte() -> anyho
 
     for _ in 0..2 {
         let answer = world.client(&gateway)?.post(&Post::batch(&upload).key(&key)).await?;
-        assert_eq!(answer.told(), (200, body.to_owned()));
+        assert_eq!(answer.status_and_body(), (200, body.to_owned()));
         assert!(answer.replayed());
     }
     world.finish(&[]).await

@@ -1,4 +1,4 @@
-//! Being started: bad settings are refused, and the operators' listener tells what is there.
+//! Being started: bad settings are refused, and the operators' listener shows what is there.
 
 use std::path::Path;
 use std::process::Stdio;
@@ -17,7 +17,7 @@ async fn refused(mut program: Program, settings: &[(&str, &str)]) -> anyhow::Res
     program.spawn()?;
     let status = program.wait_exit(MINUTE).await?;
     assert_eq!(status.code(), Some(EXIT_CONFIG), "{} with {settings:?}", program.name);
-    program.told()
+    program.logged()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -31,22 +31,22 @@ async fn a_bad_configuration_names_every_fault_at_once_and_ends_with_78() -> any
         ("MILEPOST_LOG", "info,milepost=loud"),
     ];
     for program in [world.new_gateway()?, world.new_consumer()?] {
-        let told = refused(program, &bad).await?;
-        let faults: Vec<&str> = told.lines().filter(|line| line.starts_with("error: ")).collect();
-        assert_eq!(faults.len(), bad.len(), "{told}");
+        let said = refused(program, &bad).await?;
+        let faults: Vec<&str> = said.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert_eq!(faults.len(), bad.len(), "{said}");
         for option in ["--partitions", "--idempotency-ttl", "--ops-listen", "--database-url", "--log"] {
-            assert_eq!(faults.iter().filter(|fault| fault.contains(option)).count(), 1, "{option}: {told}");
+            assert_eq!(faults.iter().filter(|fault| fault.contains(option)).count(), 1, "{option}: {said}");
         }
-        assert!(!told.contains("planted"), "{told}");
+        assert!(!said.contains("planted"), "{said}");
     }
     let contradictions = [("ANSWER_WAIT", "30s"), ("WAIT_MAX", "25s"), ("DRAIN_TIMEOUT", "20s")];
-    let told = refused(world.new_gateway()?, &[&contradictions[..], &bad].concat()).await?;
-    assert_eq!(told.lines().filter(|line| line.starts_with("error: ")).count(), bad.len() + 2, "{told}");
-    assert!(told.contains("ANSWER_WAIT must") && told.contains("WAIT_MAX must"), "{told}");
+    let said = refused(world.new_gateway()?, &[&contradictions[..], &bad].concat()).await?;
+    assert_eq!(said.lines().filter(|line| line.starts_with("error: ")).count(), bad.len() + 2, "{said}");
+    assert!(said.contains("ANSWER_WAIT must") && said.contains("WAIT_MAX must"), "{said}");
     world.finish(&[]).await
 }
 
-/// The names of the dependencies that a program tells, all of them up.
+/// The names of the dependencies that a program shows, all of them up.
 async fn dependencies(program: &Program) -> anyhow::Result<Vec<String>> {
     let page = program.page("/readyz").await.unwrap_or_default();
     let page: serde_json::Value = serde_json::from_str(&page)?;
@@ -57,7 +57,7 @@ async fn dependencies(program: &Program) -> anyhow::Result<Vec<String>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_second_listener_tells_life_readiness_by_dependency_and_metrics_and_the_first_tells_none()
+async fn the_second_listener_shows_life_readiness_by_dependency_and_metrics_and_the_first_shows_none()
 -> anyhow::Result<()> {
     let world = World::new(WorldSettings::default()).await?;
     let (gateway, consumer) = (world.gateway().await?, world.consumer().await?);
@@ -121,7 +121,7 @@ async fn a_program_started_before_its_servers_waits_for_them_and_a_schema_that_i
         program.spawn()?;
     }
     for program in &mut programs {
-        eventually(MINUTE, "its pages are served, and tell that it is not ready", async || {
+        eventually(MINUTE, "its pages are served, and say that it is not ready", async || {
             Ok((program.page("/livez").await.is_some() && !program.ready().await).then_some(()))
         })
         .await?;
@@ -149,7 +149,7 @@ async fn a_program_started_before_its_servers_waits_for_them_and_a_schema_that_i
         program.spawn()?;
         let status = program.wait_exit(MINUTE).await?;
         assert_eq!(status.code(), Some(EXIT_CONFIG), "{}", program.name);
-        assert!(program.told()?.contains("run 'milepost-admin migrate'"), "{}", program.name);
+        assert!(program.logged()?.contains("run 'milepost-admin migrate'"), "{}", program.name);
     }
     sqlx::raw_sql("INSERT INTO _sqlx_migrations SELECT * FROM newest; DROP TABLE newest")
         .execute(&world.tables.pool)
@@ -158,15 +158,15 @@ async fn a_program_started_before_its_servers_waits_for_them_and_a_schema_that_i
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_consumer_that_needs_keys_for_longer_than_the_database_keeps_them_ends_with_78_until_it_is_told()
+async fn a_consumer_that_needs_keys_for_longer_than_the_database_keeps_them_ends_with_78_until_migrate_has_run()
 -> anyhow::Result<()> {
     let world = World::new(WorldSettings::default()).await?;
     let longer = [("IDEMPOTENCY_TTL", "90m"), ("CONSUMER_OUTAGE_MAX", "30m")];
     let arguments = ["--idempotency-ttl", "90m", "--consumer-outage-max", "30m"];
     world.administer(&[&["topics", "create", "--reconfigure"][..], &arguments].concat()).await?;
-    let told = refused(world.new_consumer()?, &longer).await?;
-    assert!(told.contains("keeps keys for 01:00:00, IDEMPOTENCY_TTL is 1h 30m"), "{told}");
-    assert!(told.contains("run 'milepost-admin migrate'"), "{told}");
+    let said = refused(world.new_consumer()?, &longer).await?;
+    assert!(said.contains("keeps keys for 01:00:00, IDEMPOTENCY_TTL is 1h 30m"), "{said}");
+    assert!(said.contains("run 'milepost-admin migrate'"), "{said}");
 
     world.administer(&["migrate", "--idempotency-ttl", "90m"]).await?;
     let mut consumer = world.new_consumer()?;

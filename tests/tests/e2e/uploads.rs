@@ -1,4 +1,4 @@
-//! Uploads: what is sent is stored once, answered and told.
+//! Uploads: what is sent is stored once, answered and published.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use milepost_tests::{Post, Raw, Services, World, WorldSettings, eventually};
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_single_upload_and_batches_of_1_2_50_and_1000_are_answered_stored_in_order_and_told_as_one_fact()
+async fn a_single_upload_and_batches_of_1_2_50_and_1000_are_answered_stored_in_order_and_published_as_one_fact()
 -> anyhow::Result<()> {
     let world = World::new(WorldSettings::default()).await?;
     let gateway = world.gateway().await?;
@@ -20,7 +20,10 @@ async fn a_single_upload_and_batches_of_1_2_50_and_1000_are_answered_stored_in_o
     posts.extend(batches.iter().map(|batch| (batch.locations.len(), Post::batch(batch))));
     for (count, post) in posts {
         let answer = client.post(&post.key(&world.planted.key())).await?;
-        assert_eq!(answer.told(), (200, format!(r#"{{"success":true,"processedCount":{count}}}"#)));
+        assert_eq!(
+            answer.status_and_body(),
+            (200, format!(r#"{{"success":true,"processedCount":{count}}}"#))
+        );
         assert_eq!(answer.header("Content-Type"), Some("application/json"));
         assert!(!answer.replayed());
     }
@@ -43,7 +46,7 @@ async fn an_upload_without_a_key_is_stored_once_per_request_also_when_two_have_t
     let upload = world.planted.upload(3);
     for _ in 0..2 {
         let answer = client.post(&Post::batch(&upload)).await?;
-        assert_eq!(answer.told(), (200, r#"{"success":true,"processedCount":3}"#.to_owned()));
+        assert_eq!(answer.status_and_body(), (200, r#"{"success":true,"processedCount":3}"#.to_owned()));
         assert!(!answer.replayed());
     }
     world.finish(&[&upload, &upload]).await
@@ -103,13 +106,13 @@ async fn a_client_that_hangs_up_right_after_sending_has_its_upload_stored_once_a
     .await?;
     for post in &posts {
         let answer = client.post(post).await?;
-        assert_eq!(answer.told(), (200, r#"{"success":true,"processedCount":2}"#.to_owned()));
+        assert_eq!(answer.status_and_body(), (200, r#"{"success":true,"processedCount":2}"#.to_owned()));
         assert!(answer.replayed());
     }
     world.finish(&uploads.iter().collect::<Vec<_>>()).await
 }
 
-/// What a client's build cannot decompress is an error to it for ever.
+/// What a client's build cannot decompress is an error to it forever.
 #[tokio::test(flavor = "multi_thread")]
 async fn topics_that_the_brokers_compress_in_any_way_are_read_by_consumer_gateway_and_subscribers()
 -> anyhow::Result<()> {

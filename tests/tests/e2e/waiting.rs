@@ -1,4 +1,4 @@
-//! Waiting: what a client is told while the answer is not there yet.
+//! Waiting: what a client learns while the answer is not there yet.
 
 use std::time::Duration;
 
@@ -10,14 +10,14 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// What every 202 promises. Returns where to ask.
 fn pending(answer: &Answer) -> String {
-    assert_eq!(answer.told(), (202, r#"{"status":"pending"}"#.to_owned()));
+    assert_eq!(answer.status_and_body(), (202, r#"{"status":"pending"}"#.to_owned()));
     let seconds = answer.header("Retry-After").and_then(|text| text.parse::<u32>().ok());
     assert!(seconds.is_some_and(|seconds| seconds >= 1), "Retry-After: {seconds:?}");
     answer.header("Location").expect("a 202 says where to ask").to_owned()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn with_the_consumer_stopped_an_upload_answers_202_and_its_location_tells_pending_and_later_the_answer()
+async fn with_the_consumer_stopped_an_upload_answers_202_and_its_location_shows_pending_and_later_the_answer()
 -> anyhow::Result<()> {
     let world = World::new(WorldSettings::default()).await?;
     let stranger = world.new_account("second").await?;
@@ -60,24 +60,24 @@ async fn with_the_consumer_stopped_an_upload_answers_202_and_its_location_tells_
     pending(&other_gateway.post(&posts[0].clone().wait(0)).await?);
 
     let _consumer = world.consumer().await?;
-    let status = eventually(MINUTE, "the Location tells the final answer", async || {
+    let status = eventually(MINUTE, "the Location has the final answer", async || {
         let status = client.get(&location).await?;
         Ok((status.json()["status"] == "final").then_some(status))
     })
     .await?;
-    let told = status.json();
-    assert_eq!((status.status, &told["httpStatus"], &told["processedCount"]), (200, &200.into(), &1.into()));
-    let (accepted, expires) = (told["acceptedAt"].as_i64(), told["expiresAt"].as_i64());
+    let said = status.json();
+    assert_eq!((status.status, &said["httpStatus"], &said["processedCount"]), (200, &200.into(), &1.into()));
+    let (accepted, expires) = (said["acceptedAt"].as_i64(), said["expiresAt"].as_i64());
     let ttl = i64::try_from(world.settings.ttl.as_millis())?;
     assert_eq!(expires, accepted.map(|accepted| accepted + ttl));
     assert_eq!(stranger.get(&location).await?.status, 404, "final is unknown to another account too");
-    assert_eq!(other_gateway.get(&location).await?.json(), told);
+    assert_eq!(other_gateway.get(&location).await?.json(), said);
     let by_key = format!("/api/v1/uploads/{key_hash}");
-    assert_eq!(client.get(&by_key).await?.json(), told, "the receipt only tells uploads of one key apart");
+    assert_eq!(client.get(&by_key).await?.json(), said, "the receipt only distinguishes uploads of one key");
     assert_eq!(stranger.get(&by_key).await?.status, 404, "nor is the key known to another account");
 
     let answer = client.post(&posts[0]).await?;
-    assert_eq!(answer.told(), (200, r#"{"success":true,"processedCount":1}"#.to_owned()));
+    assert_eq!(answer.status_and_body(), (200, r#"{"success":true,"processedCount":1}"#.to_owned()));
     assert!(answer.replayed());
     for index in [2, 3] {
         assert_eq!(client.post_until_final(&posts[index], MINUTE).await?.status, 200);
@@ -111,7 +111,7 @@ async fn while_answers_are_known_to_be_late_202_comes_at_once_and_200_again_afte
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_conflict_behind_a_202_is_told_at_its_location() -> anyhow::Result<()> {
+async fn a_conflict_behind_a_202_is_shown_at_its_location() -> anyhow::Result<()> {
     let world = World::new(WorldSettings::default()).await?;
     let gateway = world.gateway().await?;
     let client = world.client(&gateway)?;
@@ -125,8 +125,8 @@ async fn a_conflict_behind_a_202_is_told_at_its_location() -> anyhow::Result<()>
     let _consumer = world.consumer().await?;
     world.caught_up().await?;
     for (location, status) in locations.iter().zip([200, 422]) {
-        let told = client.get(location).await?.json();
-        assert_eq!((&told["status"], &told["httpStatus"]), (&"final".into(), &status.into()));
+        let said = client.get(location).await?.json();
+        assert_eq!((&said["status"], &said["httpStatus"]), (&"final".into(), &status.into()));
     }
     world.finish(&[&upload]).await
 }

@@ -48,7 +48,7 @@ async fn inside_the_ttl_a_retry_is_a_copy_and_after_it_32_clients_reuse_the_key_
     assert_eq!((first.status, first.replayed()), (200, false));
     for client in &clients {
         let answer = client.post(&post).await?;
-        assert_eq!((answer.told(), answer.replayed()), (first.told(), true));
+        assert_eq!((answer.status_and_body(), answer.replayed()), (first.status_and_body(), true));
     }
     let window = world.tables.keys().await?.pop().expect("the key has a row");
     assert_eq!(window.expires_at, window.accepted_at.plus(world.settings.ttl));
@@ -56,7 +56,7 @@ async fn inside_the_ttl_a_retry_is_a_copy_and_after_it_32_clients_reuse_the_key_
     passed(window.expires_at).await?;
     let answers = try_join_all((0..32).map(|copy| clients[copy % 2].post(&post))).await?;
     for answer in &answers {
-        assert_eq!(answer.told(), first.told());
+        assert_eq!(answer.status_and_body(), first.status_and_body());
     }
     assert_eq!(answers.iter().filter(|answer| !answer.replayed()).count(), 1, "one of them claims the key");
     world.finish(&[&upload, &upload]).await
@@ -79,12 +79,12 @@ async fn a_gateway_whose_clock_is_an_hour_behind_or_ahead_decides_nothing() -> a
     assert_eq!((first.status, first.replayed()), (200, false));
     for client in [&fast, &slow] {
         let answer = client.post(&post).await?;
-        assert_eq!((answer.told(), answer.replayed()), (first.told(), true));
+        assert_eq!((answer.status_and_body(), answer.replayed()), (first.status_and_body(), true));
     }
     let window = world.tables.keys().await?.pop().expect("the key has a row");
     passed(window.expires_at).await?;
     let again = fast.post(&post).await?;
-    assert_eq!((again.told(), again.replayed()), (first.told(), false));
+    assert_eq!((again.status_and_body(), again.replayed()), (first.status_and_body(), false));
     world.finish(&[&upload, &upload]).await
 }
 
@@ -92,7 +92,7 @@ async fn a_gateway_whose_clock_is_an_hour_behind_or_ahead_decides_nothing() -> a
 async fn expired_keys_leave_the_table_by_dropped_partitions_and_the_answers_leave_their_topic()
 -> anyhow::Result<()> {
     let world = World::new(WorldSettings { ttl: Duration::from_secs(4), ..WorldSettings::default() }).await?;
-    // No row is ever deleted: this would tell, also of rows in partitions that are gone by then.
+    // No row is ever deleted: this would show, also for rows in partitions that are gone by then.
     world
         .tables
         .execute(
@@ -170,7 +170,7 @@ async fn with_the_consumer_stopped_for_three_ttls_while_retries_go_on_the_upload
     let published = world.client(&cacheless)?.post(&before_post.wait(0)).await?;
     assert_eq!(published.status, 202, "to this gateway the window is over, so it asks the journal");
 
-    // One is retried within its window, the other all the time: what comes after its window claims the key anew.
+    // One is retried within its window, the other all the time: what comes after its window claims the key again.
     let (within, always) = (world.planted.upload(1), world.planted.upload(2));
     let keys = [world.planted.key(), world.planted.key()];
     let within_post = Post::batch(&within).key(&keys[0]).wait(0);
@@ -266,8 +266,8 @@ async fn while_somebody_reads_the_keys_for_long_expiry_waits_and_neither_uploads
         let failed = gateway.metric_of("milepost_gateway_lookups_total", r#"result="failed""#).await?;
         assert_eq!((failed, gateway.metric("milepost_gateway_late_partitions").await?), (0.0, 0.0));
     }
-    let told = postgres.told()?;
-    let waits: Vec<&str> = told.lines().filter(|line| line.contains("still waiting for")).collect();
+    let said = postgres.logged()?;
+    let waits: Vec<&str> = said.lines().filter(|line| line.contains("still waiting for")).collect();
     assert_eq!(waits, Vec::<&str>::new());
 
     sqlx::raw_sql("ROLLBACK").execute(&mut *reader).await?;
@@ -305,7 +305,7 @@ async fn refuses(mut program: Program, prefix: &str, violation: &str) -> anyhow:
     program.spawn()?;
     let status = program.wait_exit(MINUTE).await?;
     assert_eq!(status.code(), Some(EXIT_CONFIG), "{} with {violation}", program.name);
-    assert!(program.told()?.contains(violation), "{} does not tell {violation}", program.name);
+    assert!(program.logged()?.contains(violation), "{} does not report {violation}", program.name);
     Ok(())
 }
 
@@ -342,8 +342,8 @@ async fn retention_that_contradicts_the_ttl_stops_both_programs_at_start_and_the
         refused.into_iter().collect::<anyhow::Result<()>>()?;
         let checked = checked?;
         assert!(!checked.status.success(), "the administrator accepts {violation}");
-        let told = [checked.stdout, checked.stderr].concat();
-        assert!(String::from_utf8_lossy(&told).contains(&violation), "not told: {violation}");
+        let said = [checked.stdout, checked.stderr].concat();
+        assert!(String::from_utf8_lossy(&said).contains(&violation), "not reported: {violation}");
     }
     world.kafka.delete_topics(&topics.iter().map(String::as_str).collect::<Vec<_>>()).await?;
 
@@ -369,9 +369,9 @@ async fn reconfiguring_topics_raises_what_the_rules_demand_and_leaves_a_longer_r
         }
         world.kafka.create(&topic, settings.partitions, &config).await?;
     }
-    let told = world.administer(&["topics", "create", "--reconfigure"]).await?;
+    let said = world.administer(&["topics", "create", "--reconfigure"]).await?;
     let change = format!("topic {}: retention.ms is 3600000 now, was 1000", world.topics.results);
-    assert_eq!(told.lines().filter(|line| line.contains(" now, was ")).collect::<Vec<_>>(), [change]);
+    assert_eq!(said.lines().filter(|line| line.contains(" now, was ")).collect::<Vec<_>>(), [change]);
 
     let admin = TopicAdmin::new(&settings)?;
     let actual = admin.describe(&settings).await?;
@@ -380,7 +380,7 @@ async fn reconfiguring_topics_raises_what_the_rules_demand_and_leaves_a_longer_r
             assert_eq!(actual[topic].settings[name], value, "{topic} {name}");
         }
     }
-    let told = world.administer(&["topics", "create", "--reconfigure"]).await?;
-    assert!(!told.contains(" now, was "), "{told}");
+    let said = world.administer(&["topics", "create", "--reconfigure"]).await?;
+    assert!(!said.contains(" now, was "), "{said}");
     world.finish(&[]).await
 }

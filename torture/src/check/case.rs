@@ -152,13 +152,13 @@ impl<'a> Case<'a> {
     }
 }
 
-/// A position as messages tell it.
+/// A position as messages show it.
 pub(super) fn at(position: Position) -> String {
     format!("{}/{}", position.partition, position.offset)
 }
 
-/// An attempt as messages tell it.
-pub(super) fn told(attempt: &Attempt) -> String {
+/// An attempt as messages show it.
+pub(super) fn describe(attempt: &Attempt) -> String {
     let ended = match &attempt.outcome {
         Outcome::Answer { status, replayed: true, .. } => format!("{status} as a replay"),
         Outcome::Answer { status, .. } => format!("{status}"),

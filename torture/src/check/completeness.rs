@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use super::Verdict;
-use super::case::{Case, told};
+use super::case::{Case, describe};
 use crate::history::{Ask, Attempt, Outcome};
 use crate::operation::{Kind, UploadId};
 
@@ -20,10 +20,10 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
         verdict.examined += 1;
         begun.insert(attempt.upload.operation);
         if attempt.ended.saturating_sub(attempt.began) > case.demands.attempt {
-            verdict.accuse(|| format!("it took too long: {}", told(attempt)));
+            verdict.accuse(|| format!("it took too long: {}", describe(attempt)));
         }
         if attempt.status().is_some_and(|status| !may_answer(attempt.ask, status)) {
-            verdict.accuse(|| format!("no such answer is promised: {}", told(attempt)));
+            verdict.accuse(|| format!("no such answer is promised: {}", describe(attempt)));
         }
     }
     for (operation, kind) in case.operations().filter(|(operation, _)| !begun.contains(operation)) {
@@ -63,7 +63,7 @@ fn check_hang_ups(case: &Case<'_>, verdict: &mut Verdict) {
         verdict.examined += 1;
         let is_quiet = !case.suffered(attempt.began, attempt.ended + AROUND, AROUND, |_| true);
         if is_quiet && !published.contains(&attempt.upload) {
-            verdict.accuse(|| format!("sent whole and not in the journal: {}", told(attempt)));
+            verdict.accuse(|| format!("sent whole and not in the journal: {}", describe(attempt)));
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Conflict: while a window belongs to one upload, another one under the same key is answered 422, and is not stored.
 
 use super::Verdict;
-use super::case::{Case, Reach, told};
+use super::case::{Case, Reach, describe};
 use crate::operation::Kind;
 
 pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
@@ -29,10 +29,10 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
         let other = case.reach(attempt, attempt.upload.variant.other());
         if attempt.status() == Some(200) {
             if own == Reach::Never && other == Reach::Open {
-                verdict.accuse(|| format!("answered in a window of the other upload: {}", told(attempt)));
+                verdict.accuse(|| format!("answered in a window of the other upload: {}", describe(attempt)));
             }
         } else if other == Reach::Never {
-            verdict.accuse(|| format!("the other upload has no window: {}", told(attempt)));
+            verdict.accuse(|| format!("the other upload has no window: {}", describe(attempt)));
         }
     }
 }

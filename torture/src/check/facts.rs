@@ -26,11 +26,11 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
                     verdict.accuse(|| format!("read {read}: {} is stored and no fact", at(stored.position)))
                 }
                 Some(fact) => {
-                    let told = (fact.account, fact.upload, fact.received_at);
-                    if told != wanted {
+                    let said = (fact.account, fact.upload, fact.received_at);
+                    if said != wanted {
                         let position = at(stored.position);
                         verdict.accuse(|| {
-                            format!("read {read}: {position} is told as {told:?}, stored as {wanted:?}")
+                            format!("read {read}: {position} is emitted as {said:?}, stored as {wanted:?}")
                         });
                     }
                 }
@@ -77,12 +77,12 @@ mod tests {
     }
 
     #[test]
-    fn facts_told_again_in_order_are_seen_once() {
+    fn facts_emitted_again_in_order_are_seen_once() {
         both(|facts| facts.extend_from_within(10..40), Judgement::Held);
     }
 
     #[test]
-    fn a_fact_that_is_missing_too_many_or_told_too_late_is_seen() {
+    fn a_fact_that_is_missing_too_many_or_emitted_too_late_is_seen() {
         both(|facts| drop(facts.remove(10)), Judgement::Broken);
         both(
             |facts| {
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fact_that_tells_something_else_is_seen() {
+    fn a_fact_that_holds_something_else_is_seen() {
         both(|facts| facts[10].upload = facts[11].upload, Judgement::Broken);
         both(|facts| facts[10].account = None, Judgement::Broken);
         both(|facts| facts[10].received_at.0 += 1, Judgement::Broken);

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::Verdict;
-use super::case::{Case, Reach, told};
+use super::case::{Case, Reach, describe};
 
 pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
     let journal = case.evidence.journal.iter();
@@ -19,9 +19,9 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
             _ => own.max(other) > Reach::Never,
         };
         if !kept {
-            verdict.accuse(|| format!("acknowledged and not stored: {}", told(attempt)));
+            verdict.accuse(|| format!("acknowledged and not stored: {}", describe(attempt)));
         } else if attempt.status() == Some(202) && !published.contains(&(attempt.upload, attempt.account)) {
-            verdict.accuse(|| format!("acknowledged and not in the journal: {}", told(attempt)));
+            verdict.accuse(|| format!("acknowledged and not in the journal: {}", describe(attempt)));
         }
     }
 }

@@ -7,7 +7,7 @@ use milepost_shared::journal::answer::Position;
 use serde::Deserialize;
 
 use super::Verdict;
-use super::case::{Case, at, told};
+use super::case::{Case, at, describe};
 use crate::history::{Ask, Attempt, Outcome};
 use crate::operation::{self, UploadId};
 
@@ -31,7 +31,7 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
                 let expected = promised(operation::count(case.evidence.seed, attempt.upload));
                 if **body != *expected.as_bytes() {
                     let body = String::from_utf8_lossy(body);
-                    verdict.accuse(|| format!("{body} instead of {expected}: {}", told(attempt)));
+                    verdict.accuse(|| format!("{body} instead of {expected}: {}", describe(attempt)));
                 }
                 if !replayed {
                     *first_answers.entry((attempt.upload, attempt.account)).or_default() += 1;
@@ -77,7 +77,7 @@ fn check_status_page(case: &Case<'_>, verdict: &mut Verdict, attempt: &Attempt, 
             })
     });
     if !is_right {
-        verdict.accuse(|| format!("{page} is not the answer to {count} locations: {}", told(attempt)));
+        verdict.accuse(|| format!("{page} is not the answer to {count} locations: {}", describe(attempt)));
     }
 }
 
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_status_page_must_tell_the_same() {
+    fn a_status_page_must_say_the_same() {
         for (from, to) in [("final\",\"httpStatus\":200", "final\",\"httpStatus\":422"), ("At\":1", "At\":2")]
         {
             broken_by(|run| {
@@ -147,9 +147,9 @@ mod tests {
                 else {
                     unreachable!()
                 };
-                let told = String::from_utf8_lossy(body).into_owned();
-                assert!(told.contains(from));
-                *body = Arc::from(told.replacen(from, to, 1).as_bytes());
+                let said = String::from_utf8_lossy(body).into_owned();
+                assert!(said.contains(from));
+                *body = Arc::from(said.replacen(from, to, 1).as_bytes());
             });
         }
     }

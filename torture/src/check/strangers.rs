@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use super::Verdict;
-use super::case::{Case, at, told};
+use super::case::{Case, at, describe};
 use crate::history::Ask;
 use crate::operation::Kind;
 
@@ -14,13 +14,14 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
             Ask::GetByStranger => {
                 verdict.examined += 1;
                 if !matches!(status, 404 | 408 | 429 | 500..) {
-                    verdict.accuse(|| format!("an upload of another account is shown: {}", told(attempt)));
+                    verdict
+                        .accuse(|| format!("an upload of another account is shown: {}", describe(attempt)));
                 }
             }
             Ask::Post if case.kind(attempt.upload.operation) == Some(Kind::Strangers) => {
                 verdict.examined += 1;
                 if status == 422 {
-                    verdict.accuse(|| format!("another account's key is in the way: {}", told(attempt)));
+                    verdict.accuse(|| format!("another account's key is in the way: {}", describe(attempt)));
                 }
             }
             Ask::Post | Ask::PostMalformed | Ask::Get => {}

@@ -32,7 +32,7 @@ pub(crate) struct Run {
 }
 
 impl Run {
-    /// Every kind of operation, answered as it should be; a poison record; facts told twice.
+    /// Every kind of operation, answered as it should be; a poison record; facts emitted twice.
     pub(crate) fn innocent() -> Self {
         let mut script = Script::default();
         for index in 0..OPERATIONS {

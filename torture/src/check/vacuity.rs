@@ -99,7 +99,7 @@ fn has_succeeded(case: &Case<'_>, operation: u64, kind: Kind, come: Come) -> boo
     }
 }
 
-/// A fault that the machine does not allow is told, and not held against the run.
+/// A fault that the machine does not allow is reported, and not held against the run.
 fn check_faults(case: &Case<'_>, verdict: &mut Verdict) {
     for fault in &case.demands.faults {
         verdict.examined += 1;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::Verdict;
-use super::case::{Case, Reach, told};
+use super::case::{Case, Reach, describe};
 use crate::fault::{Fault, Target};
 use crate::history::{Ask, Attempt};
 use crate::operation::Kind;
@@ -25,12 +25,12 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
     for attempt in case.answered(&[200, 422]) {
         verdict.examined += 1;
         if is_late(case, attempt) {
-            verdict.accuse(|| format!("answered from a window that was over: {}", told(attempt)));
+            verdict.accuse(|| format!("answered from a window that was over: {}", describe(attempt)));
         }
     }
     for attempt in &case.history.attempts {
         if attempt.ask == Ask::Get && attempt.status() == Some(404) && is_forgotten(case, attempt) {
-            verdict.accuse(|| format!("forgotten inside its window: {}", told(attempt)));
+            verdict.accuse(|| format!("forgotten inside its window: {}", describe(attempt)));
         }
     }
     check_complaints(case, verdict);

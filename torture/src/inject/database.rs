@@ -12,13 +12,13 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 use super::SIGN;
 use crate::system::System;
 
-/// By which the harness's own sessions are told from the programs'.
+/// What distinguishes the harness's own sessions from the programs'..
 const OWN: &str = "milepost-torture";
 /// More than a server lets in.
 const CONNECTIONS_MAX: usize = 1000;
 /// What PostgreSQL says when all connections are taken.
 const TOO_MANY_CONNECTIONS: &str = "53300";
-/// Ends the sessions of the programs and tells how many there were.
+/// Ends the sessions of the programs and returns how many there were.
 const TERMINATE: &str = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
      WHERE usename IN ('milepost_gateway', 'milepost_consumer') AND application_name <> 'milepost-torture'";
 
@@ -118,7 +118,7 @@ impl System {
         Ok(persisted)
     }
 
-    /// How often each consumer that tells has tried again to persist a batch.
+    /// How often each consumer that answers has tried again to persist a batch.
     async fn persist_retries(&self) -> BTreeMap<&str, f64> {
         let mut retries = BTreeMap::new();
         for slot in &self.consumers {

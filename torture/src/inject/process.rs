@@ -79,7 +79,7 @@ impl System {
             program.kill().await?;
         }
         let status = ended?;
-        ensure!(status.success(), "{} was told to end, and ended with {status}", program.name);
+        ensure!(status.success(), "{} was asked to end, and ended with {status}", program.name);
         Ok(())
     }
 

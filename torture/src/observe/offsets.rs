@@ -20,7 +20,7 @@ const EVERY: Duration = Duration::from_millis(200);
 /// Longest wait for the broker.
 const REQUEST: Duration = Duration::from_secs(3);
 
-/// The journal and its group, as the broker tells of them. Cheap to clone.
+/// The journal and its group, as the broker reports them. Cheap to clone.
 #[derive(Clone)]
 pub(super) struct Journal {
     client: Arc<BaseConsumer>,

@@ -14,7 +14,7 @@ use crate::operation;
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_millis(40);
-/// What it tells at most.
+/// What it reports at most.
 const TOLD_MAX: usize = 100;
 
 /// Every operation has a device of its own, so the newest devices have the newest uploads. A device and its first locations come

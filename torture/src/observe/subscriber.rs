@@ -1,4 +1,4 @@
-//! The live subscriber: reads the facts as they are told, through every restart of the broker.
+//! The live subscriber: reads the facts as they are emitted, through every restart of the broker.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -14,9 +14,9 @@ use crate::record::seen_fact;
 
 /// Longest wait for one record.
 const POLL: Duration = Duration::from_millis(200);
-/// Longest wait for the broker to tell where a partition ends.
+/// Longest wait for the broker to say where a partition ends.
 const REQUEST: Duration = Duration::from_secs(5);
-/// After so long without a record the client is made anew: one that has forgotten every broker never comes back
+/// After so long without a record the client is replaced: one that has forgotten every broker never comes back
 /// ([`milepost_shared::kafka::brokers`]).
 const SILENCE: Duration = Duration::from_secs(10);
 /// Longest time to read to the end, once all is quiet.
