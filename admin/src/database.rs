@@ -1,4 +1,4 @@
-//! The connection of a command: one, and with a deadline for everything.
+//! A command's only connection, with a deadline for everything.
 
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use sqlx::{Connection as _, PgConnection};
 use time::OffsetDateTime;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
-/// Longest run of a statement that only touches a few rows.
+/// Longest time for a statement that touches only a few rows.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Connects to a database whose schema this build knows.
@@ -29,7 +29,7 @@ pub async fn open_any(settings: &DatabaseSettings, statement: Duration) -> anyho
         .context("cannot connect to the database of DATABASE_URL")
 }
 
-/// The time to note down with what is created or revoked.
+/// The time to store with what is created or revoked.
 pub fn now() -> OffsetDateTime {
     Clock::new(0).now().to_datetime()
 }

@@ -1,7 +1,7 @@
 //! An API key's secret: `mp_<8 lower-case letters and digits>_<32 random bytes in base64url>`.
 //!
 //! Everything before the second underscore is the prefix, which distinguishes keys in lists; the 256 bits behind it are
-//! what cannot be guessed. So a plain SHA-256 is enough to store: there is no dictionary to slow down for.
+//! what cannot be guessed. So a plain SHA-256 is enough to store: there is no dictionary to slow down.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;

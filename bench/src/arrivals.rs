@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-/// So many arrivals, at equal distances.
+/// Arrivals at equal intervals.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Arrivals {
     rate: f64,
@@ -10,7 +10,7 @@ pub struct Arrivals {
 }
 
 impl Arrivals {
-    /// `rate` a second for so long; at least one.
+    /// `rate` a second for this long; at least one.
     #[must_use]
     pub fn new(rate: f64, duration: Duration) -> Self {
         Self { rate, count: whole(rate * duration.as_secs_f64()).max(1) }
@@ -28,7 +28,7 @@ impl Arrivals {
         Duration::from_secs_f64(number as f64 / self.rate)
     }
 
-    /// How many are due when so much time has passed.
+    /// How many are due after this much time.
     #[must_use]
     pub fn due(&self, elapsed: Duration) -> u64 {
         (whole(elapsed.as_secs_f64() * self.rate) + 1).min(self.count)

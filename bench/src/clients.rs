@@ -34,7 +34,7 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// Opens so many connections.
+    /// Opens `count` connections.
     ///
     /// # Errors
     /// A target refuses.
@@ -45,7 +45,7 @@ impl Clients {
                 TcpStream::connect(target).await.with_context(|| format!("no connection to {target}"))?;
             stream.set_nodelay(true)?;
             let (connection, io) = handshake(TokioIo::new(stream)).await?;
-            // It ends with the connection, and what failed in it fails its request too.
+            // It ends with the connection, and whatever fails in it fails its request too.
             tokio::spawn(io);
             connections.push(connection);
         }
@@ -64,15 +64,15 @@ impl Clients {
         &self.requests
     }
 
-    /// A closed load for so long.
+    /// A closed load for this long.
     ///
     /// # Errors
-    /// There is an answer other than the one that must be, or none.
+    /// An answer is wrong, or missing.
     pub async fn closed(&mut self, duration: Duration) -> anyhow::Result<Tally> {
         self.load(Pace::Until(Instant::now() + duration), duration).await
     }
 
-    /// A closed load of so many requests.
+    /// A closed load of this many requests.
     ///
     /// # Errors
     /// As [`closed`](Self::closed).
@@ -131,7 +131,7 @@ impl Clients {
 enum Pace {
     /// At once, until this moment.
     Until(Instant),
-    /// At once, until so many are taken.
+    /// At once, until this many are taken.
     Count { taken: AtomicU64, count: u64 },
     /// When a request is due.
     Open { arrivals: Arrivals, start: Instant, due: Arc<Semaphore>, taken: AtomicU64, give_up: Instant },
@@ -184,7 +184,7 @@ fn release(arrivals: Arrivals, start: Instant, due: &Semaphore, connections: usi
     due.add_permits(connections);
 }
 
-/// A load under way.
+/// A load in progress.
 struct Load {
     requests: Arc<Requests>,
     pace: Pace,

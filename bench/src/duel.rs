@@ -1,4 +1,4 @@
-//! Two that are compared, loaded in turn: A B A B, so that what changes on the machine changes both.
+//! Two that are compared, loaded in turn: A B A B, so that changes of the machine affect both.
 
 use crate::arrivals::Arrivals;
 use crate::clients::Clients;
@@ -58,14 +58,14 @@ impl Duel {
         (median(&self.ours), median(&self.theirs))
     }
 
-    /// Answers a second, ours of theirs.
+    /// Answers a second, as a ratio of ours to theirs.
     #[must_use]
     pub fn rates(&self, name: &str, of: &str) -> Figure {
         let (ours, theirs) = self.medians(Tally::rate);
         Figure::new(name, of, self.ratios(Tally::rate)).beside(format!("{ours:.0}/s against {theirs:.0}/s"))
     }
 
-    /// The latency of a share of the answers, ours of theirs.
+    /// The latency of a share of the answers, as a ratio of ours to theirs.
     #[must_use]
     pub fn latencies(&self, name: &str, of: &str, share: f64) -> Figure {
         let latency = |tally: &Tally| tally.latency_ms(share);

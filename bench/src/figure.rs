@@ -4,14 +4,14 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// The rounds of a figure in short.
+/// The rounds of a figure, summed up.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Spread {
     /// Half of the rounds lie on either side.
     pub median: f64,
-    /// The least round.
+    /// The lowest round.
     pub low: f64,
-    /// The greatest round.
+    /// The highest round.
     pub high: f64,
 }
 
@@ -40,9 +40,9 @@ impl Spread {
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Bound {
-    /// The more, the better.
+    /// Higher is better.
     AtLeast(f64),
-    /// The less, the better.
+    /// Lower is better.
     AtMost(f64),
 }
 
@@ -69,7 +69,7 @@ impl fmt::Display for Bound {
 /// One figure of a scenario.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
-    /// What it is about, such as `256 connections`; which distinguishes it from the scenario's others.
+    /// What it is about, such as `256 connections`; distinguishes it from the scenario's other figures.
     pub name: String,
     /// What the numbers are of, such as `of plain`; or their unit.
     pub of: String,
@@ -100,7 +100,7 @@ impl Figure {
         Self { beside: text.into(), ..self }
     }
 
-    /// Median, least and greatest round.
+    /// Median, lowest and highest round.
     #[must_use]
     pub fn spread(&self) -> Spread {
         Spread::of(&self.rounds)

@@ -106,7 +106,7 @@ impl Installation {
         Ok(())
     }
 
-    /// A consumer that is not started yet, as the defaults set it: not impatient as in tests.
+    /// A consumer that is not started yet, with the default settings: not impatient as in tests.
     ///
     /// # Errors
     /// There is no free port.
@@ -146,7 +146,7 @@ impl Installation {
         Clients::connect(&self.targets(), count, self.requests(uploads)).await
     }
 
-    /// The processes that do the work, by what they are; the servers' included.
+    /// The processes that do the work, by what they are, including the servers.
     ///
     /// # Errors
     /// One of them does not run.

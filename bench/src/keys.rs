@@ -25,7 +25,7 @@ fn spread(number: u64, count: u64, salt: u64) -> KeyHash {
     KeyHash(hash)
 }
 
-/// Puts `count` keys into the table partition of a moment, which is made and kept for so long after its end.
+/// Puts `count` keys into the table partition of a moment, which is created and kept for this long after its end.
 ///
 /// They go in by the order of their hashes, because that takes minutes where their real order takes hours. The pages of the
 /// index are filled to 70 % meanwhile, which is what random order leaves.

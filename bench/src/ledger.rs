@@ -13,7 +13,7 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Notes uploads with so many locations in all.
+    /// Notes uploads and the number of their locations.
     pub fn add(&self, uploads: u64, locations: u64) {
         self.uploads.fetch_add(uploads, Ordering::Relaxed);
         self.locations.fetch_add(locations, Ordering::Relaxed);

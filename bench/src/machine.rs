@@ -85,7 +85,7 @@ fn field<'a>(text: &'a str, name: &str) -> Option<&'a str> {
     Some(line.trim_start_matches([' ', '\t', ':']).trim())
 }
 
-/// CPU time of the whole machine and of the benchmark, since when it is looked at.
+/// CPU time of the whole machine and of the benchmark, from the moment it starts.
 #[derive(Debug)]
 pub struct Watch {
     begun: Instant,
@@ -94,7 +94,7 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// Begins to look.
+    /// Starts to watch.
     ///
     /// # Errors
     /// `/proc` is not as on Linux, or a server does not run.

@@ -110,7 +110,7 @@ impl Opponent {
 /// The opponent's own side: prints where it listens and serves until it is killed.
 ///
 /// # Errors
-/// There is no port to be had.
+/// There is no free port.
 pub async fn serve(router: Router) -> anyhow::Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
     println!("{}", listener.local_addr()?);

@@ -2,7 +2,7 @@
 //!
 //! It answers from the same tables, with the same validation, hashes and check of the API key. It is tuned: all keys in memory,
 //! prepared statements, a connection held for the transaction only, the answer stored by the statement that claims the key.
-//! What it lacks: facts for subscribers, acceptance while Postgres is away, and a window of 24 hours. It claims keys per calendar day,
+//! It lacks facts for subscribers, acceptance while Postgres is down, and a window of 24 hours. It claims keys per calendar day,
 //! since the tables' unique index holds per table partition only.
 
 use std::collections::HashMap;
@@ -32,7 +32,7 @@ use uuid::Uuid;
 const DAY: Duration = Duration::from_secs(86_400);
 /// Longest wait for a connection, and longest statement.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Where no journal is, a record stands nowhere.
+/// Without a journal, a record has no position.
 const NOWHERE: Position = Position { partition: 0, offset: 0 };
 
 /// Everything a request needs.

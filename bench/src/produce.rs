@@ -23,9 +23,9 @@ const ROOM: Duration = Duration::from_secs(5);
 /// How much is produced.
 #[derive(Debug, Clone, Copy)]
 pub enum Until {
-    /// As much as goes in so long.
+    /// As much as fits into this time.
     Elapsed(Duration),
-    /// So many records.
+    /// This many records.
     Count(u64),
 }
 

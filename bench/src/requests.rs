@@ -50,7 +50,7 @@ impl Requests {
         Self { hot: Some(keys), run: self.run, ..Self::new(&self.uploads, &self.secret, &self.ledger) }
     }
 
-    /// Not willing to wait for the final answer.
+    /// Asks not to wait for the final answer.
     #[must_use]
     pub fn respond_async(self) -> Self {
         Self { respond_async: true, ..self }

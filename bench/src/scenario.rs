@@ -35,7 +35,7 @@ pub struct Report {
 /// One line of a picture.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Curve {
-    /// Whose.
+    /// The account.
     pub name: String,
     /// Its points, from left to right.
     pub points: Vec<(f64, f64)>,
@@ -89,7 +89,7 @@ pub async fn run(number: u8, setup: &Setup) -> anyhow::Result<Report> {
 }
 
 impl Report {
-    /// Refuses what is no number: too little was measured.
+    /// Refuses figures that are not numbers: too little was measured.
     ///
     /// # Errors
     /// With the figure's name.
@@ -101,7 +101,7 @@ impl Report {
         Ok(self)
     }
 
-    /// Of figures alone.
+    /// One with figures only.
     #[must_use]
     pub fn of(figures: Vec<Figure>) -> Self {
         Self { figures, ..Self::default() }

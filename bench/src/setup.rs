@@ -80,7 +80,7 @@ impl Setup {
         Ok(PgConnection::connect(&self.services.database_url).await?)
     }
 
-    /// Every installation is as the programs' defaults say, but for what is tried.
+    /// The settings of every installation: the programs' defaults.
     #[must_use]
     pub fn world_settings(&self) -> WorldSettings {
         let day = Duration::from_secs(86_400);

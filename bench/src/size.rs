@@ -51,13 +51,13 @@ impl Size {
         Windows { length: Duration::from_millis(self.choose(500, 2000, 5000)), most: self.choose(6, 10, 10) }
     }
 
-    /// How often both are measured in turn.
+    /// How many rounds both are measured.
     #[must_use]
     pub fn rounds(self) -> usize {
         self.choose(2, 5, 5)
     }
 
-    /// Rounds of what takes long by itself.
+    /// Rounds of what takes long anyway.
     #[must_use]
     pub fn long_rounds(self) -> usize {
         self.choose(1, 3, 3)
@@ -121,7 +121,7 @@ impl Size {
         self.choose(30_000, 250_000, 3_600_000)
     }
 
-    /// Longest time for one scenario; past it, it has failed.
+    /// Longest time for one scenario, after which it has failed.
     #[must_use]
     pub fn scenario_deadline(self) -> Duration {
         Duration::from_secs(60 * self.choose(5, 20, 240))

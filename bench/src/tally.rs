@@ -1,4 +1,4 @@
-//! What a load was answered, and how fast.
+//! How a load was answered, and how fast.
 
 use std::time::Duration;
 

@@ -25,13 +25,13 @@ pub struct Uploads {
 }
 
 impl Uploads {
-    /// One location each, to `/api/v1/locations`.
+    /// Uploads of one location each, to `/api/v1/locations`.
     #[must_use]
     pub fn singles() -> Self {
         Self::new(Shape::Single, 1)
     }
 
-    /// So many locations each, to `/api/v1/locations/batch`.
+    /// Uploads of `count` locations each, to `/api/v1/locations/batch`.
     #[must_use]
     pub fn batches(locations: u64) -> Self {
         Self::new(Shape::Batch, locations)

@@ -1,4 +1,4 @@
-//! A client of the gateway that hides nothing: what was sent is a value, what came back is bytes.
+//! A client of the gateway that hides nothing: what is sent is a value, and what comes back is bytes.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -51,7 +51,7 @@ impl Post {
         Self::to("/api/v1/locations", serde_json::to_vec(&single).expect("an upload is JSON"))
     }
 
-    /// JSON, or what claims to be, to a path.
+    /// JSON, or what claims to be JSON, to a path.
     #[must_use]
     pub fn to(path: &'static str, body: impl Into<Vec<u8>>) -> Self {
         let headers = vec![("Content-Type".to_owned(), "application/json".to_owned())];
@@ -71,13 +71,13 @@ impl Post {
         self
     }
 
-    /// Willing to wait so long for the final answer, and no longer.
+    /// Asks to wait this long for the final answer, and no longer.
     #[must_use]
     pub fn wait(self, seconds: u32) -> Self {
         self.prefer(&format!("wait={seconds}"))
     }
 
-    /// Not willing to wait.
+    /// Asks not to wait.
     #[must_use]
     pub fn respond_async(self) -> Self {
         self.prefer("respond-async")
@@ -139,7 +139,7 @@ pub struct Client {
 /// Begins an HTTP client for servers of this machine. None of them speaks TLS, but in a build with the phone's client `reqwest`
 /// makes no client before it knows whose TLS it would use.
 pub fn http() -> reqwest::ClientBuilder {
-    // An error says that it is known already.
+    // An error means that it is installed already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     reqwest::Client::builder().no_proxy()
 }

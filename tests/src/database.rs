@@ -1,4 +1,4 @@
-//! What tests do to a database: they take it away, put it back, and let nothing be written.
+//! What tests do to a database: they take it away, put it back, and make it read-only.
 
 use anyhow::Context as _;
 use milepost_shared::store::testing::{Role, TestDatabase};
@@ -36,7 +36,7 @@ impl Database {
         PgPoolOptions::new().max_connections(3).connect_lazy_with(self.0.options(Role::Owner))
     }
 
-    /// Ends every connection to it and lets nobody in, until [`open`](Self::open).
+    /// Closes every connection to it and lets nobody in, until [`open`](Self::open).
     ///
     /// # Errors
     /// The server refuses.
@@ -54,7 +54,7 @@ impl Database {
         self.execute(&format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", self.name())).await
     }
 
-    /// Takes a copy; everybody's connections are ended for that.
+    /// Takes a copy, which closes everybody's connections.
     ///
     /// # Errors
     /// The server refuses.
@@ -76,7 +76,7 @@ impl Database {
         self.execute(&format!("DROP DATABASE {}_lost WITH (FORCE)", self.name())).await
     }
 
-    /// Lets nothing be written, by whoever connects from now on; everybody has to reconnect.
+    /// Makes it read-only, or writable again, for new connections; everybody has to reconnect.
     ///
     /// # Errors
     /// The server refuses.

@@ -19,7 +19,7 @@ pub(crate) struct Disk {
 }
 
 impl Disk {
-    /// Mounts one over `data`, with all that is in it; nobody may be using it.
+    /// Mounts one over `data`, with everything in it; nobody may be using it.
     ///
     /// # Errors
     /// The machine does not allow it, and everything is as it was.

@@ -64,7 +64,7 @@ impl Kafka {
         let mut config = self.config();
         config.set("group.id", group).set("enable.auto.commit", "false").set("auto.offset.reset", "earliest");
         config.set("fetch.wait.max.ms", "50").set("enable.partition.eof", "false");
-        // As Milepost reads: a transaction is nobody's of it, and what it has written are records.
+        // As Milepost reads: transactions are not Milepost's, and what they have written are records.
         config.set("isolation.level", "read_uncommitted");
         Ok(config.create()?)
     }
@@ -136,7 +136,7 @@ impl Kafka {
         .await?
     }
 
-    /// Appends a record, anything at all. Returns where it stands.
+    /// Appends any record. Returns where it stands.
     ///
     /// # Errors
     /// It is not acknowledged.
@@ -150,7 +150,7 @@ impl Kafka {
         self.append_with(topic, partition, key, value, None).await
     }
 
-    /// The same with a header, compressed and as large as the broker takes it.
+    /// The same with a header, compressed, and as large as the broker accepts.
     ///
     /// # Errors
     /// It is not acknowledged.
@@ -175,7 +175,7 @@ impl Kafka {
         Ok(delivered.offset)
     }
 
-    /// Begins a transaction, as a producer would that is none of Milepost's, and appends a record in it.
+    /// Begins a transaction, as a producer other than Milepost's might, and appends a record in it.
     ///
     /// # Errors
     /// The cluster refuses, or does not acknowledge the record.
@@ -224,7 +224,7 @@ impl Kafka {
         let topic = config.iter().fold(topic, |topic, (setting, value)| topic.set(setting, value));
         let created = self.admin()?.create_topics([&topic], &patience()).await?;
         ensure!(created.iter().all(Result::is_ok), "cannot create {name}: {created:?}");
-        // The controller has it; the broker that is asked next may hear of it later.
+        // The controller has it; the broker that is asked next may learn of it later.
         eventually(TIMEOUT, "the topic is known to the broker", async || Ok(self.ends(name).await.ok()))
             .await?;
         Ok(())
@@ -273,7 +273,7 @@ impl Kafka {
     }
 }
 
-/// A transaction with a record. Its end leaves a mark behind in the journal that is no record.
+/// A transaction with a record. Its end leaves a marker in the journal that is not a record.
 pub struct Transaction {
     kafka: Kafka,
     producer: FutureProducer,
@@ -289,7 +289,7 @@ impl Transaction {
         self.end(|producer| producer.commit_transaction(TIMEOUT)).await
     }
 
-    /// Takes it back. To those who read what is not committed its record is there all the same.
+    /// Aborts it. Those who read uncommitted records still see its record.
     ///
     /// # Errors
     /// The cluster refuses.
@@ -297,7 +297,7 @@ impl Transaction {
         self.end(|producer| producer.abort_transaction(TIMEOUT)).await
     }
 
-    /// The coordinator answers before the mark is there.
+    /// The coordinator answers before the marker is there.
     async fn end(
         self,
         end: impl FnOnce(&FutureProducer) -> KafkaResult<()> + Send + 'static,

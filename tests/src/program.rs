@@ -81,7 +81,7 @@ impl Program {
         self.await_ready(READY).await
     }
 
-    /// Starts it and waits for nothing.
+    /// Starts it without waiting.
     ///
     /// # Errors
     /// It runs already, or cannot be started.
@@ -101,10 +101,10 @@ impl Program {
         Ok(())
     }
 
-    /// Waits until `/readyz` says so.
+    /// Waits until `/readyz` says that it is ready.
     ///
     /// # Errors
-    /// It ends, or does not say so within `deadline`.
+    /// It ends, or is not ready within `deadline`.
     pub async fn await_ready(&mut self, deadline: Duration) -> anyhow::Result<()> {
         let what = format!("{} is ready", self.name);
         eventually(deadline, &what, async || {
@@ -116,7 +116,7 @@ impl Program {
         .await
     }
 
-    /// Whether `/readyz` says so now.
+    /// Whether `/readyz` says that it is ready now.
     pub async fn ready(&self) -> bool {
         let page = self.http.get(format!("http://{}/readyz", self.ops)).send().await;
         page.is_ok_and(|page| page.status().is_success())
@@ -193,7 +193,7 @@ impl Program {
         Ok(self.ended()?.is_none() && self.child.is_some())
     }
 
-    /// How it ended, if it has by itself since this was asked last.
+    /// How it ended, if it has ended by itself since the last call.
     ///
     /// # Errors
     /// The system does not say.
@@ -218,7 +218,7 @@ impl Program {
     /// Waits until it ends by itself.
     ///
     /// # Errors
-    /// It has not within `deadline`, or was never started.
+    /// It has not ended within `deadline`, or was never started.
     pub async fn wait_exit(&mut self, deadline: Duration) -> anyhow::Result<ExitStatus> {
         let mut child = self.child.take().with_context(|| format!("{} does not run", self.name))?;
         match tokio::time::timeout(deadline, child.wait()).await {
@@ -259,7 +259,7 @@ impl Program {
         self.start().await
     }
 
-    /// All it has written.
+    /// Everything it has written.
     ///
     /// # Errors
     /// There is no log.

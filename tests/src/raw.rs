@@ -1,4 +1,4 @@
-//! A connection to the gateway on which anything may be sent, also what no HTTP library would.
+//! A connection to the gateway on which anything may be sent, even what no HTTP library would send.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use tokio::time::timeout;
 
 use crate::client::{Answer, Post};
 
-/// A TCP connection and the bytes that came over it and are not read as an answer yet.
+/// A TCP connection, and the bytes received on it that were not read as an answer yet.
 #[derive(Debug)]
 pub struct Raw {
     stream: TcpStream,

@@ -25,12 +25,12 @@ pub struct Server {
     environment: Vec<(&'static str, String)>,
 }
 
-/// A way to a Kafka that leads through a proxy.
+/// A way to a Kafka through a proxy.
 #[derive(Debug, Clone, Copy)]
 pub struct Via {
     /// The listener's name, upper case.
     pub name: &'static str,
-    /// Where Kafka listens for what the proxy brings.
+    /// Where Kafka listens for the proxy.
     pub listens: u16,
     /// Where its clients are sent: the proxy's port.
     pub advertised: u16,
@@ -115,7 +115,7 @@ impl Server {
         Ok(String::from_utf8_lossy(&std::fs::read(self.dir.path().join("log"))?).into_owned())
     }
 
-    /// Its processes, the one that the others came from first; none if it does not run.
+    /// Its processes, the parent first; none if it does not run.
     #[must_use]
     pub fn processes(&self) -> Vec<i32> {
         let pid = std::fs::read_to_string(self.dir.path().join("pid")).ok();
@@ -136,7 +136,7 @@ impl Server {
     pub fn pause(&self) -> anyhow::Result<()> {
         let processes = self.processes();
         ensure!(!processes.is_empty(), "{} does not run", self.script.display());
-        // The first one first, so that none is born meanwhile.
+        // The parent first, so that it starts no other meanwhile.
         signal(&processes[..1], Signal::SIGSTOP);
         signal(&self.processes(), Signal::SIGSTOP);
         Ok(())
@@ -230,7 +230,7 @@ fn signal(pids: &[i32], signal: Signal) {
     }
 }
 
-/// The state of a process, such as `T` for stopped; `None` if there is none of it.
+/// The state of a process, such as `T` for stopped; `None` if there is no such process.
 pub(crate) fn state(pid: i32) -> Option<char> {
     stat(pid)?.chars().next()
 }

@@ -12,9 +12,9 @@ use uuid::Uuid;
 /// An upload as its rows hold it: bit for bit, in the order of the ordinals.
 #[derive(Debug, Clone)]
 pub struct Stored {
-    /// Whose.
+    /// The account.
     pub account: Uuid,
-    /// The record it came by.
+    /// The record it came with.
     pub source: Position,
     /// Journal time of that record.
     pub received_at: JournalTime,
@@ -27,7 +27,7 @@ pub struct Stored {
 pub struct KeyRow {
     /// SHA-256, hex.
     pub key_hash: String,
-    /// Whose.
+    /// The account.
     pub account: Uuid,
     /// SHA-256, hex.
     pub fingerprint: String,
@@ -92,7 +92,7 @@ impl Tables {
         Ok(all)
     }
 
-    /// The same one after the other, with the ordinals of its locations, whatever they are.
+    /// The same, one after the other, with the ordinals of the locations, whatever they are.
     ///
     /// # Errors
     /// The database cannot be read, or `each` fails.
@@ -166,7 +166,7 @@ impl Tables {
         rows.fetch_all(&self.pool).await?.iter().map(letter).collect()
     }
 
-    /// How far the journal's partitions are persisted, those that have begun.
+    /// How far each partition of the journal that has begun is persisted.
     ///
     /// # Errors
     /// The database cannot be read.

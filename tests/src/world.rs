@@ -32,7 +32,7 @@ use crate::tables::{Stored, Tables};
 
 /// Longest time until everything in the journal is persisted, emitted and committed.
 const CAUGHT_UP: Duration = Duration::from_secs(60);
-/// Longest time a program may take that ends by itself.
+/// Longest time for a program that ends by itself.
 const RUN: Duration = Duration::from_secs(120);
 /// Longest time to remove a world from the servers.
 const REMOVED: Duration = Duration::from_secs(10);
@@ -82,7 +82,7 @@ pub struct World {
     pub kafka: Kafka,
     /// Its tables.
     pub tables: Tables,
-    /// What no log may hold.
+    /// What no log may contain.
     pub planted: Planted,
     /// The first account.
     pub account: Account,
@@ -95,7 +95,7 @@ pub struct World {
 }
 
 impl World {
-    /// A world as planned, on the servers that all tests share.
+    /// A world on the servers that all tests share.
     ///
     /// # Errors
     /// A server or `milepost-admin` fails.
@@ -185,7 +185,7 @@ impl World {
         self.run("phone", arguments, self.key_of_phone()).await
     }
 
-    /// Starts `milepost-phone` likewise, to be killed. Its words are lost.
+    /// Starts `milepost-phone` likewise, to be killed. Its output is lost.
     ///
     /// # Errors
     /// It cannot be started.
@@ -274,7 +274,7 @@ impl World {
         self.program("gateway", Role::Gateway, true)
     }
 
-    /// A consumer that is not started yet, impatient as tests are.
+    /// A consumer that is not started yet, with the short time-outs that tests need.
     ///
     /// # Errors
     /// There is no free port.
@@ -318,7 +318,7 @@ impl World {
     /// Waits until all of the journal is persisted and emitted: the tables' progress and the group's offset have passed it.
     ///
     /// # Errors
-    /// They have not within a minute, with how far they are.
+    /// They have not within a minute; the error says how far they are.
     pub async fn caught_up(&self) -> anyhow::Result<()> {
         self.caught_up_within(CAUGHT_UP).await
     }
@@ -326,7 +326,7 @@ impl World {
     /// The same, with a deadline of the caller's.
     ///
     /// # Errors
-    /// They have not within `deadline`, with how far they are.
+    /// They have not within `deadline`; the error says how far they are.
     pub async fn caught_up_within(&self, deadline: Duration) -> anyhow::Result<()> {
         let group = TopicNames::group(&self.prefix);
         let mut seen = String::new();
@@ -488,7 +488,7 @@ impl Drop for World {
             }
         }
         // On a thread and a runtime of its own: a test may be polling other worlds on this thread, and to block on a future
-        // here would swallow their wake-ups; and of a runtime that shuts down no timer fires any more. Best effort: the servers
+        // here would swallow their wake-ups; and no timer of a runtime that is shutting down fires any more. Best effort: the servers
         // themselves are thrown away after the tests.
         let remove = || -> anyhow::Result<()> {
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -62,7 +62,7 @@ pub enum Checker {
     Offsets,
     /// Facts are the stored uploads, exactly once by the one-integer rule.
     Facts,
-    /// Every attempt and operation ended, as it may.
+    /// Every attempt and operation ended in a way that is allowed.
     Completeness,
     /// All is well again soon after the last fault.
     Recovery,
@@ -168,7 +168,7 @@ pub struct Demands {
 }
 
 impl Demands {
-    /// What a plan promises: a quarter of the operations that the lot gives each kind, at least one; each of its faults.
+    /// What a plan promises: a quarter of the operations that chance gives each kind, at least one; and each of its faults.
     #[must_use]
     pub fn of(plan: &Plan) -> Self {
         let share = |(kind, share): (Kind, u32)| (kind, (plan.operations * u64::from(share) / 4000).max(1));
@@ -190,7 +190,7 @@ impl Demands {
     }
 }
 
-/// What a run, or one checker, comes to.
+/// The verdict on a run, or of one checker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Judgement {
     /// Nothing was broken.
@@ -222,7 +222,7 @@ pub struct Verdict {
     pub total: u64,
     /// How many things were looked at.
     pub examined: u64,
-    /// What the report should say besides.
+    /// What else the report should say.
     pub notes: Vec<String>,
 }
 
@@ -242,7 +242,7 @@ impl Verdict {
         self.notes.push(note.into());
     }
 
-    /// A checker that had nothing to look at knows nothing.
+    /// A checker that had nothing to look at proves nothing.
     #[must_use]
     pub fn judgement(&self) -> Judgement {
         if self.examined == 0 || self.checker == Checker::Vacuity && self.total > 0 {

@@ -21,7 +21,7 @@ use crate::operation::{self, HOT_COPIES, Kind, Operation, UploadId, Variant};
 
 /// How long a gateway is asked to wait for the final answer, seconds.
 const WAIT_SECONDS: u32 = 4;
-/// Longest time a client waits for an answer; then it does not know.
+/// Longest time a client waits for an answer; after that the outcome is unknown.
 const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(12);
 /// Pause before a retry, longest; the shortest is a tenth of it.
 const PAUSE_MAX: Duration = Duration::from_millis(800);
@@ -30,7 +30,7 @@ const REUSE_MARGIN: Duration = Duration::from_secs(3);
 /// Operations at most that wait for the end of a window.
 const REUSE_WAITING: usize = 4000;
 
-/// Whom the clients talk to, and how much.
+/// Whom the clients talk to, and how fast.
 #[derive(Debug, Clone)]
 pub struct DriveSettings {
     /// The run's seed.
@@ -45,7 +45,7 @@ pub struct DriveSettings {
     pub clients: usize,
     /// Operations begun per second, at most.
     pub pace: u32,
-    /// Load comes for so long, then rests for so long, and again; `None` if it never rests.
+    /// How long load comes and then rests, again and again; `None` if it never rests.
     pub rhythm: Option<(Duration, Duration)>,
 }
 
@@ -73,7 +73,7 @@ impl Driver {
     /// Clients that have not begun.
     ///
     /// # Errors
-    /// There is no HTTP client to be had.
+    /// The HTTP client cannot be made.
     pub fn new(settings: DriveSettings, recorder: Recorder) -> anyhow::Result<Self> {
         let http = milepost_tests::http()
             .timeout(ATTEMPT_TIMEOUT)
@@ -152,7 +152,7 @@ struct Answered {
     body: Arc<[u8]>,
 }
 
-/// Not to be tried again.
+/// Whether the upload need not be sent again.
 fn is_final(status: u16) -> bool {
     !matches!(status, 202 | 408 | 429 | 500..)
 }
@@ -289,7 +289,7 @@ impl Shared {
         }
     }
 
-    /// A body with a fault, until somebody says so.
+    /// Sends a body with a fault until the fault is reported.
     async fn malformed(&self, operation: &Operation, upload: UploadId) {
         let mut broken = operation::upload(self.settings.seed, upload);
         if let Some(last) = broken.locations.last_mut() {

@@ -39,7 +39,7 @@ pub enum Trouble {
     Silent,
     /// Everything takes longer, and little gets through.
     Slow,
-    /// What is sent one way vanishes.
+    /// What is sent in one direction vanishes.
     Lossy,
     /// What was asked for arrives and is done; then the connection is cut before the reply comes through.
     ReplyLost,
@@ -182,6 +182,6 @@ pub struct Episode {
 pub enum NoBite {
     /// The machine does not allow it, with the reason.
     Skipped(String),
-    /// It was injected, and nothing was seen of it.
+    /// It was injected, and showed no effect.
     Unseen(String),
 }

@@ -26,7 +26,7 @@ const LINE_MAX: usize = 300;
 /// What a consumer says when it pauses.
 const PAUSED: &str = "paused: the persister is busy";
 
-/// Empties the tables as if nothing had ever come, for a consumer to build them again from the journal. Accounts and API keys
+/// Empties the tables as if nothing had ever come, so that a consumer rebuilds them from the journal. Accounts and API keys
 /// stay. The group's offsets have to go too.
 pub const EMPTY: &str = "TRUNCATE idempotency_keys, locations, devices, dead_letters, partition_progress";
 

@@ -1,7 +1,7 @@
 //! Faults, injected one at a time per part of the system: each is done, lasts, is healed, and shows a sign that it bit.
 //!
 //! A sign is always something seen: an exit, a state in `/proc`, a count of the proxy, a row of the database's own tables, a
-//! metric that rose. That a fault was asked for is none.
+//! metric that rose. That a fault was requested is not a sign.
 
 mod database;
 mod disk;
@@ -15,7 +15,7 @@ use crate::fault::{Episode, Fault, NoBite, Target};
 use crate::schedule::Planned;
 use crate::system::System;
 
-/// How much longer than a fault lasts its sign is waited for.
+/// How long a sign is waited for after the fault itself.
 const SIGN: Duration = Duration::from_secs(20);
 
 impl System {

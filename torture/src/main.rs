@@ -62,7 +62,7 @@ struct Places {
     /// Where milepost-gateway, milepost-consumer and milepost-admin are.
     #[arg(long)]
     bin_dir: PathBuf,
-    /// Where a run's report goes, into a directory of its own.
+    /// Where a run's report is written, in a directory of its own.
     #[arg(long, default_value = ".dev/torture")]
     reports: PathBuf,
 }

@@ -39,7 +39,7 @@ impl Watchers {
     /// Starts them. `footprints` says what each program holds at the moment.
     ///
     /// # Errors
-    /// There is no Kafka client to be had, or the topics are not there.
+    /// The Kafka client cannot be made, or the topics do not exist.
     pub async fn start(
         sources: &Sources,
         recorder: &Recorder,

@@ -7,7 +7,7 @@ use crate::fault::{CrashKind, Fault, Link, Target, Trouble};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// What a run is like.
+/// What a run does.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
     /// Its name on the command line.
@@ -16,15 +16,15 @@ pub struct Plan {
     pub ttl: Duration,
     /// Partitions of the journal.
     pub partitions: u16,
-    /// Load goes on at least so long, and until all faults are over.
+    /// Load goes on at least this long, and until all faults are over.
     pub lasts: Duration,
-    /// And until so many operations are begun.
+    /// And until this many operations have begun.
     pub operations: u64,
     /// Operations under way at once, at most.
     pub clients: usize,
     /// Operations begun per second, at most.
     pub pace: u32,
-    /// Load comes for so long, then rests for so long, and again; `None` if it never rests.
+    /// How long load comes and then rests, again and again; `None` if it never rests.
     pub rhythm: Option<(Duration, Duration)>,
     /// Consumers at work.
     pub consumers: usize,
@@ -175,7 +175,7 @@ impl Plan {
         }
     }
 
-    /// By its name; `None` if there is none of it.
+    /// By its name; `None` if there is no such plan.
     #[must_use]
     pub fn named(name: &str) -> Option<Self> {
         [Self::smoke(), Self::standard(), Self::long()].into_iter().find(|plan| plan.name == name)

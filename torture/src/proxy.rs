@@ -14,12 +14,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Bytes read at once, and so the least that is carried, held or lost.
+/// Bytes read at once: the smallest amount that is carried, held or lost.
 const CHUNK: usize = 16 << 10;
 /// How long a connection works before any reply of it can be lost: long enough to log in.
 const REPLY_LOST_AFTER: Duration = Duration::from_millis(400);
 
-/// Which way bytes go.
+/// The direction of bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
     /// From the client to the server.
@@ -38,7 +38,7 @@ pub enum Mode {
     Cut,
     /// Connections stay open and nothing is carried; what was sent meanwhile comes later.
     Silent,
-    /// Each chunk takes so much longer, and so many bytes a second get through.
+    /// Each chunk is delayed, and only so many bytes a second get through.
     Slow {
         /// Before a chunk goes on.
         delay: Duration,
@@ -227,18 +227,18 @@ struct Passed {
     last: bool,
 }
 
-/// What both ways of a connection know.
+/// What both directions of a connection share.
 struct Connection<'a> {
     counters: &'a Counters,
     opened: Instant,
     /// A request went there whose reply is to be lost.
     awaited: AtomicBool,
-    /// Something of it vanished.
+    /// Some of its bytes vanished.
     lossy: AtomicBool,
 }
 
 impl Connection<'_> {
-    /// Carries bytes one way until the sender has ended; then lets the receiver know.
+    /// Carries bytes in one direction until the sender has ended; then ends the receiver's side too.
     async fn carry(
         &self,
         mut from: ReadHalf<'_>,

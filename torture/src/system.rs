@@ -50,7 +50,7 @@ pub struct Setup<'a> {
     pub consumers: usize,
     /// `BATCH_RECORDS_MAX`
     pub batch_records: u32,
-    /// What no log may hold.
+    /// What no log may contain.
     pub marks: &'a Marks,
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// A cache that starts empty.
 const COLD: [(&str, &str); 1] = [("WARM_UP", "0s")];
-/// As much longer than before is normal again.
+/// How much longer than before still counts as normal.
 const NORMAL: f64 = 2.0;
 const SECOND: Duration = Duration::from_secs(1);
 

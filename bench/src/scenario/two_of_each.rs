@@ -7,7 +7,7 @@ use crate::installation::Installation;
 use crate::scenario::Report;
 use crate::setup::{CONNECTIONS, Setup};
 
-/// No slower, but for what two runs of the same differ by.
+/// No slower, apart from what two runs of the same build differ by.
 const NO_SLOWER: f64 = 0.95;
 
 pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {

@@ -4,13 +4,13 @@ use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-/// Most characters of an account's name; the table has the same bound.
+/// Longest name of an account, characters; the table has the same bound.
 pub const NAME_CHARS_MAX: usize = 100;
 
 /// Who may upload.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct Account {
-    /// Its identity everywhere else.
+    /// What identifies it everywhere else.
     pub id: Uuid,
     /// For people; unique.
     pub name: String,
@@ -92,7 +92,7 @@ pub async fn keys(connection: &mut PgConnection, account: Option<Uuid>) -> sqlx:
     .await
 }
 
-/// Revokes a key. One that is revoked stays so since then. `false` if there is no such key.
+/// Revokes a key. One that was revoked before keeps its time. `false` if there is no such key.
 ///
 /// # Errors
 /// The database refuses.

@@ -9,7 +9,7 @@ struct Row {
     account_id: Uuid,
 }
 
-/// All keys that are not revoked, with their accounts. As many as administrators have made.
+/// All keys that are not revoked, with their accounts. There is no bound but how many administrators have made.
 ///
 /// # Errors
 /// The database cannot be asked.

@@ -1,5 +1,5 @@
 //! The statements of a batch's transaction, in their order: the fence, which also reads the keys, then keys and devices,
-//! locations, and dead letters. Each round trip is waited for by every upload of the batch, so what can be one statement is
+//! locations, and dead letters. Every upload of the batch waits for each round trip, so what can be one statement is
 //! one (decision 10).
 //!
 //! Two transactions never wait for each other in a circle: devices go in sorted, and equal keys are of one journal partition,
@@ -52,7 +52,7 @@ fn hash(row: &PgRow, column: &str) -> sqlx::Result<[u8; 32]> {
 
 /// Years beyond 9999, and infinity, make `OffsetDateTime` panic: they are read as a limit that no answer has.
 fn moment(row: &PgRow, column: &str) -> sqlx::Result<JournalTime> {
-    /// Of the year 2000, from which Postgres counts microseconds.
+    /// The year 2000, from which Postgres counts microseconds.
     const EPOCH_MS: i64 = 946_684_800_000;
     let value = row.try_get_raw(column)?;
     let bytes = value.as_bytes().map_err(sqlx::Error::Decode)?;
@@ -88,7 +88,7 @@ pub struct Fence {
 /// Reads the rows of the batch's keys as well.
 ///
 /// Both see one snapshot, which is taken before the locks are. That is early enough: a partition is moved only if the
-/// snapshot, and then its row as locked, have the expected offset; and who had committed that offset had committed its keys
+/// snapshot, and then its row as locked, have the expected offset; and whoever committed that offset committed its keys
 /// with it. (An operator could set a partition back in between; that is for stopped consumers only.)
 ///
 /// # Errors
@@ -153,7 +153,7 @@ pub type DeviceName<'a> = (Uuid, &'a str);
 /// the fix of a phone that is a year ahead would stay the last one for a year.
 pub const FIX_AHEAD_MAX: Duration = Duration::from_secs(300);
 
-/// The last that was heard of a device in a batch.
+/// A device's last sighting in a batch.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Sighting {
     /// Journal time of its newest upload.
@@ -164,7 +164,7 @@ pub struct Sighting {
 }
 
 impl Sighting {
-    /// By one location of an upload.
+    /// From one location of an upload.
     #[must_use]
     pub fn new(seen_at: JournalTime, location: &Location) -> Self {
         let is_ahead = JournalTime(location.timestamp) > seen_at.plus(FIX_AHEAD_MAX);
@@ -172,7 +172,7 @@ impl Sighting {
         Self { seen_at, last }
     }
 
-    /// What is known after both, in whichever order they came.
+    /// What both together say, in whichever order they came.
     #[must_use]
     pub fn merged(&self, other: &Self) -> Self {
         let last = if other.last > self.last { other.last } else { self.last };
@@ -180,8 +180,8 @@ impl Sighting {
     }
 }
 
-/// Inserts keys, final from the start; to be sorted before. Makes sure the devices exist, and notes where they were last.
-/// Returns the devices' ids.
+/// Inserts keys, which the caller has sorted; they are final from the start. Makes sure the devices exist, and notes where they
+/// were last. Returns the devices' ids.
 ///
 /// A device of which no fix counts has been at no place (NaN) at no time (`-infinity`). Builds before this one let a fix that is
 /// ahead ([`FIX_AHEAD_MAX`]) become the last: it gives way to whatever comes.
@@ -304,8 +304,8 @@ pub async fn insert_locations(connection: &mut PgConnection, rows: &[LocationRow
     Ok(())
 }
 
-/// Most bytes of a dead letter's key, and of its value: four times the largest record of a topic that is as it has to be. Postgres
-/// takes a statement of 1 GB at most, and needs several times as much memory.
+/// Most bytes of a dead letter's key, and of its value: four times the largest record of a correctly configured topic. Postgres
+/// accepts statements of at most 1 GB, and needs several times as much memory.
 pub const DEAD_LETTER_BYTES_MAX: usize = 16 << 20;
 
 /// A record that can never be persisted.

@@ -15,7 +15,7 @@ use sqlx::postgres::PgConnectOptions;
 /// # Errors
 /// The URL cannot be parsed. The error does not quote it.
 pub fn options(url: &str, program: &str, statement: Duration) -> anyhow::Result<PgConnectOptions> {
-    // sqlx takes any scheme, and would connect to localhost for a typing error.
+    // sqlx accepts any scheme, and would connect to localhost after a typing error.
     let options = ["postgres://", "postgresql://"]
         .iter()
         .any(|scheme| url.starts_with(scheme))
@@ -38,7 +38,7 @@ pub fn options(url: &str, program: &str, statement: Duration) -> anyhow::Result<
             // takes longer than the look-up itself (decision 10).
             ("plan_cache_mode", "force_generic_plan".to_owned()),
         ])
-        // A statement's text is the same every time; its time shows in spans and metrics.
+        // A statement's text is always the same; how long it takes shows in spans and metrics.
         .disable_statement_logging();
     Ok(options)
 }

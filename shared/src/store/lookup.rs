@@ -10,7 +10,7 @@ use crate::journal::key::KeyHash;
 
 /// The windows of each of these keys that the table still holds, oldest first; a key without any is absent.
 /// One probe per key and live partition: two or three, since a partition is as wide as the TTL. Whether a
-/// window is still open is the caller's question, who knows the time to ask it for.
+/// window is still open is for the caller to say, who knows the time in question.
 ///
 /// # Errors
 /// The database cannot be reached or refuses.

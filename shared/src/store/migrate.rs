@@ -1,4 +1,4 @@
-//! The schema's version: made by the administrator, checked by the programs.
+//! The schema's version: set by the administrator, checked by the programs.
 
 use std::time::{Duration, Instant};
 
@@ -20,15 +20,15 @@ const LOCK_NOT_AVAILABLE: &str = "55P03";
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 /// Pauses between attempts, in which traffic goes on: the first and the longest, before jitter.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(10));
-/// How long it is tried.
+/// How long it keeps trying.
 const PATIENCE: Duration = Duration::from_secs(600);
 
-/// Brings the schema up to this build's version, and takes from PUBLIC what nobody needs; nothing to do is success.
+/// Brings the schema up to this build's version, and revokes from PUBLIC what nobody needs. Having nothing to do is success.
 ///
 /// Waits for a lock that others hold in short attempts, and passes each failed one to `say`.
 ///
 /// # Errors
-/// A migration fails, one that was applied has been changed since, or a lock was not to be had for ten minutes.
+/// A migration fails, an applied one has been changed since, or a lock could not be had for ten minutes.
 pub async fn migrate(connection: &mut PgConnection, mut say: impl FnMut(String)) -> anyhow::Result<()> {
     let begun = Instant::now();
     let mut pauses = Backoff::between(PAUSES.0, PAUSES.1);
@@ -43,7 +43,7 @@ pub async fn migrate(connection: &mut PgConnection, mut say: impl FnMut(String))
                 return Ok(());
             }
         };
-        // What the attempt has left: a lock of the session, which the next one takes again.
+        // What the attempt left behind: a lock of the session, which the next one takes again.
         connection.execute("SELECT pg_catalog.pg_advisory_unlock_all()").await?;
         let pause = pauses.delay();
         let holder = oldest_transaction(connection).await.unwrap_or_default();
@@ -57,7 +57,7 @@ async fn attempt(connection: &mut PgConnection) -> Result<(), MigrateError> {
     Ok(public::restrict(connection).await?)
 }
 
-/// Whether a lock was not to be had in time, or two migrations met in a row of the cluster's.
+/// Whether a lock could not be had in time, or two migrations met in a row of the cluster.
 fn is_busy(error: &MigrateError) -> bool {
     let (MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _)) = error else {
         return false;
@@ -106,7 +106,7 @@ pub async fn check_version(connection: &mut PgConnection) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// One change of roles and of what PUBLIC may do at a time, until the transaction's end. What is called is Postgres' own.
+/// Lets one transaction at a time change roles and what PUBLIC may do. The function it calls is Postgres' own.
 pub(super) const ROLES_LOCK: &str = "SELECT pg_catalog.pg_advisory_xact_lock(\
      pg_catalog.hashtextextended('milepost.roles'::pg_catalog.text, 0::pg_catalog.int8))";
 

@@ -52,18 +52,18 @@ pub struct KeyPartition {
     pub accepted: Stretch,
     /// When the last window in it is over.
     pub keep_until: JournalTime,
-    /// When it may be tried again to let it go, after somebody held the table; `None` if it was not tried in vain.
+    /// When dropping it may be tried again after somebody held the table; `None` if no attempt has failed.
     pub retry_at: Option<JournalTime>,
 }
 
 /// What became of a partition that may expire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expiry {
-    /// It is detached: from here on its rows are forgotten.
+    /// It is detached: from now on its rows are forgotten.
     Detached,
     /// Somebody holds the table. It is not tried again for a while, which grows.
     Busy,
-    /// Another consumer is at it or was faster, or that while is not over.
+    /// Another consumer is doing it or was faster, or that while is not over.
     NotNow,
 }
 
@@ -95,7 +95,7 @@ pub async fn ensure(
     })
 }
 
-/// Sets how long keys are remembered, as their owner: coming partitions are that wide, and all that is not over is kept that
+/// Sets how long keys are remembered, as their owner: future partitions are that wide, and all that is not over is kept that
 /// long after its end.
 ///
 /// # Errors
@@ -157,7 +157,7 @@ pub async fn key_partitions(connection: &mut PgConnection) -> sqlx::Result<Vec<K
         .collect()
 }
 
-/// Lets a partition of keys go. Waits 50 ms at most for the table, since look-ups and batches wait behind it.
+/// Drops a partition of keys. Waits at most 50 ms for the table, since look-ups and batches wait behind it.
 ///
 /// `drained` are the partitions of the journal topic in which nothing is left to persist: their progress does not move.
 ///
@@ -190,7 +190,7 @@ pub async fn drop_detached(connection: &mut PgConnection) -> sqlx::Result<i32> {
     sqlx::query_scalar("SELECT drop_detached()").fetch_one(connection).await
 }
 
-/// Since when the oldest key partition that still takes room is needed no longer, or from when on it will not be.
+/// Since when, or from when on, the oldest key partition that still takes space is no longer needed.
 ///
 /// # Errors
 /// The database cannot be asked.

@@ -167,7 +167,7 @@ pub async fn poison_run(
     .bind(i64::try_from(max).unwrap_or(i64::MAX))
     .fetch_all(connection)
     .await?;
-    // Those of a journal that was there before are older than anything persisted since.
+    // Those from before the journal was rewound are older than anything persisted since.
     if letters.first().is_some_and(|(_, is_newest)| !is_newest) {
         return Ok(0);
     }

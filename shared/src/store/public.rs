@@ -1,14 +1,14 @@
 //! What PUBLIC, which is every role of the cluster, may do in this database: nothing that Milepost does not need.
 //!
-//! Not in a migration, because a dump of a database does not bring all of it: it is looked at each time.
+//! Not in a migration, because a dump of a database does not carry all of it: it is checked every time.
 
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use super::migrate::ROLES_LOCK;
 
-/// Each statement that takes something from PUBLIC that it still has. The owner of the tables keeps what it needs, also when a
-/// superuser does this for it, and the programs' roles get their way in. Temporary tables, large objects and advisory locks fill the disk or hold somebody up; and whoever may create
-/// in `public` can slip a function in there that another role calls.
+/// Each statement that revokes something from PUBLIC that it still has. The owner of the tables keeps what it needs, even when
+/// a superuser does this for it, and the programs' roles may still connect. Temporary tables, large objects and advisory locks
+/// fill the disk or hold somebody up; and whoever may create in `public` can slip a function in there that another role calls.
 const TO_REVOKE: &str = "
     SELECT what, statement FROM (
         SELECT 'connect' AS what, format('GRANT CONNECT ON DATABASE %I TO milepost_gateway, milepost_consumer; \
@@ -28,7 +28,7 @@ const TO_REVOKE: &str = "
                OR proname LIKE 'pg\\_advisory\\_%' OR proname LIKE 'pg\\_try\\_advisory\\_%')
     ) AS open";
 
-/// Takes it away, as far as the connected role may.
+/// Revokes it, as far as the connected role may.
 pub(super) async fn restrict(connection: &mut PgConnection) -> sqlx::Result<()> {
     let mut transaction = connection.begin().await?;
     transaction.execute("SET LOCAL search_path = pg_catalog").await?;
@@ -40,7 +40,7 @@ pub(super) async fn restrict(connection: &mut PgConnection) -> sqlx::Result<()> 
     transaction.commit().await
 }
 
-/// What PUBLIC may do all the same, in words: only a superuser, or the database's owner, can take it away.
+/// What PUBLIC may do all the same, in words: only a superuser, or the database's owner, can revoke it.
 ///
 /// # Errors
 /// The database cannot be asked.

@@ -13,7 +13,7 @@ use crate::fault::{Episode, Fault};
 use crate::history::{Ask, Attempt, History, Outcome};
 use crate::operation::{self, Kind, UploadId, Variant};
 
-/// How far the run's time and journal time may lie apart, which are two clocks of one machine.
+/// How far the run's time and journal time, two clocks of one machine, may lie apart.
 const SLACK: Duration = Duration::from_millis(500);
 
 /// A stored upload, seen from its key: it opened a window.
@@ -98,7 +98,7 @@ impl<'a> Case<'a> {
         (0..).zip(self.kinds.iter().copied())
     }
 
-    /// What is stored of an operation under an account, in journal order.
+    /// What is stored of an operation for an account, in journal order.
     pub(super) fn openings(&self, operation: u64, account: usize) -> &[Opening] {
         self.openings.get(&(operation, account)).map_or(&[], Vec::as_slice)
     }
@@ -118,7 +118,7 @@ impl<'a> Case<'a> {
         JournalTime(self.evidence.observed.begun_ms).plus(at)
     }
 
-    /// Where an attempt stands to the windows of one of its operation's two uploads.
+    /// How an attempt relates to the windows of one of its operation's two uploads.
     pub(super) fn reach(&self, attempt: &Attempt, variant: Variant) -> Reach {
         let (began, ended) = (self.wall(attempt.began), self.wall(attempt.ended).plus(SLACK));
         let openings = self.openings(attempt.upload.operation, attempt.account).iter();
@@ -130,7 +130,7 @@ impl<'a> Case<'a> {
         reach.max().unwrap_or(Reach::Never)
     }
 
-    /// Whether a fault of this kind was there at some moment of a time of the run, or just before.
+    /// Whether there was a fault of this kind at some moment of a stretch of the run, or just before.
     pub(super) fn suffered(
         &self,
         from: Duration,

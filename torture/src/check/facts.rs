@@ -67,7 +67,7 @@ mod tests {
     use super::super::{Checker, Judgement};
     use crate::evidence::SeenFact;
 
-    /// Does it to each of the two readings.
+    /// Applies it to both readings.
     fn both(change: impl Fn(&mut Vec<SeenFact>), judgement: Judgement) {
         for live in [true, false] {
             let mut run = Run::innocent();

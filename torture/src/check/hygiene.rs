@@ -8,7 +8,7 @@ use crate::evidence::Footprint;
 
 /// The stretch of time at a process's beginning and end whose median counts.
 const STRETCH: Duration = Duration::from_secs(20);
-/// What a process takes to get warm is not growth.
+/// Memory that a process needs to warm up is not growth.
 const WARM_UP: Duration = Duration::from_secs(10);
 
 pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {

@@ -1,4 +1,4 @@
-//! Journal = tables: the journal, decided again by the rule of the design alone, gives the rows, keys and dead letters that
+//! Journal = tables: the journal, decided again by its rule alone, gives the rows, keys and dead letters that
 //! are there; and so did the consumers when the tables were emptied.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};

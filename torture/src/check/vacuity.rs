@@ -14,7 +14,7 @@ const REPLAY_PATHS: [&str; 4] = ["cache", "table", "results", "joined"];
 /// The watchers.
 const WATCHERS: [&str; 4] = ["facts", "torn", "offsets", "samples"];
 
-/// What came of an operation.
+/// How an operation ended.
 #[derive(Debug, Default, Clone, Copy)]
 struct Come {
     stored: [usize; 2],

@@ -12,7 +12,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout_at};
 use super::SIGN;
 use crate::system::System;
 
-/// What distinguishes the harness's own sessions from the programs'..
+/// What distinguishes the harness's own sessions from the programs'.
 const OWN: &str = "milepost-torture";
 /// More than a server lets in.
 const CONNECTIONS_MAX: usize = 1000;
@@ -77,7 +77,7 @@ impl System {
         let mut retried = None;
         while Instant::now() < until || retried.is_none() {
             number(&mut owner, TERMINATE).await?;
-            // Whoever comes back finds every place taken.
+            // Whoever reconnects finds every connection taken.
             take_all(&options, &mut held).await?;
             retried = self.retried(&before).await;
             ensure!(until.elapsed() < SIGN, "no consumer noticed");

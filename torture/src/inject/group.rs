@@ -64,7 +64,7 @@ impl System {
                 .await?;
                 joined += 1;
                 sleep(STAY).await;
-                // Every other time it goes without a word.
+                // Every other time it leaves without saying so.
                 if joined % 2 == 0 { third.kill().await? } else { third.stop().await? }
             }
             anyhow::Ok(())

@@ -70,7 +70,7 @@ impl System {
         Ok(format!("{} drained and ended with 0", slot.name))
     }
 
-    /// Ends a program as an operator does, by force if it does not hear.
+    /// Stops a program as an operator does, by force if it does not react.
     async fn end(&self, program: &mut Program) -> anyhow::Result<()> {
         self.keep_paths(program).await;
         program.signal(Signal::SIGTERM)?;

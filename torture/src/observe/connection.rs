@@ -20,7 +20,7 @@ pub(super) struct Connection {
 impl Connection {
     pub(super) fn new(sources: &Sources) -> Self {
         let options = sources.tables.pool.connect_options();
-        // Not by the name of a program: nobody is to take it for one.
+        // Not under the name of a program, so that nobody takes it for one.
         Self { options: (*options).clone().application_name("milepost-torture"), open: None }
     }
 
