@@ -51,11 +51,11 @@ async fn run(command: Command) -> anyhow::Result<()> {
 
 /// The error with its causes. Libraries often repeat a cause in their own text: that is left out.
 fn sentence(error: &anyhow::Error) -> String {
-    let mut said = error.to_string();
+    let mut sentence = error.to_string();
     for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !said.contains(&cause) {
-            said = format!("{said}: {cause}");
+        if !sentence.contains(&cause) {
+            sentence = format!("{sentence}: {cause}");
         }
     }
-    said
+    sentence
 }

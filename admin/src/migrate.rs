@@ -12,7 +12,7 @@ const STATEMENT_TIMEOUT: Duration = Duration::from_secs(600);
 
 pub async fn migrate(command: &Migrate) -> anyhow::Result<()> {
     let mut connection = database::open_any(&command.database, STATEMENT_TIMEOUT).await?;
-    migrate::migrate(&mut connection, |said| eprintln!("{said}")).await?;
+    migrate::migrate(&mut connection, |line| eprintln!("{line}")).await?;
     println!("the schema has version {}", migrate::expected_version());
     if let Some(ttl) = command.idempotency_ttl {
         partitions::set_ttl(&mut connection, ttl).await?;

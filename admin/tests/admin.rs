@@ -55,8 +55,8 @@ async fn a_database_is_migrated_and_migrated_again() {
     let mut owner = database.connect(Role::Owner).await;
     owner.execute("DROP SCHEMA public CASCADE; CREATE SCHEMA public").await.unwrap();
     owner.execute("GRANT USAGE ON SCHEMA public TO PUBLIC").await.unwrap();
-    let said = refused(&database, &["account", "list"]);
-    assert!(said.contains("milepost-admin migrate"), "{said}");
+    let error = refused(&database, &["account", "list"]);
+    assert!(error.contains("milepost-admin migrate"), "{error}");
     for _ in 0..2 {
         assert!(printed(&database, &["migrate"]).starts_with("the schema has version "));
     }
@@ -67,13 +67,13 @@ async fn a_database_is_migrated_and_migrated_again() {
 async fn the_ttl_given_to_migrate_is_how_long_keys_are_kept_until_another_one_is_given() {
     let database = database().await;
     let mut owner = database.connect(Role::Owner).await;
-    for (arguments, said, kept) in [
+    for (arguments, shown, kept) in [
         (&["migrate", "--idempotency-ttl", "48h"][..], "keys are kept for 2days\n", "48:00:00"),
         (&["migrate"], "", "48:00:00"),
         (&["migrate", "--idempotency-ttl", "5s"], "keys are kept for 5s\n", "00:00:05"),
     ] {
         let printed = printed(&database, arguments);
-        assert_eq!(printed.split_once('\n').map(|(_, rest)| rest), Some(said));
+        assert_eq!(printed.split_once('\n').map(|(_, rest)| rest), Some(shown));
         let set: (String, String) = sqlx::query_as(
             "SELECT width::text, kept::text FROM partition_settings WHERE parent = 'idempotency_keys'",
         )
@@ -121,8 +121,8 @@ async fn an_account_is_created_once_and_only_its_id_is_printed() {
     let database = database().await;
     let id = printed(&database, &["account", "create", "--name", "Zoë & Co"]);
     Uuid::parse_str(id.trim_end()).unwrap();
-    let said = refused(&database, &["account", "create", "--name", "Zoë & Co"]);
-    assert!(said.contains("milepost-admin account list"), "{said}");
+    let error = refused(&database, &["account", "create", "--name", "Zoë & Co"]);
+    assert!(error.contains("milepost-admin account list"), "{error}");
 
     let list = printed(&database, &["account", "list"]);
     let rows = rows(&list);
@@ -173,8 +173,8 @@ async fn a_key_is_revoked_once_and_an_unknown_one_is_refused() {
     printed(&database, &["key", "revoke", prefix]);
     assert_eq!(printed(&database, &of_account), after);
 
-    let said = refused(&database, &["key", "revoke", secret.trim_end()]);
-    assert!(!said.contains(&secret[12..30]), "a pasted secret is not shown: {said}");
+    let error = refused(&database, &["key", "revoke", secret.trim_end()]);
+    assert!(!error.contains(&secret[12..30]), "a pasted secret is not shown: {error}");
 }
 
 #[tokio::test]
@@ -191,8 +191,8 @@ async fn progress_is_set_where_there_is_none_and_moved_only_by_force() {
         .execute("UPDATE partition_progress SET next_offset = 400, log_time = '2026-03-14T09:26:53Z'")
         .await
         .unwrap();
-    let said = refused(&database, &set("500"));
-    assert!(said.contains("400") && said.contains("--force") && said.contains("never stored"), "{said}");
+    let error = refused(&database, &set("500"));
+    assert!(error.contains("400") && error.contains("--force") && error.contains("never stored"), "{error}");
     assert_eq!(rows(&printed(&database, &list)), [["2", "400", "2026-03-14T09:26:53Z", "300"]]);
 
     printed(&database, &[&set("500")[..], &["--force"]].concat());

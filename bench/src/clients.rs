@@ -275,8 +275,8 @@ mod tests {
     #[tokio::test]
     async fn a_load_with_a_wrong_answer_has_no_tally() {
         let (mut clients, _) = clients(2, 5, Duration::ZERO).await;
-        let said = clients.send(10).await.unwrap_err().to_string();
-        assert!(said.contains("8 answers were not 200; the first: 503"), "{said}");
+        let error = clients.send(10).await.unwrap_err().to_string();
+        assert!(error.contains("8 answers were not 200; the first: 503"), "{error}");
     }
 
     #[tokio::test]

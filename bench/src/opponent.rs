@@ -60,9 +60,9 @@ impl Opponent {
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
-        let mut said = BufReader::new(process.stdout.take().context("no output")?);
+        let mut output = BufReader::new(process.stdout.take().context("no output")?);
         let mut line = String::new();
-        let read = tokio::time::timeout(READY, said.read_line(&mut line)).await;
+        let read = tokio::time::timeout(READY, output.read_line(&mut line)).await;
         read.with_context(|| format!("{arguments:?} does not listen"))??;
         let address = line.trim().parse().with_context(|| format!("{arguments:?} did not start"))?;
         let secret = world.as_ref().map_or_else(String::new, |world| world.account.secret.clone());

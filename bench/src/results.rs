@@ -126,8 +126,8 @@ mod tests {
     fn only_what_moved_by_more_than_its_rounds_is_reported() {
         let before = results(&[2.0, 2.1, 2.2]);
         assert_eq!(results(&[2.1, 2.15, 2.3]).moved(&before), Vec::<String>::new());
-        let said = results(&[1.0, 1.1, 1.2]).moved(&before);
-        assert_eq!(said, ["scenario 1, uploads: 1.10 of plain instead of 2.10"]);
+        let moved = results(&[1.0, 1.1, 1.2]).moved(&before);
+        assert_eq!(moved, ["scenario 1, uploads: 1.10 of plain instead of 2.10"]);
         assert!(results(&[1.0]).moved(&Results::default()).is_empty(), "nothing to compare with");
     }
 

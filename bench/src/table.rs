@@ -73,7 +73,7 @@ mod tests {
         ];
         let report = Report { notes: vec!["It rained.".to_owned()], ..Report::of(figures) };
         let results = Results { scenarios: BTreeMap::from([(1, report)]), machine: None };
-        let said = render(&results);
+        let table = render(&results);
         for part in [
             "| 2.50 of plain |",
             "| 1.50 to 123 |",
@@ -83,7 +83,7 @@ mod tests {
             "5/s against 2/s",
             "1: It rained.",
         ] {
-            assert!(said.contains(part), "{part} is not in {said}");
+            assert!(table.contains(part), "{part} is not in {table}");
         }
     }
 }

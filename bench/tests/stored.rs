@@ -58,11 +58,11 @@ async fn plain_refuses_another_body_under_a_key_and_an_unknown_api_key() -> anyh
     world.tables.execute("UPDATE idempotency_keys SET fingerprint = decode(repeat('00', 32), 'hex')").await?;
     let replays = clients.requests().replays(1);
     let mut clients = clients.with(replays);
-    let said = clients.send(1).await.expect_err("it is another upload").to_string();
-    assert!(said.contains("the first: 422"), "{said}");
+    let error = clients.send(1).await.expect_err("it is another upload").to_string();
+    assert!(error.contains("the first: 422"), "{error}");
     let mut strangers = clients.with(Requests::new(&uploads, "stranger", &ledger));
-    let said = strangers.send(1).await.expect_err("nobody has this API key").to_string();
-    assert!(said.contains("the first: 401"), "{said}");
+    let error = strangers.send(1).await.expect_err("nobody has this API key").to_string();
+    assert!(error.contains("the first: 401"), "{error}");
     world.leave();
     Ok(())
 }

@@ -9,7 +9,8 @@ use super::*;
 fn all(file: &[u8]) -> (Vec<Found>, Option<String>) {
     let mut error = None;
     let reader = Reader::new(file).expect("a slice can be read");
-    let found = reader.map_while(|found| found.map_err(|said| error = Some(said.to_string())).ok()).collect();
+    let found =
+        reader.map_while(|found| found.map_err(|message| error = Some(message.to_string())).ok()).collect();
     (found, error)
 }
 
@@ -197,8 +198,8 @@ fn a_bad_point_is_named_with_its_line_and_the_others_are_read() {
             good,
         ]
     );
-    let said = BadPoint { line: 3, flaw: Flaw::Latitude }.to_string();
-    assert_eq!(said, "line 3: its latitude is no number from -90 to 90");
+    let message = BadPoint { line: 3, flaw: Flaw::Latitude }.to_string();
+    assert_eq!(message, "line 3: its latitude is no number from -90 to 90");
 }
 
 #[test]
@@ -238,14 +239,14 @@ fn what_follows_after_the_end_is_an_error_unless_it_says_nothing() {
         "\n<?xml version='1.0'?>\n",
         &whole,
     ] {
-        let said = error(&format!("{whole}\n{rest}"));
-        assert!(said.contains("</gpx>") || said.contains("another file"), "{rest:?}: {said}");
+        let message = error(&format!("{whole}\n{rest}"));
+        assert!(message.contains("</gpx>") || message.contains("another file"), "{rest:?}: {message}");
     }
 }
 
 #[test]
 fn what_is_not_gpx_is_an_error_with_its_line() {
-    for (text, said) in [
+    for (text, message) in [
         ("", "line 1: there is no <gpx>"),
         ("<?xml version='1.0'", "line 1: there is no <gpx>"),
         ("\n\n<!-- -->", "line 3: there is no <gpx>"),
@@ -255,7 +256,7 @@ fn what_is_not_gpx_is_an_error_with_its_line() {
         ("<html>", "line 1: this is <html>, not <gpx>"),
         ("</gpx>", "line 1: ill-formed document: close tag `</gpx>` does not match any open tag"),
     ] {
-        assert_eq!(error(text), said, "{text}");
+        assert_eq!(error(text), message, "{text}");
     }
     assert!(error("<gpx>\n<trk>\n</gpx>").starts_with("line 3: ill-formed document"));
     assert!(error("<gpx>\n<!x></gpx>").starts_with("line 2: "));

@@ -72,8 +72,8 @@ mod tests {
             ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n", "invalid peer certificate"),
         ] {
             fs::write(&file, content).expect("the file is written");
-            let said = faults(&file);
-            assert!(said.contains("ca.pem") && said.contains(fault), "{said}");
+            let message = faults(&file);
+            assert!(message.contains("ca.pem") && message.contains(fault), "{message}");
         }
     }
 

@@ -77,7 +77,7 @@ impl Drop for Disk {
 async fn run(command: &str, args: &[&OsStr]) -> anyhow::Result<()> {
     let output = Command::new(command).args(args).output().await;
     let output = output.with_context(|| format!("there is no {command}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command}: {}", said.trim());
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command}: {}", stderr.trim());
     Ok(())
 }

@@ -210,8 +210,8 @@ impl Server {
             .output()
             .await
             .with_context(|| format!("cannot run {}", self.script.display()))?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "{} {verb}: {said}", self.script.display());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "{} {verb}: {stderr}", self.script.display());
         Ok(())
     }
 }

@@ -225,8 +225,8 @@ impl World {
     /// It fails.
     pub async fn administer(&self, arguments: &[&str]) -> anyhow::Result<String> {
         let output = self.admin(arguments).await?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        ensure!(output.status.success(), "milepost-admin {arguments:?}: {}: {said}", output.status);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(output.status.success(), "milepost-admin {arguments:?}: {}: {stderr}", output.status);
         Ok(String::from_utf8(output.stdout)?)
     }
 
@@ -245,8 +245,8 @@ impl World {
     /// # Errors
     /// `milepost-admin` fails.
     pub async fn new_secret(&self, account: Uuid) -> anyhow::Result<String> {
-        let said = self.administer(&["key", "create", "--account", &account.to_string()]).await?;
-        let secret = said.trim().to_owned();
+        let printed = self.administer(&["key", "create", "--account", &account.to_string()]).await?;
+        let secret = printed.trim().to_owned();
         // The part behind the prefix, which is for display.
         let hidden = secret.get(12..32).context("milepost-admin shows no secret")?.to_owned();
         self.secrets.lock().expect("no test panics with the lock").push(hidden);
@@ -335,7 +335,7 @@ impl World {
             let committed = self.kafka.committed(&group, &self.topics.uploads);
             // A broker that has just come back does not lead its partitions yet.
             let (ends, committed) = match tokio::try_join!(ends, committed) {
-                Ok(said) => said,
+                Ok(both) => both,
                 Err(error) => {
                     seen = format!("{error:#}");
                     return Ok(None);

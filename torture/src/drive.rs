@@ -280,8 +280,8 @@ impl Shared {
         loop {
             let gateway = rand::random_range(0..2);
             if let Some(answered) = self.get(upload, Ask::Get, operation.account, gateway, &location).await {
-                let said = serde_json::from_slice(&answered.body).unwrap_or(serde_json::Value::Null);
-                if answered.status == 404 || said["status"] == "final" {
+                let page = serde_json::from_slice(&answered.body).unwrap_or(serde_json::Value::Null);
+                if answered.status == 404 || page["status"] == "final" {
                     return;
                 }
             }

@@ -268,11 +268,12 @@ mod tests {
         let state = |rows: &[(i64, u8)]| {
             rows.iter().map(|(offset, row)| (Position { partition: 0, offset: *offset }, *row)).collect()
         };
-        let mut said = differences("row", state(&[(1, 1), (2, 2), (3, 3)]), state(&[(1, 1), (2, 9), (4, 4)]));
-        said.sort();
+        let mut found =
+            differences("row", state(&[(1, 1), (2, 2), (3, 3)]), state(&[(1, 1), (2, 9), (4, 4)]));
+        found.sort();
         let expected =
             ["a row of 0/4 was not there before", "the row of 0/2 is another one", "the row of 0/3 is gone"];
-        assert_eq!(said, expected);
+        assert_eq!(found, expected);
     }
 
     #[test]
@@ -280,7 +281,7 @@ mod tests {
         let marks = operation::marks(7);
         let secret = "mp_abcdefgh_0123456789abcdefghijklmnopqrstuvwxyz".to_owned();
         let log = tempfile::NamedTempFile::new().unwrap();
-        for (line, said) in [
+        for (line, is_reported) in [
             ("all is well with mp_abcdefgh".to_owned(), false),
             (format!("at 48.{}1", marks.digits), true),
             (format!("key k-{}-3", marks.key), true),
@@ -289,7 +290,7 @@ mod tests {
         ] {
             std::fs::write(log.path(), format!("first\n{line}\nlast\n")).unwrap();
             let faults = log_faults(&[log.path()], &marks, std::slice::from_ref(&secret)).unwrap();
-            assert_eq!(faults.len(), usize::from(said), "{line}");
+            assert_eq!(faults.len(), usize::from(is_reported), "{line}");
         }
     }
 }

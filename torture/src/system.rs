@@ -239,9 +239,9 @@ impl System {
 
     /// Keeps what a gateway reports about its replay paths, since it is about to end. A consumer has none.
     pub(crate) async fn keep_paths(&self, gateway: &Program) {
-        let said = paths_of(gateway).await;
+        let counts = paths_of(gateway).await;
         let mut paths = self.paths.lock().unwrap_or_else(PoisonError::into_inner);
-        for (path, count) in said {
+        for (path, count) in counts {
             *paths.entry(path).or_default() += count;
         }
     }
@@ -426,8 +426,8 @@ async fn supervise(slots: Vec<Arc<Slot>>, unexpected: Arc<Mutex<Vec<String>>>) {
                 continue;
             }
             if let Ok(Some(status)) = program.ended() {
-                let said = format!("{} ended by itself: {status}", slot.name);
-                unexpected.lock().unwrap_or_else(PoisonError::into_inner).push(said);
+                let end = format!("{} ended by itself: {status}", slot.name);
+                unexpected.lock().unwrap_or_else(PoisonError::into_inner).push(end);
             }
             if let Ok(false) = program.is_running() {
                 // Tried again at the next look.
@@ -438,17 +438,17 @@ async fn supervise(slots: Vec<Arc<Slot>>, unexpected: Arc<Mutex<Vec<String>>>) {
 }
 
 async fn paths_of(gateway: &Program) -> Vec<(&'static str, u64)> {
-    let mut said = Vec::new();
+    let mut paths = Vec::new();
     if gateway.listen.is_none() {
-        return said;
+        return paths;
     }
     for path in PATHS {
         let source = format!("source=\"{path}\"");
         let count = gateway.metric_of("milepost_gateway_uploads_total", &source).await.unwrap_or_default();
         #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a counter")]
-        said.push((path, count as u64));
+        paths.push((path, count as u64));
     }
-    said
+    paths
 }
 
 fn slot(name: String, program: Program) -> Arc<Slot> {

@@ -133,10 +133,10 @@ async fn results_do_not_wait_for_facts_and_facts_that_got_lost_are_emitted_again
 
     emitter.facts.lost.cancel();
     assert_eq!(all_acknowledged(&mut emitter).await, [5, 6, 7]);
-    let said = facts(&cluster, 6);
+    let emitted = facts(&cluster, 6);
     let mut greatest = 3;
-    for offset in &said {
-        assert!(*offset <= greatest + 1, "a hole in {said:?}");
+    for offset in &emitted {
+        assert!(*offset <= greatest + 1, "a hole in {emitted:?}");
         greatest = greatest.max(*offset);
     }
     assert_eq!(greatest, 6);

@@ -361,14 +361,14 @@ async fn poison_and_unknown_accounts_go_to_dead_letters_with_their_reason_and_a_
 
 /// Persists a batch and whatever is cut off it. Returns the facts in order, and the sizes of the transactions.
 async fn persist_in_pieces(persister: &mut Persister, whole: Batch) -> (Vec<Position>, Vec<usize>) {
-    let (mut said, mut sizes, mut pieces) = (Vec::new(), Vec::new(), vec![whole]);
+    let (mut positions, mut sizes, mut pieces) = (Vec::new(), Vec::new(), vec![whole]);
     while let Some(piece) = pieces.pop() {
         let persisted = persister.persist(piece).await.unwrap();
         sizes.push(persisted.emissions.len());
-        said.extend(persisted.emissions.iter().map(|emission| emission.position));
+        positions.extend(persisted.emissions.iter().map(|emission| emission.position));
         pieces.extend(persisted.rest);
     }
-    (said, sizes)
+    (positions, sizes)
 }
 
 #[tokio::test]
@@ -386,10 +386,10 @@ async fn a_batch_too_large_for_the_time_it_may_take_is_cut_until_its_pieces_are_
     };
     let whole = batch(0, records());
     let deadline = Duration::from_secs(60);
-    let (said, sizes) = tokio::time::timeout(deadline, persist_in_pieces(&mut persister, whole))
+    let (positions, sizes) = tokio::time::timeout(deadline, persist_in_pieces(&mut persister, whole))
         .await
         .expect("it is tried for ever");
-    assert_eq!(said, records().map(|record| record.position).collect::<Vec<_>>());
+    assert_eq!(positions, records().map(|record| record.position).collect::<Vec<_>>());
     assert!(sizes.len() > 2 && sizes.iter().all(|size| *size <= 16), "{sizes:?}");
     assert_eq!((fixture.next_offset(0).await, fixture.next_offset(1).await), (16, 16));
     assert_eq!((fixture.count("locations").await, fixture.count("idempotency_keys").await), (32, 32));
@@ -416,8 +416,11 @@ async fn one_record_whose_device_is_locked_does_not_keep_those_before_it_and_is_
     fixture.until_a_lock_is_waited_for().await;
     assert_eq!(fixture.next_offset(0).await, 7);
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
-    let (said, _) = persisting.await.unwrap();
-    assert_eq!(said.iter().map(|position| position.offset).collect::<Vec<_>>(), (1..9).collect::<Vec<_>>());
+    let (positions, _) = persisting.await.unwrap();
+    assert_eq!(
+        positions.iter().map(|position| position.offset).collect::<Vec<_>>(),
+        (1..9).collect::<Vec<_>>()
+    );
     assert_eq!(fixture.count("idempotency_keys").await, 9);
 }
 
@@ -606,9 +609,9 @@ async fn a_row_that_no_consumer_writes_stops_the_partition_of_its_key_and_no_oth
         let persisted = persist(&mut persister, batch(0, new)).await.unwrap();
         assert_eq!(facts(&persisted), [true, true], "{odd}");
         assert_eq!((fixture.next_offset(0).await, fixture.next_offset(1).await), (2, 1));
-        let said: Vec<Position> =
+        let positions: Vec<Position> =
             persister.stopped.unreported().into_iter().map(|stop| stop.position).collect();
-        assert_eq!(said, [Position { partition: 0, offset: 2 }], "{odd}");
+        assert_eq!(positions, [Position { partition: 0, offset: 2 }], "{odd}");
         // Nothing but such records is nothing to do.
         let left = || batch(2, of_partition_0().into_iter().skip(1));
         assert!(persist(&mut fixture.persister(1000), left()).await.unwrap().emissions.is_empty());

@@ -486,8 +486,8 @@ async fn a_gateway_whose_certificate_is_not_trusted_is_sent_nothing() {
     let (misnamed, its_own) = gateway_with_tls(Arc::clone(&seen), "elsewhere.example").await;
     for (url, trusted) in [(url, of_another), (misnamed, its_own)] {
         let wary = Settings { ca_file: Some(trusted.path().to_owned()), ..settings([url]) };
-        let said = "the gateway's certificate is not trusted";
-        assert_eq!(reasons(wary).await, [said, &format!("gave up after 2 attempts; the last: {said}")]);
+        let message = "the gateway's certificate is not trusted";
+        assert_eq!(reasons(wary).await, [message, &format!("gave up after 2 attempts; the last: {message}")]);
     }
     assert_eq!(seen.seen(), []);
 }

@@ -10,7 +10,7 @@ use crate::store::testing::{Role, database};
 async fn a_migrated_database_is_accepted_and_migrating_again_changes_nothing() {
     let database = database().await;
     let mut owner = database.connect(Role::Owner).await;
-    migrate(&mut owner, |said| panic!("{said}")).await.unwrap();
+    migrate(&mut owner, |text| panic!("{text}")).await.unwrap();
     for role in [Role::Owner, Role::Gateway, Role::Consumer] {
         check_version(&mut database.connect(role).await).await.unwrap();
     }
@@ -83,7 +83,7 @@ async fn the_keeping_of_a_database_of_the_first_version_stays_what_its_consumers
     owner.apply(MIGRATOR.iter().next().unwrap()).await.unwrap();
     let before = "SELECT ensure_partition('idempotency_keys', now(), '48 hours', '48 hours')";
     owner.execute(before).await.unwrap();
-    migrate(&mut owner, |said| panic!("{said}")).await.unwrap();
+    migrate(&mut owner, |text| panic!("{text}")).await.unwrap();
     let hours = |count: u64| Duration::from_secs(count * 3600);
     partitions::check_ttl(&mut owner, hours(48)).await.unwrap();
     let refused = partitions::check_ttl(&mut owner, hours(49)).await.unwrap_err().to_string();
@@ -120,8 +120,8 @@ async fn a_password_is_set_whatever_characters_it_has() {
     .unwrap();
     assert!(set);
     assert!(set_password(&mut transaction, "no such role", "secret").await.is_err_and(|error| {
-        let said = format!("{error:#}");
-        said.contains("no such role") && !said.contains("secret")
+        let text = format!("{error:#}");
+        text.contains("no such role") && !text.contains("secret")
     }));
 }
 

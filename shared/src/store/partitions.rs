@@ -169,13 +169,13 @@ pub async fn expire(
     topic: &str,
     drained: &[i32],
 ) -> sqlx::Result<Expiry> {
-    let said: String = sqlx::query_scalar("SELECT expire_partition($1, $2, $3)")
+    let outcome: String = sqlx::query_scalar("SELECT expire_partition($1, $2, $3)")
         .bind(name)
         .bind(topic)
         .bind(drained)
         .fetch_one(connection)
         .await?;
-    Ok(match said.as_str() {
+    Ok(match outcome.as_str() {
         "detached" => Expiry::Detached,
         "busy" => Expiry::Busy,
         _ => Expiry::NotNow,

@@ -194,7 +194,7 @@ async fn each_role_is_refused_what_it_has_no_business_with() {
     let database = database().await;
     let mut owner = database.connect(Role::Owner).await;
     // A copy of a database does not have the rights of the database itself.
-    migrate(&mut owner, |said| panic!("{said}")).await.unwrap();
+    migrate(&mut owner, |line| panic!("{line}")).await.unwrap();
     owner.execute("INSERT INTO accounts (id, name) VALUES (gen_random_uuid(), 'a')").await.unwrap();
     for (role, statements) in [(Role::Gateway, FORBIDDEN_TO_GATEWAY), (Role::Consumer, FORBIDDEN_TO_CONSUMER)]
     {
@@ -391,7 +391,7 @@ async fn a_function_in_public_that_fits_better_than_the_one_of_postgres_is_not_c
     ] {
         consumer.execute(call).await.unwrap_or_else(|error| panic!("{call}: {error}"));
     }
-    migrate(&mut owner, |said| panic!("{said}")).await.unwrap();
+    migrate(&mut owner, |line| panic!("{line}")).await.unwrap();
     let mut transaction = owner.begin().await.unwrap();
     super::set_password(&mut transaction, "milepost_gateway", "p").await.unwrap();
     transaction.rollback().await.unwrap();
@@ -407,7 +407,7 @@ async fn public_may_neither_connect_nor_make_temporary_tables_nor_create_nor_loc
         .unwrap();
     let open = public::left_open(&mut owner).await.unwrap();
     assert_eq!(open, ["connect", "create in the schema public", "make large objects"]);
-    migrate(&mut owner, |said| panic!("{said}")).await.unwrap();
+    migrate(&mut owner, |line| panic!("{line}")).await.unwrap();
     assert_eq!(public::left_open(&mut owner).await.unwrap(), Vec::<String>::new());
     let others: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM pg_database d, aclexplode(datacl) a WHERE datname = current_database() \

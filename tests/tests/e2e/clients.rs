@@ -235,8 +235,8 @@ async fn who_is_refused_again_and_again_fills_no_log_and_is_counted_there() -> a
     }
     let seconds = usize::try_from(begun.elapsed().as_secs())? + 2;
     let counted = async || {
-        let said = gateway.logged()?;
-        let of_it = || said.lines().filter(|line| line.contains("unauthorized"));
+        let log = gateway.logged()?;
+        let of_it = || log.lines().filter(|line| line.contains("unauthorized"));
         let left_out = |line: &str| {
             let (_, rest) = line.split_once("left_out=")?;
             rest.split(|c: char| !c.is_ascii_digit()).next()?.parse::<usize>().ok()

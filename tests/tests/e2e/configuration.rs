@@ -234,9 +234,9 @@ fn refused<'a>(command: &str, options: &BTreeMap<&'a str, String>) -> Vec<&'a st
         arguments.push("--no-such-option".to_owned());
     }
     let output = run(command, &arguments);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(EXIT_CONFIG), "{command} {arguments:?}: {said}");
-    let names = |flag: &str| said.split_whitespace().any(|word| word.trim_matches('\'') == flag);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(EXIT_CONFIG), "{command} {arguments:?}: {stderr}");
+    let names = |flag: &str| stderr.split_whitespace().any(|word| word.trim_matches('\'') == flag);
     options.keys().copied().filter(|flag| names(flag)).collect()
 }
 

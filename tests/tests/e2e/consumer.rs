@@ -495,8 +495,8 @@ async fn a_record_of_a_newer_schema_stops_its_partition_with_a_clear_error_and_n
     let mut consumer = world.new_consumer()?;
     consumer.spawn()?;
     eventually(MINUTE, "the error is logged, and the rest is stored", async || {
-        let said = consumer.logged()?;
-        let error = said
+        let log = consumer.logged()?;
+        let error = log
             .lines()
             .any(|line| line.contains("ERROR") && line.contains("partition 0 has schema 2, newer"));
         Ok((error && world.tables.stored().await?.len() == 2).then_some(()))
@@ -546,9 +546,9 @@ async fn a_gap_in_the_journal_stops_the_consumer_with_an_error_naming_partition_
     world.kafka.delete_records(&world.topics.uploads, 0, begin).await?;
     consumer.spawn()?;
     assert!(!consumer.wait_exit(MINUTE).await?.success());
-    let said = consumer.logged()?;
+    let log = consumer.logged()?;
     let range = format!("journal partition 0 lacks the offsets {next} to {}", begin - 1);
-    assert!(said.contains(&range), "the range is not in the log: {range}");
+    assert!(log.contains(&range), "the range is not in the log: {range}");
     assert_eq!(world.tables.stored().await?.len(), 3, "nothing behind the gap is stored");
 
     // An operator accepts the loss.
@@ -589,8 +589,8 @@ async fn has_assigned(consumer: &Program, partitions: u32) -> anyhow::Result<()>
 
 /// The partition that was last assigned to a consumer, by its log.
 fn last_assigned(consumer: &Program) -> anyhow::Result<i32> {
-    let said = consumer.logged()?;
-    let line = said.lines().rfind(|line| line.contains("partition assigned")).context("none was")?;
+    let log = consumer.logged()?;
+    let line = log.lines().rfind(|line| line.contains("partition assigned")).context("none was")?;
     let number = line.split_once(" partition=").context("it names no partition")?.1;
     Ok(number.split_whitespace().next().context("it names no partition")?.parse()?)
 }
@@ -691,9 +691,9 @@ async fn a_stopped_partition_that_moves_to_another_consumer_is_reported_there_an
     world.kafka.append(&world.topics.uploads, lent, Some(b"key"), Some(newer.as_bytes())).await?;
     let stopped = async |consumer: &Program, partitions: u32| {
         eventually(MINUTE, "stopped partitions and readiness agree with who has them", async || {
-            let said = consumer.metric("milepost_consumer_stopped_partitions").await.unwrap_or(-1.0);
+            let stopped = consumer.metric("milepost_consumer_stopped_partitions").await.unwrap_or(-1.0);
             let is_up = consumer.has_up("journal").await;
-            Ok(((said - f64::from(partitions)).abs() < 0.5 && is_up == (partitions == 0)).then_some(()))
+            Ok(((stopped - f64::from(partitions)).abs() < 0.5 && is_up == (partitions == 0)).then_some(()))
         })
         .await
     };
@@ -723,8 +723,8 @@ async fn a_topic_that_is_gone_is_reported_by_its_name_where_an_operator_looks() 
             let page: serde_json::Value = serde_json::from_str(&page).unwrap_or_default();
             let one = &page["dependencies"][dependency];
             let detail = one["detail"].as_str().unwrap_or_default();
-            let said = detail.contains(topic) && detail.contains("Unknown topic");
-            Ok((one["up"] == false && said).then_some(()))
+            let is_named = detail.contains(topic) && detail.contains("Unknown topic");
+            Ok((one["up"] == false && is_named).then_some(()))
         })
         .await
     };

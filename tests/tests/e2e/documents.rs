@@ -226,8 +226,8 @@ async fn the_documents_uploads_are_published_as_printed_and_kept_once_by_the_sta
     let is_new = block(TOPICS, "sql", "INSERT INTO seen")?;
     world.tables.execute(seen).await?;
     let mut kept = Vec::new();
-    let said = world.kafka.read(&world.topics.locations).await?;
-    for record in said.iter().chain(&said) {
+    let records = world.kafka.read(&world.topics.locations).await?;
+    for record in records.iter().chain(&records) {
         let fact = Fact::read(record)?;
         let changed = sqlx::query(is_new).bind(fact.partition).bind(fact.source_offset);
         if changed.execute(&world.tables.pool).await?.rows_affected() == 1 {

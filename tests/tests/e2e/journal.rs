@@ -124,11 +124,11 @@ async fn a_rewound_journal_that_has_grown_past_the_progress_stops_the_consumer_u
 
     consumer.spawn()?;
     assert!(!consumer.wait_exit(MINUTE).await?.success());
-    let said = consumer.logged()?;
+    let log = consumer.logged()?;
     let expected = format!("partition 0 is not the one that was persisted: everything below {progress}");
-    assert!(said.contains(&expected), "it is not in the log: {expected}");
+    assert!(log.contains(&expected), "it is not in the log: {expected}");
     let cure = "milepost-admin progress set --partition 0 --offset 0 --force";
-    assert!(said.contains(cure), "the way out is not in the log");
+    assert!(log.contains(cure), "the way out is not in the log");
     assert_eq!(world.tables.keys().await?.len(), 3, "nothing of the other journal is stored");
 
     world.administer(&cure.split(' ').skip(1).collect::<Vec<_>>()).await?;
@@ -145,10 +145,10 @@ async fn a_rewound_journal_that_has_grown_past_the_progress_stops_the_consumer_u
     Ok(())
 }
 
-async fn refused(program: &mut Program, said: &str) -> anyhow::Result<()> {
+async fn refused(program: &mut Program, violation: &str) -> anyhow::Result<()> {
     let status = program.wait_exit(MINUTE).await?;
     assert_eq!(status.code(), Some(EXIT_CONFIG), "{}", program.name);
-    assert!(program.logged()?.contains(said), "{} does not log: {said}", program.name);
+    assert!(program.logged()?.contains(violation), "{} does not log: {violation}", program.name);
     Ok(())
 }
 
@@ -173,11 +173,11 @@ async fn with_partitions_added(to: &str) -> anyhow::Result<()> {
         Ok((!taken).then_some(()))
     })
     .await?;
-    let said = format!("topic {topic}: partitions is 7, must be 3 (the setting PARTITIONS)");
+    let violation = format!("topic {topic}: partitions is 7, must be 3 (the setting PARTITIONS)");
     for program in [&mut gateway, &mut consumer] {
-        refused(program, &said).await?;
+        refused(program, &violation).await?;
         program.spawn()?;
-        refused(program, &said).await?;
+        refused(program, &violation).await?;
     }
 
     let journal = world.kafka.read(&world.topics.uploads).await?;

@@ -72,10 +72,10 @@ async fn each_track_played_twice_is_stored_once_bit_equal_to_its_file() -> anyho
         assert_eq!(table["locations"], wanted.len());
         assert_eq!(table["failures"], 0);
         assert_eq!(table["pointsLeftOut"], without_time);
-        let said = String::from_utf8_lossy(&played.stderr);
+        let stderr = String::from_utf8_lossy(&played.stderr);
         let reported =
-            said.contains(&format!("{without_time} points of {file} have no time and are left out"));
-        assert_eq!(reported, without_time > 0, "{said}");
+            stderr.contains(&format!("{without_time} points of {file} have no time and are left out"));
+        assert_eq!(reported, without_time > 0, "{stderr}");
         assert!(table["replays"].as_u64() >= table["uploads"].as_u64(), "{table}");
 
         let mut stored = world.tables.stored().await?;

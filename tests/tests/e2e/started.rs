@@ -31,18 +31,18 @@ async fn a_bad_configuration_names_every_fault_at_once_and_ends_with_78() -> any
         ("MILEPOST_LOG", "info,milepost=loud"),
     ];
     for program in [world.new_gateway()?, world.new_consumer()?] {
-        let said = refused(program, &bad).await?;
-        let faults: Vec<&str> = said.lines().filter(|line| line.starts_with("error: ")).collect();
-        assert_eq!(faults.len(), bad.len(), "{said}");
+        let output = refused(program, &bad).await?;
+        let faults: Vec<&str> = output.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert_eq!(faults.len(), bad.len(), "{output}");
         for option in ["--partitions", "--idempotency-ttl", "--ops-listen", "--database-url", "--log"] {
-            assert_eq!(faults.iter().filter(|fault| fault.contains(option)).count(), 1, "{option}: {said}");
+            assert_eq!(faults.iter().filter(|fault| fault.contains(option)).count(), 1, "{option}: {output}");
         }
-        assert!(!said.contains("planted"), "{said}");
+        assert!(!output.contains("planted"), "{output}");
     }
     let contradictions = [("ANSWER_WAIT", "30s"), ("WAIT_MAX", "25s"), ("DRAIN_TIMEOUT", "20s")];
-    let said = refused(world.new_gateway()?, &[&contradictions[..], &bad].concat()).await?;
-    assert_eq!(said.lines().filter(|line| line.starts_with("error: ")).count(), bad.len() + 2, "{said}");
-    assert!(said.contains("ANSWER_WAIT must") && said.contains("WAIT_MAX must"), "{said}");
+    let output = refused(world.new_gateway()?, &[&contradictions[..], &bad].concat()).await?;
+    assert_eq!(output.lines().filter(|line| line.starts_with("error: ")).count(), bad.len() + 2, "{output}");
+    assert!(output.contains("ANSWER_WAIT must") && output.contains("WAIT_MAX must"), "{output}");
     world.finish(&[]).await
 }
 
@@ -164,9 +164,9 @@ async fn a_consumer_that_needs_keys_for_longer_than_the_database_keeps_them_ends
     let longer = [("IDEMPOTENCY_TTL", "90m"), ("CONSUMER_OUTAGE_MAX", "30m")];
     let arguments = ["--idempotency-ttl", "90m", "--consumer-outage-max", "30m"];
     world.administer(&[&["topics", "create", "--reconfigure"][..], &arguments].concat()).await?;
-    let said = refused(world.new_consumer()?, &longer).await?;
-    assert!(said.contains("keeps keys for 01:00:00, IDEMPOTENCY_TTL is 1h 30m"), "{said}");
-    assert!(said.contains("run 'milepost-admin migrate'"), "{said}");
+    let output = refused(world.new_consumer()?, &longer).await?;
+    assert!(output.contains("keeps keys for 01:00:00, IDEMPOTENCY_TTL is 1h 30m"), "{output}");
+    assert!(output.contains("run 'milepost-admin migrate'"), "{output}");
 
     world.administer(&["migrate", "--idempotency-ttl", "90m"]).await?;
     let mut consumer = world.new_consumer()?;

@@ -65,15 +65,15 @@ async fn with_the_consumer_stopped_an_upload_answers_202_and_its_location_shows_
         Ok((status.json()["status"] == "final").then_some(status))
     })
     .await?;
-    let said = status.json();
-    assert_eq!((status.status, &said["httpStatus"], &said["processedCount"]), (200, &200.into(), &1.into()));
-    let (accepted, expires) = (said["acceptedAt"].as_i64(), said["expiresAt"].as_i64());
+    let page = status.json();
+    assert_eq!((status.status, &page["httpStatus"], &page["processedCount"]), (200, &200.into(), &1.into()));
+    let (accepted, expires) = (page["acceptedAt"].as_i64(), page["expiresAt"].as_i64());
     let ttl = i64::try_from(world.settings.ttl.as_millis())?;
     assert_eq!(expires, accepted.map(|accepted| accepted + ttl));
     assert_eq!(stranger.get(&location).await?.status, 404, "final is unknown to another account too");
-    assert_eq!(other_gateway.get(&location).await?.json(), said);
+    assert_eq!(other_gateway.get(&location).await?.json(), page);
     let by_key = format!("/api/v1/uploads/{key_hash}");
-    assert_eq!(client.get(&by_key).await?.json(), said, "the receipt only distinguishes uploads of one key");
+    assert_eq!(client.get(&by_key).await?.json(), page, "the receipt only distinguishes uploads of one key");
     assert_eq!(stranger.get(&by_key).await?.status, 404, "nor is the key known to another account");
 
     let answer = client.post(&posts[0]).await?;
@@ -125,8 +125,8 @@ async fn a_conflict_behind_a_202_is_shown_at_its_location() -> anyhow::Result<()
     let _consumer = world.consumer().await?;
     world.caught_up().await?;
     for (location, status) in locations.iter().zip([200, 422]) {
-        let said = client.get(location).await?.json();
-        assert_eq!((&said["status"], &said["httpStatus"]), (&"final".into(), &status.into()));
+        let page = client.get(location).await?.json();
+        assert_eq!((&page["status"], &page["httpStatus"]), (&"final".into(), &status.into()));
     }
     world.finish(&[&upload]).await
 }

@@ -266,8 +266,8 @@ async fn while_somebody_reads_the_keys_for_long_expiry_waits_and_neither_uploads
         let failed = gateway.metric_of("milepost_gateway_lookups_total", r#"result="failed""#).await?;
         assert_eq!((failed, gateway.metric("milepost_gateway_late_partitions").await?), (0.0, 0.0));
     }
-    let said = postgres.logged()?;
-    let waits: Vec<&str> = said.lines().filter(|line| line.contains("still waiting for")).collect();
+    let log = postgres.logged()?;
+    let waits: Vec<&str> = log.lines().filter(|line| line.contains("still waiting for")).collect();
     assert_eq!(waits, Vec::<&str>::new());
 
     sqlx::raw_sql("ROLLBACK").execute(&mut *reader).await?;
@@ -342,8 +342,8 @@ async fn retention_that_contradicts_the_ttl_stops_both_programs_at_start_and_the
         refused.into_iter().collect::<anyhow::Result<()>>()?;
         let checked = checked?;
         assert!(!checked.status.success(), "the administrator accepts {violation}");
-        let said = [checked.stdout, checked.stderr].concat();
-        assert!(String::from_utf8_lossy(&said).contains(&violation), "not reported: {violation}");
+        let output = [checked.stdout, checked.stderr].concat();
+        assert!(String::from_utf8_lossy(&output).contains(&violation), "not reported: {violation}");
     }
     world.kafka.delete_topics(&topics.iter().map(String::as_str).collect::<Vec<_>>()).await?;
 
@@ -369,9 +369,9 @@ async fn reconfiguring_topics_raises_what_the_rules_demand_and_leaves_a_longer_r
         }
         world.kafka.create(&topic, settings.partitions, &config).await?;
     }
-    let said = world.administer(&["topics", "create", "--reconfigure"]).await?;
+    let printed = world.administer(&["topics", "create", "--reconfigure"]).await?;
     let change = format!("topic {}: retention.ms is 3600000 now, was 1000", world.topics.results);
-    assert_eq!(said.lines().filter(|line| line.contains(" now, was ")).collect::<Vec<_>>(), [change]);
+    assert_eq!(printed.lines().filter(|line| line.contains(" now, was ")).collect::<Vec<_>>(), [change]);
 
     let admin = TopicAdmin::new(&settings)?;
     let actual = admin.describe(&settings).await?;
@@ -380,7 +380,7 @@ async fn reconfiguring_topics_raises_what_the_rules_demand_and_leaves_a_longer_r
             assert_eq!(actual[topic].settings[name], value, "{topic} {name}");
         }
     }
-    let said = world.administer(&["topics", "create", "--reconfigure"]).await?;
-    assert!(!said.contains(" now, was "), "{said}");
+    let printed = world.administer(&["topics", "create", "--reconfigure"]).await?;
+    assert!(!printed.contains(" now, was "), "{printed}");
     world.finish(&[]).await
 }

@@ -26,11 +26,11 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
                     verdict.accuse(|| format!("read {read}: {} is stored and no fact", at(stored.position)))
                 }
                 Some(fact) => {
-                    let said = (fact.account, fact.upload, fact.received_at);
-                    if said != wanted {
+                    let seen = (fact.account, fact.upload, fact.received_at);
+                    if seen != wanted {
                         let position = at(stored.position);
                         verdict.accuse(|| {
-                            format!("read {read}: {position} is emitted as {said:?}, stored as {wanted:?}")
+                            format!("read {read}: {position} is emitted as {seen:?}, stored as {wanted:?}")
                         });
                     }
                 }

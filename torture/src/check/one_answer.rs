@@ -147,9 +147,9 @@ mod tests {
                 else {
                     unreachable!()
                 };
-                let said = String::from_utf8_lossy(body).into_owned();
-                assert!(said.contains(from));
-                *body = Arc::from(said.replacen(from, to, 1).as_bytes());
+                let text = String::from_utf8_lossy(body).into_owned();
+                assert!(text.contains(from));
+                *body = Arc::from(text.replacen(from, to, 1).as_bytes());
             });
         }
     }

@@ -21,7 +21,7 @@ impl System {
 
     pub(super) async fn fill_disk(&self, target: Target, lasts: Duration) -> anyhow::Result<String> {
         let (name, server) = self.server(target);
-        let said = server.logged()?.len();
+        let before = server.logged()?.len();
         let mut owner = if target == Target::Postgres { Some(self.owner().await?) } else { None };
         let full = async {
             server.fill_disk().await?;
@@ -31,7 +31,7 @@ impl System {
                 if let Some(owner) = &mut owner {
                     let _it_fails_in_the_end = owner.execute("SELECT pg_switch_wal()").await;
                 }
-                Ok(server.logged()?[said..].contains(ENOSPC).then_some(()))
+                Ok(server.logged()?[before..].contains(ENOSPC).then_some(()))
             })
             .await
         };
