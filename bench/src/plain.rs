@@ -119,7 +119,7 @@ impl Plain {
         let mut transaction = connection.begin().await?;
         let body = answer::body(submission.upload.locations.len());
         if !self.claim(&mut transaction, submission, &body).await? {
-            return self.stored(&mut transaction, claim).await;
+            return self.stored(&mut transaction, submission).await;
         }
         let now = self.clock.now();
         let device_id = upsert_device(&mut transaction, submission, now).await?;

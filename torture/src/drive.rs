@@ -78,11 +78,11 @@ impl Driver {
         let http = milepost_tests::http()
             .timeout(ATTEMPT_TIMEOUT)
             .connect_timeout(Duration::from_secs(2))
-            .pool_max_idle_per_host(target.clients)
+            .pool_max_idle_per_host(settings.clients)
             .build()
             .context("no HTTP client")?;
         Ok(Self(Arc::new(Shared {
-            clients: Arc::new(Semaphore::new(target.clients)),
+            clients: Arc::new(Semaphore::new(settings.clients)),
             reuses: Arc::new(Semaphore::new(REUSE_WAITING)),
             settings,
             recorder,

@@ -62,7 +62,7 @@ fn batch_of(position: Position, upload: Upload) -> Vec<Emission> {
         source: position,
     };
     let record = JournalRecord { key_hash: KeyHash([0; 32]), account, fingerprint, upload };
-    let answer = Some((Box::new(record), state, true));
+    let answer = Some(Answered { upload: Box::new(record), state, is_fact: true });
     vec![Emission { position, time, generation: 0, traceparent: None, answer }]
 }
 

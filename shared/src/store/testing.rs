@@ -136,7 +136,7 @@ impl Drop for TestDatabase {
                     let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
                     connection.execute(drop.as_str()).await?;
                 }
-                sqlx::Result::Ok(())
+                sqlx::Result::<()>::Ok(())
             };
             let _ = runtime.block_on(async { tokio::time::timeout(DROPPED, dropped).await });
         });

@@ -95,7 +95,7 @@ impl System {
             (Some(&key), None),
         ];
         let world = self.world();
-        let partitions = usize::from(world.plan.partitions);
+        let partitions = usize::from(world.settings.partitions);
         let mut appended = BTreeSet::new();
         for (index, (key, value)) in poison.iter().enumerate() {
             let partition = i32::try_from(index % partitions)?;
