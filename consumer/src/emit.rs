@@ -1,4 +1,3 @@
-//! Out of the consumer: the [`emitter`] publishes results and facts, each by a [`producer`], and moves the group offset.
+//! Out of the consumer: the [`emitter`] publishes results and facts, and then the group offset moves.
 
 pub mod emitter;
-pub mod producer;

@@ -9,11 +9,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use metrics::{counter, gauge};
 use milepost_shared::journal::clock::{Clock, JournalTime};
+use milepost_shared::kafka::client::{self, Watching};
+use milepost_shared::kafka::reader::{self, Reader};
+use milepost_shared::program::settings::KafkaSettings;
 use milepost_shared::store::partitions::{self, Expiry, KeyPartition, Partitioned};
 use milepost_shared::store::progress::{self, Progress};
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::{ClientConfig, Message as _, Offset, TopicPartitionList};
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::KafkaError;
+use rdkafka::{Message as _, Offset};
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
 use tokio::time::MissedTickBehavior;
@@ -34,14 +37,10 @@ const AHEAD: u32 = 2;
 /// What maintenance is made of.
 #[derive(Debug, Clone)]
 pub struct ExpireSettings {
-    /// Kafka bootstrap servers.
-    pub brokers: String,
+    /// Where the journal is, and how long a key is remembered.
+    pub kafka: KafkaSettings,
     /// The journal's topic name.
     pub topic: String,
-    /// Its partitions.
-    pub partitions: i32,
-    /// How long a key is remembered.
-    pub ttl: Duration,
     /// How long after its last window a table partition is kept.
     pub grace: Duration,
     /// The consumer's wall clock.
@@ -191,7 +190,8 @@ async fn make_ahead(
     settings: &ExpireSettings,
     server: JournalTime,
 ) -> sqlx::Result<()> {
-    let tables = [(Partitioned::Keys, settings.ttl), (Partitioned::Locations, LOCATIONS_NEEDED)];
+    let tables =
+        [(Partitioned::Keys, settings.kafka.idempotency_ttl), (Partitioned::Locations, LOCATIONS_NEEDED)];
     for (table, needed) in tables {
         let mut moment = server;
         for _ in 0..=AHEAD {
@@ -233,7 +233,7 @@ async fn expired(
     let drained = (0..).zip(ends).filter(|(partition, end)| is_drained(of(*partition), *end));
     // Partitions that were added once, and that no gateway publishes to.
     let added =
-        progress.iter().map(|row| row.partition).filter(|partition| *partition >= settings.partitions);
+        progress.iter().map(|row| row.partition).filter(|partition| *partition >= settings.kafka.partitions);
     let drained = drained.map(|(partition, _)| partition).chain(added).collect();
     Ok(Expired { partitions: candidates, drained })
 }
@@ -241,24 +241,12 @@ async fn expired(
 /// Where each journal partition ends: behind its last record. The log's own end may lie further on, since a transaction
 /// leaves a mark there that is no record; so where the progress has not come to it, the journal is asked for a record.
 fn journal_ends(settings: &ExpireSettings, progress: &[Progress]) -> anyhow::Result<Vec<i64>> {
-    let client: BaseConsumer = ClientConfig::new()
-        .set("bootstrap.servers", &settings.brokers)
-        .set("client.id", "milepost-consumer-expire")
-        // Demanded by librdkafka, used by nobody: partitions are assigned by hand, nothing is committed.
-        .set("group.id", "milepost-consumer-expire")
-        .set("enable.auto.commit", "false")
-        // As the consumer reads: else what an open transaction has written would lie behind the end.
-        .set("isolation.level", "read_uncommitted")
-        .set("auto.offset.reset", "error")
-        .set("enable.partition.eof", "true")
-        // One record is enough.
-        .set("fetch.message.max.bytes", "65536")
-        .set("queued.min.messages", "1")
-        .create()
+    let reader: Reader = client::journal_ends(&settings.kafka)
+        .create_with_context(Watching::default())
         .context("cannot make a Kafka client")?;
-    let mut ends = (0..settings.partitions)
+    let mut ends = (0..settings.kafka.partitions)
         .map(|partition| {
-            let watermarks = client.fetch_watermarks(&settings.topic, partition, REQUEST_TIMEOUT);
+            let watermarks = reader.fetch_watermarks(&settings.topic, partition, REQUEST_TIMEOUT);
             Ok((partition, watermarks.context("cannot read the journal's end")?.1))
         })
         .collect::<anyhow::Result<BTreeMap<i32, i64>>>()?;
@@ -267,37 +255,28 @@ fn journal_ends(settings: &ExpireSettings, progress: &[Progress]) -> anyhow::Res
     let undrained = ends.iter().map(|(partition, end)| (*partition, next(*partition), *end));
     let undrained =
         undrained.filter(|(_, next, end)| next < end).map(|(partition, next, _)| (partition, next));
-    let empty = without_records(&client, &settings.topic, undrained.collect())?;
+    let empty = without_records(&reader, &settings.topic, undrained.collect())?;
     ends.extend(empty);
     Ok(ends.into_values().collect())
 }
 
-/// What was asked for is no longer, or not yet, in the log.
-fn is_out_of_range(error: &KafkaError) -> bool {
-    let code = error.rdkafka_error_code();
-    matches!(code, Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange))
-}
-
 /// Of partitions and offsets, those that hold no record from there on. What is not answered in time is not among them.
 fn without_records(
-    client: &BaseConsumer,
+    reader: &Reader,
     topic: &str,
     mut asked: BTreeMap<i32, i64>,
 ) -> anyhow::Result<BTreeMap<i32, i64>> {
-    let mut places = TopicPartitionList::new();
-    for (partition, offset) in &asked {
-        places.add_partition_offset(topic, *partition, Offset::Offset(*offset))?;
-    }
-    client.assign(&places).context("cannot read the journal's end")?;
+    let places = asked.iter().map(|(partition, offset)| (*partition, Offset::Offset(*offset)));
+    reader::assign(reader, topic, places).context("cannot read the journal's end")?;
     let (mut empty, deadline) = (BTreeMap::new(), Instant::now() + REQUEST_TIMEOUT);
     while !asked.is_empty() && Instant::now() < deadline {
-        match client.poll(POLL) {
+        match reader.poll(POLL) {
             Some(Ok(message)) => drop(asked.remove(&message.partition())),
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 empty.extend(asked.remove(&partition).map(|offset| (partition, offset)));
             }
             // The journal begins behind it, at its end: whether records are gone that were not persisted, nobody knows here.
-            Some(Err(error)) if is_out_of_range(&error) => break,
+            Some(Err(error)) if reader::is_out_of_range(&error) => break,
             Some(Err(error)) => return Err(error).context("cannot read the journal's end"),
             None => {}
         }

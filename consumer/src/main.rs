@@ -198,12 +198,11 @@ async fn sessions(
 
 fn parts(settings: &ConsumerSettings, options: PgConnectOptions, readiness: Readiness) -> Parts {
     let topics = TopicNames::new(&settings.kafka.topic_prefix);
-    let brokers = settings.kafka.kafka_brokers.clone();
+    let kafka = settings.kafka.clone();
     Parts {
         poll: PollSettings {
-            brokers: brokers.clone(),
+            kafka: kafka.clone(),
             topics: topics.clone(),
-            group: TopicNames::group(&settings.kafka.topic_prefix),
             session_timeout: settings.session_timeout,
             bounds: settings.bounds(),
             dead_letter_run_max: settings.dead_letter_run_max,
@@ -218,7 +217,7 @@ fn parts(settings: &ConsumerSettings, options: PgConnectOptions, readiness: Read
             unknown_account_wait: settings.unknown_account_wait,
         },
         emit: EmitSettings {
-            brokers,
+            kafka,
             topics,
             result_linger: settings.result_linger,
             fact_linger: settings.fact_linger,
@@ -236,10 +235,8 @@ fn parts(settings: &ConsumerSettings, options: PgConnectOptions, readiness: Read
 
 fn expire_settings(settings: &ConsumerSettings) -> ExpireSettings {
     ExpireSettings {
-        brokers: settings.kafka.kafka_brokers.clone(),
+        kafka: settings.kafka.clone(),
         topic: TopicNames::new(&settings.kafka.topic_prefix).uploads,
-        partitions: settings.kafka.partitions,
-        ttl: settings.kafka.idempotency_ttl,
         grace: settings.expiry_grace,
         clock: Clock::new(settings.test.clock_offset_ms),
         interval: settings.maintenance_interval,

@@ -6,6 +6,7 @@ use milepost_shared::journal::record::JournalRecord;
 use milepost_shared::kafka::topics::TopicNames;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::location::{Location, Upload};
+use milepost_shared::program::settings::KafkaSettings;
 use milepost_shared::store::accounts::{self, Account};
 use milepost_shared::store::testing::{Role, TestDatabase, database};
 use milepost_shared::testing::eventually;
@@ -21,17 +22,16 @@ use crate::persist::batch::Bounds;
 
 const ACCOUNT: Uuid = Uuid::from_u128(7);
 const SECOND: Duration = Duration::from_secs(1);
-const GROUP: &str = "tests";
 
 fn parts(brokers: &str, database: &TestDatabase) -> Parts {
     let topics = TopicNames::new("");
     let (ttl, backoff_max) = (3600 * SECOND, SECOND / 10);
+    let kafka = KafkaSettings { partitions: 1, idempotency_ttl: ttl, ..KafkaSettings::at(brokers) };
     let bounds = Bounds { records: 10, locations: 10, bytes: 10_000 };
     Parts {
         poll: PollSettings {
-            brokers: brokers.to_owned(),
+            kafka: kafka.clone(),
             topics: topics.clone(),
-            group: GROUP.to_owned(),
             session_timeout: 6 * SECOND,
             bounds,
             dead_letter_run_max: 1,
@@ -46,17 +46,15 @@ fn parts(brokers: &str, database: &TestDatabase) -> Parts {
             unknown_account_wait: SECOND,
         },
         expire: ExpireSettings {
-            brokers: brokers.to_owned(),
+            kafka: kafka.clone(),
             topic: topics.uploads.clone(),
-            partitions: 1,
-            ttl,
             grace: SECOND,
             clock: Clock::new(0),
             interval: SECOND,
             timeout: 10 * SECOND,
         },
         emit: EmitSettings {
-            brokers: brokers.to_owned(),
+            kafka,
             topics,
             result_linger: Duration::ZERO,
             fact_linger: Duration::ZERO,
@@ -124,7 +122,7 @@ async fn a_group_offset_that_the_group_refused_is_committed_again_though_no_reco
     }
     let brokers = cluster.bootstrap_servers();
     let mut client = ClientConfig::new();
-    client.set("bootstrap.servers", &brokers).set("group.id", GROUP);
+    client.set("bootstrap.servers", &brokers).set("group.id", TopicNames::group(""));
     let database = database().await;
     let account = Account { id: ACCOUNT, name: "tests".to_owned(), created_at: OffsetDateTime::UNIX_EPOCH };
     let mut owner = database.connect(Role::Owner).await;

@@ -1,7 +1,7 @@
 //! The answer to an accepted upload.
 //!
 //! [`service`] finds or makes it: known from the [`cache`], or by a [`lookup`] in the table; otherwise the one request of a key
-//! that leads publishes it ([`publish`], by a [`producer`]), and the result that the [`tail`] reads is matched ([`matching`])
+//! that leads publishes it ([`publish`]), and the result that the [`tail`] reads is matched ([`matching`])
 //! with what is [`in_flight`]. Others with the same key join its [`flight`]. [`journal_clock`] and [`lag`] tell how far the
 //! journal and its consumer are. The end is an [`outcome`].
 
@@ -13,7 +13,6 @@ pub mod lag;
 pub mod lookup;
 pub mod matching;
 pub mod outcome;
-pub mod producer;
 pub mod publish;
 pub mod service;
 pub mod tail;

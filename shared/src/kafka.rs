@@ -1,8 +1,11 @@
 //! Kafka, as all programs use it.
 //!
-//! [`topics`] says how the three topics are named and must be configured, [`brokers`] when a client has forgotten all of them,
-//! [`trouble`] what an operator should read of errors that stand.
+//! [`client`] configures every client, [`topics`] says how the three topics are named and must be configured, [`trouble`] what an
+//! operator should read of errors that stand. [`producer`] sends, and [`reader`] is what
+//! readers share.
 
-pub mod brokers;
+pub mod client;
+pub mod producer;
+pub mod reader;
 pub mod topics;
 pub mod trouble;

@@ -161,11 +161,11 @@ impl World {
     #[must_use]
     pub fn kafka_settings(&self) -> KafkaSettings {
         KafkaSettings {
-            kafka_brokers: self.services.kafka.clone(),
             topic_prefix: self.prefix.clone(),
             partitions: i32::from(self.settings.partitions),
             idempotency_ttl: self.settings.ttl,
             consumer_outage_max: self.settings.consumer_outage_max,
+            ..KafkaSettings::at(&self.services.kafka)
         }
     }
 

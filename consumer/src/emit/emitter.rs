@@ -21,17 +21,19 @@ use milepost_shared::journal::fact::{
 };
 use milepost_shared::journal::record::JournalRecord;
 use milepost_shared::journal::result::ResultRecord;
+use milepost_shared::kafka::client;
+use milepost_shared::kafka::producer::Producer;
 use milepost_shared::kafka::topics::TopicNames;
 use milepost_shared::kafka::trouble::PATIENCE;
 use milepost_shared::program::backoff::Backoff;
 use milepost_shared::program::crash::{Crash, CrashPoint};
 use milepost_shared::program::pages::Readiness;
+use milepost_shared::program::settings::KafkaSettings;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message as _, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{DeliveryFuture, FutureRecord};
 use tokio_util::sync::CancellationToken;
 
-use crate::emit::producer::{Client, Producer};
 use crate::journal::stopped::{Stop, StoppedPartitions};
 use crate::metric;
 
@@ -88,8 +90,8 @@ pub struct Emitted {
 /// The emitter's settings.
 #[derive(Debug, Clone)]
 pub struct EmitSettings {
-    /// Kafka bootstrap servers.
-    pub brokers: String,
+    /// Where the topics are.
+    pub kafka: KafkaSettings,
     /// The topics.
     pub topics: TopicNames,
     /// How long the producer of results waits for a fuller batch.
@@ -103,8 +105,8 @@ pub struct EmitSettings {
 /// Emits batches, one after the other.
 pub struct Emitter {
     settings: EmitSettings,
-    results: Client,
-    facts: Client,
+    results: Producer,
+    facts: Producer,
     /// Batches that are not wholly acknowledged, oldest first. The results of all but the newest are.
     pending: VecDeque<Pending>,
     /// Grows until a batch is wholly acknowledged: results that get through do not repair a failing topic of facts.
@@ -182,7 +184,7 @@ impl Emitter {
         crash: Crash,
         stop: CancellationToken,
     ) -> Result<Self, KafkaError> {
-        let [results, facts] = clients(&settings)?;
+        let [results, facts] = producers(&settings)?;
         // Nothing is late yet, and this session may not have to emit what an earlier one could not.
         readiness.up("emission");
         let (pending, backoff) = (VecDeque::new(), Backoff::new(settings.backoff_max));
@@ -270,7 +272,7 @@ impl Emitter {
         let (late, topic) = (Instant::now() + PATIENCE, &settings.topics.results);
         let delivering = pin!(async {
             for pending in pending.range_mut(first..) {
-                deliver(settings, &results.producer, &facts.producer, pending, crash).await?;
+                deliver(settings, results, facts, pending, crash).await?;
             }
             Ok(())
         });
@@ -309,17 +311,20 @@ impl Emitter {
         let Failure { error, .. } = failure;
         let topics = &self.settings.topics;
         let of_topics = [(&self.results, &topics.results), (&self.facts, &topics.locations)];
-        let fatal = |(client, topic): (&Client, &String)| Some(format!("{topic}: {}", client.fatal_error()?));
-        let error = of_topics.into_iter().find_map(fatal).unwrap_or_else(|| error.to_string());
+        let broken = |(producer, topic): &(&Producer, &String)| {
+            Some(format!("{topic}: {}", producer.beyond_repair()?))
+        };
+        let error = of_topics.iter().find_map(broken).unwrap_or_else(|| error.to_string());
         self.readiness.down("emission", error.clone());
         tracing::warn!(error, "emission failed; new producers emit again what is not acknowledged");
         if !self.backoff.pause(&self.stop).await {
             return Err(Stopped);
         }
         counter!(metric::PRODUCER_REBUILDS).increment(1);
-        match clients(&self.settings) {
-            Ok([results, facts]) => (self.results, self.facts) = (results, facts),
-            Err(error) => tracing::error!(%error, "cannot make a producer"),
+        for producer in [&self.results, &self.facts] {
+            if let Err(error) = producer.make_anew() {
+                tracing::error!(%error, "cannot make a producer");
+            }
         }
         Ok(())
     }
@@ -342,11 +347,11 @@ async fn report_if_late<T>(
 }
 
 /// The producers of results and of facts.
-fn clients(settings: &EmitSettings) -> Result<[Client; 2], KafkaError> {
-    let brokers = &settings.brokers;
+fn producers(settings: &EmitSettings) -> Result<[Producer; 2], KafkaError> {
+    let producer = |id, linger| Producer::new(client::emissions(&settings.kafka, id, linger));
     Ok([
-        Client::new("milepost-consumer-results", brokers, settings.result_linger)?,
-        Client::new("milepost-consumer-facts", brokers, settings.fact_linger)?,
+        producer("milepost-consumer-results", settings.result_linger)?,
+        producer("milepost-consumer-facts", settings.fact_linger)?,
     ])
 }
 
@@ -401,20 +406,18 @@ async fn enqueue<'a>(
     record: impl Fn() -> FutureRecord<'a, str, [u8]>,
 ) -> Result<(), Failure> {
     loop {
-        match producer.send_result(record()) {
+        match producer.send(record()) {
             Ok(delivery) => {
                 deliveries.push_back(delivery);
                 return Ok(());
             }
-            Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => {
-                match deliveries.pop_front() {
-                    Some(mut delivery) => acknowledged(&mut delivery).await?,
-                    None => tokio::time::sleep(Duration::from_millis(10)).await,
-                }
-            }
-            Err((error, record)) => {
+            Err(KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull)) => match deliveries.pop_front() {
+                Some(mut delivery) => acknowledged(&mut delivery).await?,
+                None => tokio::time::sleep(Duration::from_millis(10)).await,
+            },
+            Err(error) => {
                 let Position { partition, offset } = position;
-                return Err(Failure::new(error, record.topic, partition, Some(offset)));
+                return Err(Failure::new(error, record().topic, partition, Some(offset)));
             }
         }
     }

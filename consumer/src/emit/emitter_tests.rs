@@ -4,6 +4,7 @@ use milepost_shared::journal::answer;
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::location::{Location, Upload};
+use milepost_shared::program::settings::KafkaSettings;
 use milepost_shared::testing::eventually;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Headers as _;
@@ -34,7 +35,7 @@ fn emitter(cluster: &Cluster, fact_linger: Duration) -> Emitter {
 
 fn stoppable(cluster: &Cluster, fact_linger: Duration, stopped: StoppedPartitions) -> Emitter {
     let settings = EmitSettings {
-        brokers: cluster.bootstrap_servers(),
+        kafka: KafkaSettings::at(&cluster.bootstrap_servers()),
         topics: TopicNames::new(""),
         result_linger: Duration::ZERO,
         fact_linger,
@@ -110,12 +111,11 @@ async fn producers_that_know_no_broker_any_more_are_replaced_and_the_batch_is_em
     let mut emitter = emitter(&cluster, Duration::ZERO);
     for offset in [4, 5] {
         // First the producer of results, then that of facts.
-        let client = if offset == 4 { &emitter.results } else { &emitter.facts };
-        let lost = client.lost.clone();
-        lost.cancel();
+        let producer = if offset == 4 { &emitter.results } else { &emitter.facts };
+        producer.lost().cancel();
         emit(&mut emitter, offset).await;
         assert_eq!(all_acknowledged(&mut emitter).await, [offset + 1]);
-        assert!(!emitter.results.lost.is_cancelled() && !emitter.facts.lost.is_cancelled());
+        assert!(!emitter.results.lost().is_cancelled() && !emitter.facts.lost().is_cancelled());
     }
 }
 
@@ -131,7 +131,7 @@ async fn results_do_not_wait_for_facts_and_facts_that_got_lost_are_emitted_again
     assert!(begun.elapsed() < 5 * SECOND, "{:?}", begun.elapsed());
     assert_eq!(emitter.pending.len(), 3);
 
-    emitter.facts.lost.cancel();
+    emitter.facts.lost().cancel();
     assert_eq!(all_acknowledged(&mut emitter).await, [5, 6, 7]);
     let emitted = facts(&cluster, 6);
     let mut greatest = 3;
@@ -219,7 +219,7 @@ async fn acknowledgements_that_do_not_come_make_emission_down_by_the_topics_name
 
     emit(&mut emitter, 1).await;
     cluster.request_errors(RDKafkaApiKey::Produce, &refusals);
-    emitter.facts.lost.cancel();
+    emitter.facts.lost().cancel();
     tokio::join!(all_acknowledged(&mut emitter), down("location"));
     assert!(readiness.snapshot()["emission"].up);
 }

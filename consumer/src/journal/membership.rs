@@ -9,14 +9,14 @@ use std::time::{Duration, Instant};
 
 use metrics::gauge;
 use milepost_shared::journal::clock::JournalTime;
-use milepost_shared::kafka::brokers;
+use milepost_shared::kafka::client::are_forgotten;
 use milepost_shared::kafka::trouble::Troubles;
 use milepost_shared::program::pages::Readiness;
 use milepost_shared::store::progress::{self, Progress};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr as RebalanceCode;
-use rdkafka::{ClientConfig, ClientContext, Offset, Statistics, TopicPartitionList};
+use rdkafka::{ClientContext, Offset, Statistics, TopicPartitionList};
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
 use tokio::runtime::Handle;
@@ -32,7 +32,6 @@ use crate::metric;
 pub(crate) const REQUEST_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest wait for Postgres inside a rebalance; well below `max.poll.interval.ms`.
 const ASSIGN_TIMEOUT: Duration = Duration::from_secs(120);
-const MAX_POLL_INTERVAL: Duration = Duration::from_secs(300);
 /// Longest wait for the batch in flight before a partition is given away.
 const REVOKE_TIMEOUT: Duration = Duration::from_secs(5);
 
@@ -71,7 +70,7 @@ impl ClientContext for Membership {
         } else if statistics.brokers.values().any(|broker| broker.state == "UP") {
             self.readiness.up("kafka");
         }
-        if brokers::are_forgotten(&statistics) {
+        if are_forgotten(&statistics) {
             self.fail(PollError::NoBrokers);
         }
     }
@@ -308,46 +307,11 @@ impl Membership {
     }
 }
 
-/// The client's properties: librdkafka's defaults are not the Java client's, so every one relied on is set.
-pub(crate) fn config(settings: &PollSettings) -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config
-        .set("bootstrap.servers", &settings.brokers)
-        .set("group.id", &settings.group)
-        .set("client.id", "milepost-consumer")
-        // The group offset moves after emission, by an explicit list, and in no other way.
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        // Never skip: an offset that the journal does not hold is an error.
-        .set("auto.offset.reset", "error")
-        // An open transaction, which is nobody's of Milepost, must not stall its partition; what it has written are records
-        // as any other's.
-        .set("isolation.level", "read_uncommitted")
-        .set("partition.assignment.strategy", "cooperative-sticky")
-        .set("session.timeout.ms", settings.session_timeout.as_millis().to_string())
-        .set("heartbeat.interval.ms", (settings.session_timeout.as_millis() / 10).to_string())
-        .set("max.poll.interval.ms", MAX_POLL_INTERVAL.as_millis().to_string())
-        // An arriving record is fetched at once; these only bound empty waits and memory.
-        .set("fetch.min.bytes", "1")
-        .set("fetch.wait.max.ms", "500")
-        .set("fetch.queue.backoff.ms", "50")
-        .set("queued.min.messages", "10000")
-        .set("queued.max.messages.kbytes", "32768")
-        .set("fetch.message.max.bytes", "4194304")
-        .set("allow.auto.create.topics", "false")
-        .set("socket.keepalive.enable", "true")
-        .set("reconnect.backoff.max.ms", "2000")
-        // A request to a coordinator that has restarted may wait for an answer that never comes: with the default of a minute
-        // nothing was consumed for so long.
-        .set("socket.timeout.ms", "10000")
-        .set("statistics.interval.ms", brokers::STATISTICS_INTERVAL_MS);
-    config
-}
-
 #[cfg(test)]
 mod tests {
     use milepost_shared::kafka::topics::TopicNames;
     use milepost_shared::program::crash::Crash;
+    use milepost_shared::program::settings::KafkaSettings;
     use tokio::sync::Semaphore;
 
     use super::*;
@@ -359,9 +323,8 @@ mod tests {
     #[tokio::test]
     async fn a_member_that_knows_no_broker_any_more_gives_way_to_a_new_session() {
         let settings = PollSettings {
-            brokers: String::new(),
+            kafka: KafkaSettings::at(""),
             topics: TopicNames::new(""),
-            group: String::new(),
             session_timeout: Duration::from_secs(6),
             bounds: Bounds { records: 1, locations: 1, bytes: 1 },
             dead_letter_run_max: 1,

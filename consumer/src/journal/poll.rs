@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 
 use metrics::{counter, gauge};
 use milepost_shared::journal::answer::Position;
+use milepost_shared::kafka::client;
 use milepost_shared::kafka::topics::TopicNames;
 use milepost_shared::kafka::trouble::{self, Doubt, Next, Troubles};
 use milepost_shared::program::crash::{Crash, CrashPoint};
 use milepost_shared::program::pages::Readiness;
+use milepost_shared::program::settings::KafkaSettings;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
@@ -25,7 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::emit::emitter::EmittedOffsets;
 use crate::journal::assign::{Assigned, Assignment, Gap};
-use crate::journal::membership::{Membership, READING, REQUEST_TIMEOUT, config};
+use crate::journal::membership::{Membership, READING, REQUEST_TIMEOUT};
 use crate::journal::record::{self, NewerSchema};
 use crate::journal::stopped::{Stop, StoppedPartitions};
 use crate::metric;
@@ -51,7 +53,7 @@ pub enum PollError {
     /// The client is beyond repair; a new one may do.
     #[error("Kafka client failed: {0}")]
     Kafka(#[from] KafkaError),
-    /// The client will never connect again ([`milepost_shared::kafka::brokers`]).
+    /// The client will never connect again ([`client::are_forgotten`]).
     #[error("the Kafka client knows no broker any more")]
     NoBrokers,
     /// The journal ends before what was polled of it, or offsets are used a second time. The next session finds out at
@@ -66,12 +68,10 @@ pub enum PollError {
 /// What the polling thread is made of.
 #[derive(Debug, Clone)]
 pub struct PollSettings {
-    /// Kafka bootstrap servers.
-    pub brokers: String,
+    /// Where the journal is.
+    pub kafka: KafkaSettings,
     /// The journal's topic name.
     pub topics: TopicNames,
-    /// The consumer group's name.
-    pub group: String,
     /// When the group gives a silent member up.
     pub session_timeout: Duration,
     /// Bounds of a batch.
@@ -142,7 +142,8 @@ impl Poller {
         stop: CancellationToken,
     ) -> Result<Self, KafkaError> {
         let membership = Membership::new(settings, options, shared, stop);
-        let consumer: BaseConsumer<Membership> = config(settings).create_with_context(membership)?;
+        let config = client::journal_member(&settings.kafka, settings.session_timeout);
+        let consumer: BaseConsumer<Membership> = config.create_with_context(membership)?;
         consumer.subscribe(&[&settings.topics.uploads])?;
         // What an earlier session was told, and stands, this one is told as well.
         shared.troubles.over(READING);

@@ -11,6 +11,8 @@ use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::fact::HEADER_TRACEPARENT;
 use milepost_shared::journal::partition;
 use milepost_shared::journal::record;
+use milepost_shared::kafka::client::{self, REQUEST_RECORDS_MAX, UploadBounds};
+use milepost_shared::kafka::producer::Producer;
 use milepost_shared::kafka::topics::TopicNames;
 use milepost_shared::kafka::trouble::Troubles;
 use milepost_shared::program::pages::Readiness;
@@ -18,15 +20,15 @@ use milepost_shared::program::settings::KafkaSettings;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders, Timestamp};
 use rdkafka::producer::FutureRecord;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::matching::UNKNOWN_TIME;
 use crate::answer::outcome::{Accepted, Unavailable};
-use crate::answer::producer::{KAFKA, Producer, REQUEST_RECORDS_MAX};
 use crate::answer::service::MiddleSettings;
 
+/// The dependency's name on `/readyz`.
+pub const KAFKA: &str = "kafka";
 /// How often the brokers are asked whether they are there, and how long one answer may take (a stop may wait
 /// for it).
 const WATCH_EVERY: Duration = Duration::from_secs(2);
@@ -54,8 +56,6 @@ pub struct Publisher {
     /// How many on their way are many.
     many: u32,
     on_their_way: AtomicU32,
-    /// A producer is beyond repair.
-    broken: Arc<Notify>,
     readiness: Readiness,
     /// What the brokers have against records: they may answer, and know the topic, and take nothing.
     troubles: Troubles,
@@ -88,17 +88,19 @@ impl Publisher {
         metrics::counter!("milepost_gateway_producer_rebuilds_total").absolute(0);
         metrics::counter!("milepost_gateway_journal_time_missing_total").absolute(0);
         readiness.register(KAFKA, true);
-        let broken = Arc::default();
+        let bounds = UploadBounds {
+            timeout: settings.publish_timeout,
+            records: settings.publish_in_flight,
+            kib: settings.publish_buffer_kib,
+        };
         let producer = |id, linger| {
-            Producer::new(id, settings, kafka, linger, (readiness, &broken))
-                .context("cannot make a Kafka producer")
+            Producer::new(client::uploads(kafka, id, linger, bounds)).context("cannot make a Kafka producer")
         };
         Ok(Self {
             prompt: producer("milepost-gateway-prompt", Duration::ZERO)?,
             gathering: producer("milepost-gateway-gathering", settings.publish_linger)?,
             many: settings.publish_linger_from,
             on_their_way: AtomicU32::new(0),
-            broken,
             readiness: readiness.clone(),
             troubles: Troubles::default(),
             topic: TopicNames::new(&kafka.topic_prefix).uploads,
@@ -169,7 +171,8 @@ impl Publisher {
             }
             let woken = async {
                 tokio::select! {
-                    () = self.broken.notified() => {}
+                    () = self.prompt.troubled() => {}
+                    () = self.gathering.troubled() => {}
                     () = tokio::time::sleep(WATCH_EVERY) => {}
                 }
             };
@@ -200,12 +203,12 @@ impl Publisher {
         let ask = |producer: &Producer| {
             producer.ask_brokers(&self.topic, until.saturating_duration_since(Instant::now()))
         };
-        let asked = self.producers().into_iter().try_for_each(ask);
+        let fault = self.producers().into_iter().find_map(ask);
         let now = std::time::Instant::now();
         if let Some(then) = now.checked_sub(UNTRIED_MAX) {
             self.troubles.over_since(PUBLISHING, then);
         }
-        match asked.err().or_else(|| self.troubles.standing(now)) {
+        match fault.or_else(|| self.troubles.standing(now)) {
             None => self.readiness.up(KAFKA),
             Some(error) => self.readiness.down(KAFKA, error),
         }

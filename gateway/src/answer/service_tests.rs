@@ -41,11 +41,11 @@ impl World {
             panic!("MILEPOST_TEST_KAFKA is not set; 'services/kafka start DIR PORT' starts what it names")
         });
         let kafka = KafkaSettings {
-            kafka_brokers: brokers.clone(),
             topic_prefix: format!("middle-{}-", Uuid::new_v4().simple()),
             partitions: 2,
             idempotency_ttl: TTL,
             consumer_outage_max: TTL,
+            ..KafkaSettings::at(&brokers)
         };
         TopicAdmin::new(&kafka).unwrap().create(&kafka, 1).await.unwrap();
         let client = |id: &str| {

@@ -10,17 +10,15 @@ use anyhow::Context as _;
 use metrics::Counter;
 use milepost_shared::journal::clock::{Clock, JournalTime, millis};
 use milepost_shared::journal::result::ResultRecord;
-use milepost_shared::kafka::brokers;
+use milepost_shared::kafka::client::{self, Watching};
+use milepost_shared::kafka::reader::{self, Reader, Reading};
 use milepost_shared::kafka::topics::TopicNames;
-use milepost_shared::kafka::trouble::{self, Doubt, Next, Troubles};
+use milepost_shared::kafka::trouble::Troubles;
 use milepost_shared::program::pages::Readiness;
 use milepost_shared::program::settings::KafkaSettings;
-use rdkafka::client::ClientContext;
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
-use rdkafka::error::KafkaError;
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Message as _};
-use rdkafka::{Offset, Statistics, TopicPartitionList};
 use tokio_util::sync::CancellationToken;
 
 use crate::answer::service::MiddleSettings;
@@ -31,34 +29,10 @@ pub const RESULTS: &str = "results";
 const POLL: Duration = Duration::from_millis(100);
 /// Longest wait for the brokers to tell offsets; a stop may wait for it.
 const OFFSETS_TIMEOUT: Duration = Duration::from_secs(2);
-/// What can stand in trouble.
+/// What can stand in trouble, besides reading.
 const BEGINNING: &str = "beginning";
-const READING: &str = "reading";
 /// Between two attempts to start.
 const RETRY: Duration = Duration::from_millis(500);
-
-/// Errors reach the reader too, the end of a partition among them, which is none.
-#[derive(Default)]
-struct Quiet {
-    /// No broker is known any more.
-    lost: CancellationToken,
-}
-
-impl ClientContext for Quiet {
-    fn stats(&self, statistics: Statistics) {
-        if brokers::are_forgotten(&statistics) {
-            self.lost.cancel();
-        }
-    }
-
-    fn error(&self, error: KafkaError, reason: &str) {
-        tracing::debug!(%error, reason, "results tail");
-    }
-}
-
-impl ConsumerContext for Quiet {}
-
-type Consumer = BaseConsumer<Quiet>;
 
 /// What the tail needs to know.
 pub struct Tail<H> {
@@ -88,10 +62,9 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
             counter.absolute(0);
         }
         self.readiness.register(RESULTS, true);
-        let config = consumer_config(kafka);
-        let consume =
-            move || -> Result<Consumer, KafkaError> { config.create_with_context(Quiet::default()) };
-        let mut consumer = consume().context("cannot make a Kafka consumer")?;
+        let config = client::results_tail(kafka);
+        let open = move || -> KafkaResult<Reader> { config.create_with_context(Watching::default()) };
+        let mut reader = open().context("cannot make a Kafka client")?;
         let topic = TopicNames::new(&kafka.topic_prefix).results;
         let partitions = kafka.partitions;
         let (warm_up, warm_up_max) = (settings.warm_up, settings.warm_up_max);
@@ -107,21 +80,21 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
                     told: None,
                 };
                 while !self.stop.is_cancelled() {
-                    match self.assign(&consumer, &topic, partitions, warm_up) {
-                        Ok(()) => self.read((&consumer, &topic), &mut warming, &counters),
+                    match self.assign(&reader, &topic, partitions, warm_up) {
+                        Ok(()) => self.read(&reader, &topic, &mut warming, &counters),
                         Err(error) => {
                             tracing::debug!(%error, "cannot begin to read results");
                             warming.troubles.note(BEGINNING, format!("{topic}: {error}"), Instant::now());
                             // Statistics come with the events.
-                            drop(consumer.poll(RETRY));
+                            drop(reader.poll(RETRY));
                             warming.look();
                         }
                     }
-                    if consumer.context().lost.is_cancelled() {
+                    if reader.context().lost.is_cancelled() {
                         tracing::warn!("no broker is known any more; results are read by a new client");
-                        match consume() {
-                            Ok(new) => consumer = new,
-                            Err(error) => tracing::error!(%error, "cannot make a Kafka consumer"),
+                        match open() {
+                            Ok(new) => reader = new,
+                            Err(error) => tracing::error!(%error, "cannot make a Kafka client"),
                         }
                     }
                 }
@@ -130,53 +103,25 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
     }
 
     /// Chooses where each partition begins: at the first record stamped within `warm_up`, else at the end.
-    fn assign(
-        &self,
-        consumer: &Consumer,
-        topic: &str,
-        partitions: i32,
-        warm_up: Duration,
-    ) -> Result<(), KafkaError> {
+    fn assign(&self, reader: &Reader, topic: &str, partitions: i32, warm_up: Duration) -> KafkaResult<()> {
         let since = self.clock.now_ms().saturating_sub(millis(warm_up));
-        let mut times = TopicPartitionList::new();
-        for partition in 0..partitions {
-            times.add_partition_offset(topic, partition, Offset::Offset(since))?;
-        }
-        let found = consumer.offsets_for_times(times, OFFSETS_TIMEOUT)?;
-        let mut positions = TopicPartitionList::new();
-        for element in found.elements() {
-            element.error()?;
-            positions.add_partition_offset(topic, element.partition(), element.offset())?;
-        }
-        consumer.assign(&positions)
+        let times = (0..partitions).map(|partition| (partition, since));
+        reader::assign(reader, topic, reader::offsets_at(reader, topic, times, OFFSETS_TIMEOUT)?)
     }
 
     /// Reads until stopped, or until no broker is known any more. Else librdkafka reconnects by itself.
-    fn read(&self, (consumer, topic): (&Consumer, &str), warming: &mut Warming, counters: &[Counter; 2]) {
+    fn read(&self, reader: &Reader, topic: &str, warming: &mut Warming, counters: &[Counter; 2]) {
         warming.troubles.over(BEGINNING);
-        let mut doubt: Option<Doubt> = None;
-        while !self.stop.is_cancelled() && !consumer.context().lost.is_cancelled() {
-            match consumer.poll(POLL) {
+        let mut reading = Reading::new(topic, &warming.troubles);
+        while !self.stop.is_cancelled() && !reader.context().lost.is_cancelled() {
+            match reader.poll(POLL) {
                 Some(Ok(message)) => self.take(&message, counters),
                 Some(Err(KafkaError::PartitionEOF(partition))) => warming.caught_up(partition),
-                Some(Err(error)) => {
-                    tracing::debug!(%error, "cannot read results");
-                    let error = error.rdkafka_error_code().map_or(error.to_string(), |code| code.to_string());
-                    warming.troubles.note(READING, format!("{topic}: {error}"), Instant::now());
-                    doubt = Some(Doubt::new(Instant::now()));
-                }
+                Some(Err(error)) => reading.failed(&error),
                 None => {}
             }
-            match doubt.as_mut().map_or(Next::Wait, |doubt| doubt.look(Instant::now())) {
-                Next::Wait => {}
-                Next::Ask => read_again(consumer),
-                Next::Gone => match fault(consumer, topic) {
-                    Some(fault) => warming.troubles.note(READING, fault, Instant::now()),
-                    None => {
-                        warming.troubles.over(READING);
-                        doubt = None;
-                    }
-                },
+            if let Err(error) = reading.look_again(reader, || reader.assignment()) {
+                tracing::debug!(%error, "cannot read results again");
             }
             warming.look();
         }
@@ -192,22 +137,6 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
             }
             None => unreadable.increment(1),
         }
-    }
-}
-
-/// librdkafka tells many an error once: of partitions that are paused and resumed it tells again. Nothing read is lost.
-fn read_again(consumer: &Consumer) {
-    let again = consumer.assignment().and_then(|all| consumer.pause(&all).and(consumer.resume(&all)));
-    if let Err(error) = again {
-        tracing::debug!(%error, "cannot read results again");
-    }
-}
-
-/// What is wrong with the topic, by the brokers' own word.
-fn fault(consumer: &Consumer, topic: &str) -> Option<String> {
-    match consumer.fetch_metadata(Some(topic), OFFSETS_TIMEOUT) {
-        Ok(metadata) => trouble::of_topic(&metadata, topic),
-        Err(error) => Some(format!("{topic}: {error}")),
     }
 }
 
@@ -249,38 +178,11 @@ impl Warming {
     }
 }
 
-fn consumer_config(kafka: &KafkaSettings) -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config
-        .set("bootstrap.servers", &kafka.kafka_brokers)
-        .set("client.id", "milepost-gateway-results")
-        // Demanded by librdkafka, used by nobody: partitions are assigned by hand, nothing is committed.
-        .set("group.id", format!("{}milepost-gateway", kafka.topic_prefix))
-        .set("enable.auto.commit", "false")
-        .set("enable.auto.offset.store", "false")
-        // A position that retention has overtaken: go on with what is left.
-        .set("auto.offset.reset", "earliest")
-        .set("enable.partition.eof", "true")
-        // The producer of results uses no transactions.
-        .set("isolation.level", "read_uncommitted")
-        .set("allow.auto.create.topics", "false")
-        // A result is answered to a waiting client: the broker sends the first byte it has.
-        .set("fetch.min.bytes", "1")
-        .set("fetch.wait.max.ms", "100")
-        .set("fetch.queue.backoff.ms", "10")
-        .set("fetch.error.backoff.ms", "100")
-        // Results are read as fast as they come; this bounds memory when they do not.
-        .set("queued.max.messages.kbytes", "16384")
-        .set("socket.keepalive.enable", "true")
-        .set("socket.nagle.disable", "true")
-        .set("reconnect.backoff.ms", "50")
-        .set("reconnect.backoff.max.ms", "1000")
-        .set("statistics.interval.ms", brokers::STATISTICS_INTERVAL_MS);
-    config
-}
-
 #[cfg(test)]
 mod tests {
+    use milepost_shared::kafka::reader::READING;
+    use milepost_shared::kafka::trouble;
+
     use super::*;
 
     fn warming(until: Instant) -> Warming {

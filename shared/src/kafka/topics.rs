@@ -14,12 +14,12 @@ use rdkafka::admin::{
     ResourceSpecifier, TopicReplication,
 };
 use rdkafka::client::DefaultClientContext;
-use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaErrorCode;
 use tokio_util::sync::CancellationToken;
 
 use crate::journal::clock::millis;
+use crate::kafka::client;
 use crate::program::settings::KafkaSettings;
 
 /// Largest record, bytes. The gateway's body limit lies well below it, since JSON may grow a little on its way.
@@ -285,13 +285,7 @@ impl TopicAdmin {
     /// # Errors
     /// The client cannot be made from the settings.
     pub fn new(settings: &KafkaSettings) -> anyhow::Result<Self> {
-        let client = ClientConfig::new()
-            .set("bootstrap.servers", &settings.kafka_brokers)
-            .set("client.id", "milepost-topics")
-            // A look at a topic that was deleted must not make it anew.
-            .set("allow.auto.create.topics", "false")
-            .create()
-            .context("cannot make a Kafka client")?;
+        let client = client::admin(settings).create().context("cannot make a Kafka client")?;
         Ok(Self { client })
     }
 
@@ -473,13 +467,7 @@ mod tests {
     use super::*;
 
     fn settings() -> KafkaSettings {
-        KafkaSettings {
-            kafka_brokers: String::new(),
-            topic_prefix: "t-".to_owned(),
-            partitions: 3,
-            idempotency_ttl: Duration::from_secs(86_400),
-            consumer_outage_max: Duration::from_secs(6 * 86_400),
-        }
+        KafkaSettings { topic_prefix: "t-".to_owned(), partitions: 3, ..KafkaSettings::at("") }
     }
 
     fn as_created(settings: &KafkaSettings) -> BTreeMap<String, ActualTopic> {

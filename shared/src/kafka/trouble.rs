@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use rdkafka::ClientContext;
+use rdkafka::client::Client;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::metadata::{Metadata, MetadataPartition};
 
@@ -71,9 +73,15 @@ impl Troubles {
     }
 }
 
-/// What the brokers say is wrong with a topic, by the metadata asked for it; names the topic.
-#[must_use]
-pub fn of_topic(metadata: &Metadata, topic: &str) -> Option<String> {
+/// What is wrong with a topic, by the brokers' own word, or with the brokers; names the topic. Blocks up to `timeout`.
+pub fn ask<C: ClientContext>(client: &Client<C>, topic: &str, timeout: Duration) -> Option<String> {
+    match client.fetch_metadata(Some(topic), timeout) {
+        Ok(metadata) => of_topic(&metadata, topic),
+        Err(error) => Some(format!("{topic}: {error}")),
+    }
+}
+
+fn of_topic(metadata: &Metadata, topic: &str) -> Option<String> {
     let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
         return Some(format!("{topic}: the brokers do not tell of it"));
     };

@@ -65,6 +65,20 @@ pub struct KafkaSettings {
     pub consumer_outage_max: Duration,
 }
 
+#[cfg(any(test, feature = "test-support"))]
+impl KafkaSettings {
+    /// For tests: the defaults, with these brokers.
+    #[must_use]
+    pub fn at(brokers: &str) -> Self {
+        #[derive(clap::Parser)]
+        struct Program {
+            #[command(flatten)]
+            kafka: KafkaSettings,
+        }
+        <Program as clap::Parser>::parse_from(["test", "--kafka-brokers", brokers]).kafka
+    }
+}
+
 /// Where the database is.
 #[derive(Debug, Clone, Args)]
 pub struct DatabaseSettings {

@@ -17,7 +17,7 @@ const POLL: Duration = Duration::from_millis(200);
 /// Longest wait for the broker to say where a partition ends.
 const REQUEST: Duration = Duration::from_secs(5);
 /// After so long without a record the client is replaced: one that has forgotten every broker never comes back
-/// ([`milepost_shared::kafka::brokers`]).
+/// ([`milepost_shared::kafka::client::are_forgotten`]).
 const SILENCE: Duration = Duration::from_secs(10);
 /// Longest time to read to the end, once all is quiet.
 const CATCH_UP: Duration = Duration::from_secs(90);
