@@ -12,13 +12,13 @@ use milepost_shared::journal::clock::{Clock, JournalTime};
 use milepost_shared::kafka::client::{self, Watching};
 use milepost_shared::kafka::reader::{self, Reader};
 use milepost_shared::program::settings::KafkaSettings;
+use milepost_shared::store::connection::Connections;
 use milepost_shared::store::partitions::{self, Expiry, KeyPartition, Partitioned};
 use milepost_shared::store::progress::{self, Progress};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::{Message as _, Offset};
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+use sqlx::PgConnection;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
@@ -99,7 +99,7 @@ pub struct PutBack(pub Vec<i32>);
 /// [`PutBack`], noticed here even when no record comes that would meet the fence.
 pub async fn run(
     settings: ExpireSettings,
-    options: PgConnectOptions,
+    connections: Connections,
     emitted: EmittedOffsets,
     assignment: Assignment,
     stop: CancellationToken,
@@ -107,8 +107,9 @@ pub async fn run(
     let mut tick = tokio::time::interval(settings.interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while stop.run_until_cancelled(tick.tick()).await.is_some() {
-        let look = tokio::time::timeout(settings.timeout, look(&settings, &options, &emitted, &assignment));
-        match stop.run_until_cancelled(look).await {
+        let look =
+            connections.ask(async |connection| look(&settings, connection, &emitted, &assignment).await);
+        match stop.run_until_cancelled(tokio::time::timeout(settings.timeout, look)).await {
             None => break,
             Some(Ok(Ok(put_back))) if put_back.is_empty() => {}
             Some(Ok(Ok(put_back))) => return Err(PutBack(put_back)),
@@ -124,26 +125,24 @@ pub async fn run(
 /// One look. Returns this consumer's partitions whose progress was put back.
 async fn look(
     settings: &ExpireSettings,
-    options: &PgConnectOptions,
+    connection: &mut PgConnection,
     emitted: &EmittedOffsets,
     assignment: &Assignment,
 ) -> anyhow::Result<Vec<i32>> {
-    let mut connection = options.connect().await.context("cannot reach Postgres")?;
     let emitted = emitted.snapshot();
-    let progress = progress::load(&mut connection, &settings.topic).await?;
+    let progress = progress::load(connection, &settings.topic).await?;
     let put_back = put_back(&emitted, &progress, assignment);
     if !put_back.is_empty() {
         return Ok(put_back);
     }
     for (partition, emitted) in emitted {
-        progress::note_emitted(&mut connection, &settings.topic, partition, emitted.next, emitted.time)
-            .await?;
+        progress::note_emitted(connection, &settings.topic, partition, emitted.next, emitted.time).await?;
     }
-    let server = partitions::server_time(&mut connection).await?;
-    make_ahead(&mut connection, settings, server).await?;
-    let expired = expired(&mut connection, settings, server).await?;
+    let server = partitions::server_time(connection).await?;
+    make_ahead(connection, settings, server).await?;
+    let expired = expired(connection, settings, server).await?;
     for partition in expired.partitions {
-        match partitions::expire(&mut connection, &partition.name, &settings.topic, &expired.drained).await? {
+        match partitions::expire(connection, &partition.name, &settings.topic, &expired.drained).await? {
             Expiry::Detached => {
                 counter!(metric::EXPIRED).increment(1);
                 tracing::info!(table = partition.name, "key partition expired");
@@ -158,10 +157,9 @@ async fn look(
             Expiry::NotNow => {}
         }
     }
-    partitions::drop_detached(&mut connection).await?;
-    let oldest = partitions::oldest_keep_until(&mut connection).await?;
+    partitions::drop_detached(connection).await?;
+    let oldest = partitions::oldest_keep_until(connection).await?;
     gauge!(metric::OVERDUE).set(overdue(oldest, server, settings.grace));
-    connection.close().await?;
     Ok(Vec::new())
 }
 

@@ -9,7 +9,7 @@ use milepost_consumer::expire::ExpireSettings;
 use milepost_consumer::journal::poll::PollSettings;
 use milepost_consumer::metric;
 use milepost_consumer::persist::transaction::PersistSettings;
-use milepost_consumer::session::{self, Parts};
+use milepost_consumer::session::{self, CONNECTIONS, Parts};
 use milepost_consumer::settings::ConsumerSettings;
 use milepost_shared::journal::clock::Clock;
 use milepost_shared::kafka::topics::{TopicAdmin, TopicNames, watch_partitions};
@@ -20,6 +20,7 @@ use milepost_shared::program::pages::{self, Readiness};
 use milepost_shared::program::settings::{self, EXIT_CONFIG};
 use milepost_shared::program::shutdown;
 use milepost_shared::program::telemetry;
+use milepost_shared::store::connection::Connections;
 use milepost_shared::store::{connect, migrate, partitions};
 use sqlx::ConnectOptions as _;
 use sqlx::postgres::PgConnectOptions;
@@ -226,7 +227,7 @@ fn parts(settings: &ConsumerSettings, options: PgConnectOptions, readiness: Read
         expire: expire_settings(settings),
         offset_commit_interval: settings.offset_commit_interval,
         drain_timeout: settings.drain_timeout,
-        options,
+        connections: Connections::new(options, CONNECTIONS),
         readiness,
         troubles: Troubles::default(),
         crash: Crash::new(settings.test.crash_at.clone()),

@@ -10,10 +10,10 @@ use std::time::Duration;
 use milepost_shared::kafka::trouble::Troubles;
 use milepost_shared::program::crash::{Crash, CrashPoint};
 use milepost_shared::program::pages::Readiness;
+use milepost_shared::store::connection::Connections;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
-use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -27,6 +27,9 @@ use crate::journal::stopped::StoppedPartitions;
 use crate::persist::account::KnownAccounts;
 use crate::persist::batch::Batch;
 use crate::persist::transaction::{PersistError, PersistSettings, Persister};
+
+/// For persisting, for maintenance, and for what a rebalance asks.
+pub const CONNECTIONS: usize = 3;
 
 /// All that sessions are made of.
 #[derive(Clone)]
@@ -43,8 +46,8 @@ pub struct Parts {
     pub offset_commit_interval: Duration,
     /// How long a stopping session waits for the batch in flight.
     pub drain_timeout: Duration,
-    /// How to reach Postgres.
-    pub options: PgConnectOptions,
+    /// To Postgres, for [`CONNECTIONS`] at a time.
+    pub connections: Connections,
     /// Where dependencies are reported.
     pub readiness: Readiness,
     /// Errors of Kafka that stand, over several sessions too.
@@ -106,7 +109,7 @@ pub async fn run(parts: &Parts, partitions: usize, stop: &CancellationToken) -> 
         troubles: parts.troubles.clone(),
         crash: parts.crash.clone(),
     };
-    let poller = Poller::new(&parts.poll, &parts.options, &shared, session.clone())?;
+    let poller = Poller::new(&parts.poll, &parts.connections, &shared, session.clone())?;
     let consumer = poller.consumer();
     let emitter = Emitter::new(
         parts.emit.clone(),
@@ -145,7 +148,7 @@ pub async fn run(parts: &Parts, partitions: usize, stop: &CancellationToken) -> 
     let persisting = tokio::spawn(persist(
         Persister::new(
             parts.persist.clone(),
-            parts.options.clone(),
+            parts.connections.clone(),
             shared.accounts.clone(),
             shared.stopped.clone(),
             parts.readiness.clone(),
@@ -190,7 +193,9 @@ async fn maintain(
     session: CancellationToken,
 ) -> Result<(), SessionError> {
     let _end = session.clone().drop_guard();
-    expire::run(parts.expire, parts.options, emitted, assignment, session).await.map_err(SessionError::from)
+    expire::run(parts.expire, parts.connections, emitted, assignment, session)
+        .await
+        .map_err(SessionError::from)
 }
 
 /// Persists what is polled until the session ends, then lets the emitter end.

@@ -2,12 +2,15 @@
 //! ([`batch`], [`copy`], [`progress`], [`partitions`]), the administrator manages ([`accounts`], [`dead_letters`],
 //! [`migrate`], [`public`]).
 //!
+//! [`connect`] says how programs connect, [`connection`] keeps connections from one query to the next.
+//!
 //! Time is a bind value, never `now()`. Not found is `None`.
 
 pub mod accounts;
 pub mod api_keys;
 pub mod batch;
 pub mod connect;
+pub mod connection;
 pub mod copy;
 pub mod dead_letters;
 pub mod lookup;

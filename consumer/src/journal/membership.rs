@@ -12,13 +12,13 @@ use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::kafka::client::are_forgotten;
 use milepost_shared::kafka::trouble::Troubles;
 use milepost_shared::program::pages::Readiness;
+use milepost_shared::store::connection::Connections;
 use milepost_shared::store::progress::{self, Progress};
 use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr as RebalanceCode;
 use rdkafka::{ClientContext, Offset, Statistics, TopicPartitionList};
-use sqlx::ConnectOptions as _;
-use sqlx::postgres::PgConnectOptions;
+use sqlx::PgConnection;
 use tokio::runtime::Handle;
 use tokio::sync::{Mutex, mpsc};
 use tokio_util::sync::CancellationToken;
@@ -44,7 +44,7 @@ const JOINING: &str = "joining";
 /// Follows rebalances. Its callbacks run on the polling thread, inside `poll`.
 pub struct Membership {
     runtime: Handle,
-    options: PgConnectOptions,
+    connections: Connections,
     pub(crate) settings: PollSettings,
     pub(crate) assignment: Assignment,
     /// Held while a batch is in its transaction.
@@ -121,13 +121,13 @@ impl Membership {
     #[must_use]
     pub fn new(
         settings: &PollSettings,
-        options: &PgConnectOptions,
+        connections: &Connections,
         shared: &Shared,
         stop: CancellationToken,
     ) -> Self {
         Self {
             runtime: Handle::current(),
-            options: options.clone(),
+            connections: connections.clone(),
             settings: settings.clone(),
             assignment: shared.assignment.clone(),
             persisting: Arc::clone(&shared.persisting),
@@ -267,20 +267,28 @@ impl Membership {
     }
 
     async fn ask_progress(&self, partitions: &[i32]) -> sqlx::Result<Vec<(Progress, usize)>> {
-        let topic = &self.settings.topics.uploads;
-        let mut connection = self.options.connect().await?;
+        let asking = self.connections.ask(async |connection| self.ask(connection, partitions).await);
+        let known = asking.await?;
+        self.readiness.up("postgres");
+        Ok(known)
+    }
+
+    async fn ask(
+        &self,
+        connection: &mut PgConnection,
+        partitions: &[i32],
+    ) -> sqlx::Result<Vec<(Progress, usize)>> {
+        let (topic, max) = (&self.settings.topics.uploads, self.settings.dead_letter_run_max);
         let mut known = Vec::with_capacity(partitions.len());
         for partition in partitions {
-            progress::begin(&mut connection, topic, *partition).await?;
+            progress::begin(connection, topic, *partition).await?;
         }
-        let rows = progress::load(&mut connection, topic).await?;
+        let rows = progress::load(connection, topic).await?;
         for partition in partitions {
             let row = rows.iter().find(|row| row.partition == *partition).ok_or(sqlx::Error::RowNotFound)?;
-            let max = self.settings.dead_letter_run_max;
-            let run = progress::poison_run(&mut connection, topic, *partition, row.next_offset, max).await?;
+            let run = progress::poison_run(connection, topic, *partition, row.next_offset, max).await?;
             known.push((*row, run));
         }
-        self.readiness.up("postgres");
         Ok(known)
     }
 
@@ -312,6 +320,7 @@ mod tests {
     use milepost_shared::kafka::topics::TopicNames;
     use milepost_shared::program::crash::Crash;
     use milepost_shared::program::settings::KafkaSettings;
+    use sqlx::postgres::PgConnectOptions;
     use tokio::sync::Semaphore;
 
     use super::*;
@@ -342,7 +351,7 @@ mod tests {
             crash: Crash::default(),
         };
         let stop = CancellationToken::new();
-        let member = Membership::new(&settings, &PgConnectOptions::new(), &shared, stop);
+        let member = Membership::new(&settings, &Connections::new(PgConnectOptions::new(), 1), &shared, stop);
         assert!(member.take_failure().is_none());
         member.stats(Statistics::default());
         let failure = member.take_failure().unwrap();

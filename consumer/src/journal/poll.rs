@@ -15,11 +15,11 @@ use milepost_shared::kafka::trouble::{self, Doubt, Next, Troubles};
 use milepost_shared::program::crash::{Crash, CrashPoint};
 use milepost_shared::program::pages::Readiness;
 use milepost_shared::program::settings::KafkaSettings;
+use milepost_shared::store::connection::Connections;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
-use sqlx::postgres::PgConnectOptions;
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit, mpsc};
@@ -137,11 +137,11 @@ impl Poller {
     /// The client cannot be made from the settings.
     pub fn new(
         settings: &PollSettings,
-        options: &PgConnectOptions,
+        connections: &Connections,
         shared: &Shared,
         stop: CancellationToken,
     ) -> Result<Self, KafkaError> {
-        let membership = Membership::new(settings, options, shared, stop);
+        let membership = Membership::new(settings, connections, shared, stop);
         let config = client::journal_member(&settings.kafka, settings.session_timeout);
         let consumer: BaseConsumer<Membership> = config.create_with_context(membership)?;
         consumer.subscribe(&[&settings.topics.uploads])?;

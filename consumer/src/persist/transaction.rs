@@ -11,12 +11,12 @@ use milepost_shared::program::backoff::Backoff;
 use milepost_shared::program::crash::{Crash, CrashPoint};
 use milepost_shared::program::pages::Readiness;
 use milepost_shared::store::batch::Advance;
+use milepost_shared::store::connection::Connections;
 use milepost_shared::store::copy::{copy_in, encode_keys, encode_locations};
 use milepost_shared::store::partitions::{Partitioned, Stretch};
 use milepost_shared::store::{batch as statements, copy, partitions, progress};
 use sqlx::error::DatabaseError;
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, Connection as _, PgConnection};
+use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -84,11 +84,10 @@ pub struct Persisted {
     pub rest: Vec<Batch>,
 }
 
-/// Persists batches over one connection, which it makes again whenever it is in doubt.
+/// Persists batches, one at a time.
 pub struct Persister {
     settings: PersistSettings,
-    options: PgConnectOptions,
-    connection: Option<PgConnection>,
+    connections: Connections,
     readiness: Readiness,
     crash: Crash,
     stop: CancellationToken,
@@ -132,7 +131,7 @@ impl Persister {
     #[must_use]
     pub fn new(
         settings: PersistSettings,
-        options: PgConnectOptions,
+        connections: Connections,
         accounts: KnownAccounts,
         stopped: StoppedPartitions,
         readiness: Readiness,
@@ -140,20 +139,8 @@ impl Persister {
         stop: CancellationToken,
     ) -> Self {
         let waiting = Waiting::new(settings.unknown_account_wait);
-        let (connection, runs, covered) = Default::default();
-        Self {
-            settings,
-            options,
-            connection,
-            readiness,
-            crash,
-            stop,
-            accounts,
-            waiting,
-            stopped,
-            runs,
-            covered,
-        }
+        let (runs, covered) = Default::default();
+        Self { settings, connections, readiness, crash, stop, accounts, waiting, stopped, runs, covered }
     }
 
     /// Continues a run of poison records that ends at a partition's progress.
@@ -233,20 +220,16 @@ impl Persister {
                 }
                 Err(Failure::Fenced(partitions)) => {
                     counter!(metric::FENCED).increment(1);
-                    self.connection = None;
                     return Err(PersistError::Fenced(partitions));
                 }
                 Err(Failure::TimedOut) => "no answer in time".to_owned(),
                 Err(Failure::Database(error)) => {
                     if error.as_database_error().is_some_and(DatabaseError::is_foreign_key_violation) {
-                        self.connection = None;
                         return Err(PersistError::AccountLost);
                     }
                     describe(&error)
                 }
             };
-            // Whatever the transaction's state, dropping the connection ends it.
-            self.connection = None;
             self.covered.clear();
             counter!(metric::PERSIST_RETRIES).increment(1);
             self.readiness.down("postgres", reason.clone());
@@ -256,13 +239,6 @@ impl Persister {
             if self.stop.run_until_cancelled(tokio::time::sleep(delay)).await.is_none() {
                 return Err(PersistError::Stopped);
             }
-        }
-    }
-
-    async fn connection(&mut self) -> sqlx::Result<PgConnection> {
-        match self.connection.take() {
-            Some(connection) => Ok(connection),
-            None => self.options.connect().await,
         }
     }
 
@@ -298,9 +274,10 @@ impl Persister {
             return Ok(asked);
         }
         let asked: Vec<Uuid> = asked.into_iter().collect();
-        let mut connection = self.connection().await?;
-        let known = statements::known_accounts(&mut connection, &asked).await?;
-        self.connection = Some(connection);
+        let known = self
+            .connections
+            .ask(async |connection| statements::known_accounts(connection, &asked).await)
+            .await?;
         self.accounts.extend(known);
         let new = resolve::uploads(batch).filter(|(record, _)| batch.is_new(record));
         let unknown = |account: &Uuid| !self.accounts.contains(*account);
@@ -326,15 +303,27 @@ impl Persister {
         batch.leave_stopped(&self.stopped.snapshot());
     }
 
+    /// Whatever the transaction's state, after a failure its connection is closed, which ends it.
     async fn transact(&mut self, batch: &Batch) -> Result<Readable<Vec<Resolution>>, Failure> {
+        let connections = self.connections.clone();
+        connections.ask(async |connection| self.transact_on(connection, batch).await).await
+    }
+
+    async fn transact_on(
+        &mut self,
+        connection: &mut PgConnection,
+        batch: &Batch,
+    ) -> Result<Readable<Vec<Resolution>>, Failure> {
         self.crash.point(CrashPoint::BeforeTransaction);
         let begun = Instant::now();
-        let mut connection = self.connection().await?;
-        self.cover(&mut connection, batch).await?;
+        self.cover(connection, batch).await?;
         let mut transaction = connection.begin().await?;
         let windows = match self.fence(&mut transaction, batch).await? {
             Ok(windows) => windows,
-            Err(keys) => return Ok(Err(keys)),
+            Err(keys) => {
+                transaction.rollback().await?;
+                return Ok(Err(keys));
+            }
         };
         let resolutions = resolve::resolve(batch, windows, self.settings.ttl);
         self.write(&mut transaction, batch, &resolutions).await?;
@@ -342,7 +331,6 @@ impl Persister {
         transaction.commit().await?;
         histogram!(metric::PERSIST).record(begun.elapsed());
         self.crash.point(CrashPoint::AfterCommit);
-        self.connection = Some(connection);
         Ok(Ok(resolutions))
     }
 

@@ -56,8 +56,13 @@ impl Fixture {
             unknown_account_wait,
         };
         let (accounts, stopped, readiness, crash, stop) = Default::default();
-        let options = self.database.options(Role::Consumer);
-        Persister::new(settings, options, accounts, stopped, readiness, crash, stop)
+        let connections = Connections::new(self.database.options(Role::Consumer), 1);
+        Persister::new(settings, connections, accounts, stopped, readiness, crash, stop)
+    }
+
+    /// Connections with a shorter bound.
+    fn bounded(&self, bound: &str, value: &str) -> Connections {
+        Connections::new(self.database.options(Role::Consumer).options([(bound, value)]), 1)
     }
 
     /// Every row of every table that a rebuild must give again, as text in a fixed order.
@@ -379,7 +384,7 @@ async fn a_batch_too_large_for_the_time_it_may_take_is_cut_until_its_pieces_are_
         CREATE TRIGGER slow BEFORE INSERT ON devices FOR EACH ROW EXECUTE FUNCTION slow()";
     sqlx::raw_sql(slow).execute(&mut fixture.connection).await.unwrap();
     let mut persister = fixture.persister(1000);
-    persister.options = persister.options.clone().options([("statement_timeout", "500ms")]);
+    persister.connections = fixture.bounded("statement_timeout", "500ms");
     let records = || {
         let two = |i: u8| [upload(0, i64::from(i), i, i, 1), upload(1, i64::from(i), 100 + i, 100 + i, 1)];
         (0..16_u8).flat_map(two)
@@ -405,7 +410,7 @@ async fn one_record_whose_device_is_locked_does_not_keep_those_before_it_and_is_
         .await
         .unwrap();
     let mut persister = fixture.persister(1000);
-    persister.options = persister.options.clone().options([("lock_timeout", "200ms")]);
+    persister.connections = fixture.bounded("lock_timeout", "200ms");
     let records = (1..9_u8).map(|i| upload(0, i64::from(i), i, i, 1));
     let whole = batch(0, records);
     let persisting = tokio::spawn(async move { persist_in_pieces(&mut persister, whole).await });
@@ -434,7 +439,7 @@ async fn poison_in_a_batch_that_is_cut_is_counted_once_and_its_run_still_stops()
         .await
         .unwrap();
     let mut persister = fixture.persister(1000);
-    persister.options = persister.options.clone().options([("lock_timeout", "200ms")]);
+    persister.connections = fixture.bounded("lock_timeout", "200ms");
     // Two, which is allowed, and after a good one four, which is one more than that.
     let records = [poison(1), poison(2), upload(0, 3, 3, 3, 1), upload(0, 4, 4, 7, 1)];
     let whole = batch(0, records.into_iter().chain((5..9).map(poison)));

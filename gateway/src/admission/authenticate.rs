@@ -14,11 +14,10 @@ use http::{HeaderMap, HeaderName};
 use milepost_shared::program::pages::Readiness;
 use milepost_shared::program::settings::duration;
 use milepost_shared::store::api_keys;
+use milepost_shared::store::connection::Connections;
 use moka::sync::Cache;
 use sha2::{Digest as _, Sha256};
-use sqlx::PgPool;
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions, Postgres};
+use sqlx::postgres::PgConnectOptions;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -31,7 +30,7 @@ const API_KEYS: &str = "api_keys";
 /// The header of an API key.
 pub const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 /// One for refreshing, two for keys that are not known.
-const CONNECTIONS: u32 = 3;
+const CONNECTIONS: usize = 3;
 /// Longest time to load all keys.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after a failed attempt as long as no keys were loaded at all.
@@ -64,7 +63,7 @@ struct Keys {
     known: ArcSwapOption<Known>,
     /// Keys that were found in the database since they were loaded, and, as `None`, those that were not.
     lately: Cache<Hash, Option<Uuid>>,
-    pool: PgPool,
+    connections: Connections,
     settings: ApiKeySettings,
     readiness: Readiness,
 }
@@ -74,15 +73,10 @@ impl ApiKeys {
     #[must_use]
     pub fn new(settings: &ApiKeySettings, options: PgConnectOptions, readiness: &Readiness) -> Self {
         readiness.register(API_KEYS, true);
-        let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
-            .acquire_timeout(settings.api_key_timeout.max(REFRESH_TIMEOUT))
-            .test_before_acquire(false)
-            .connect_lazy_with(options);
         Self(Arc::new(Keys {
             known: ArcSwapOption::empty(),
             lately: Cache::builder().max_capacity(UNKNOWN_MAX).time_to_live(UNKNOWN_FOR).build(),
-            pool,
+            connections: Connections::new(options, CONNECTIONS),
             settings: settings.clone(),
             readiness: readiness.clone(),
         }))
@@ -93,7 +87,7 @@ impl ApiKeys {
         let keys = &*self.0;
         let mut failing = false;
         loop {
-            let loading = timeout(REFRESH_TIMEOUT, keys.with_connection(api_keys::active));
+            let loading = timeout(REFRESH_TIMEOUT, keys.connections.ask(api_keys::active));
             let Some(loaded) = stop.run_until_cancelled(loading).await else { return };
             let failed = match loaded {
                 Ok(Ok(loaded)) => {
@@ -147,7 +141,7 @@ impl ApiKeys {
 
 impl Keys {
     async fn look_up(&self, hash: Hash) -> Result<Option<Uuid>, Problem> {
-        let asking = self.with_connection(async |connection| api_keys::find(connection, &hash).await);
+        let asking = self.connections.ask(async |connection| api_keys::find(connection, &hash).await);
         match timeout(self.settings.api_key_timeout, asking).await {
             Ok(Ok(found)) => {
                 self.lately.insert(hash, found);
@@ -155,28 +149,6 @@ impl Keys {
             }
             Ok(Err(_)) | Err(_) => Err(Problem::CredentialsUnverified),
         }
-    }
-
-    /// Runs a query. Only a connection that has answered goes back to the pool: after an error, or when the
-    /// caller has lost patience, it is in no known state.
-    async fn with_connection<T>(
-        &self,
-        query: impl AsyncFnOnce(&mut sqlx::PgConnection) -> sqlx::Result<T>,
-    ) -> sqlx::Result<T> {
-        let mut connection = OnlyWhole(Some(self.pool.acquire().await?));
-        let Some(inner) = &mut connection.0 else { return Err(sqlx::Error::PoolClosed) };
-        let result = query(inner).await?;
-        drop(connection.0.take());
-        Ok(result)
-    }
-}
-
-/// Closes its connection when dropped with it.
-struct OnlyWhole(Option<PoolConnection<Postgres>>);
-
-impl Drop for OnlyWhole {
-    fn drop(&mut self) {
-        drop(self.0.take().map(PoolConnection::detach));
     }
 }
 

@@ -12,9 +12,9 @@ use milepost_shared::journal::answer::KeyState;
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::program::pages::Readiness;
 use milepost_shared::program::settings::DatabaseSettings;
+use milepost_shared::store::connection::Connections;
 use milepost_shared::store::{connect, lookup};
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, PgConnection};
+use sqlx::PgConnection;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
@@ -62,10 +62,8 @@ pub struct Lookup {
 }
 
 struct Database {
-    options: PgConnectOptions,
-    /// Connections that wait for a query: as many at most as there may be queries at a time, one more for progress. No pool
-    /// of sqlx's, which asks the server after each query whether the connection still works.
-    idle: Mutex<Vec<PgConnection>>,
+    /// As many at most as there may be look-ups at a time, and one more for progress.
+    connections: Connections,
     /// Longest wait for a connection and a query together.
     deadline: Duration,
     circuit: Mutex<Circuit>,
@@ -93,9 +91,9 @@ impl Lookup {
         }
         readiness.register(POSTGRES, false);
         let options = connect::options(&database.database_url, "milepost-gateway", settings.lookup_timeout)?;
+        let lookups = usize::try_from(settings.lookup_connections).unwrap_or(1);
         let database = Arc::new(Database {
-            options,
-            idle: Mutex::default(),
+            connections: Connections::new(options, lookups + 1),
             deadline: settings.lookup_timeout,
             circuit: Mutex::default(),
             progress: Arc::new(Semaphore::new(1)),
@@ -103,8 +101,7 @@ impl Lookup {
             readiness: readiness.clone(),
         });
         let (questions, asked) = mpsc::channel(usize::try_from(settings.lookup_queue).unwrap_or(1));
-        let connections = usize::try_from(settings.lookup_connections).unwrap_or(1);
-        let answering = answer_all(asked, Arc::clone(&database), Arc::new(Semaphore::new(connections)));
+        let answering = answer_all(asked, Arc::clone(&database), Arc::new(Semaphore::new(lookups)));
         let stop = stop.clone();
         tasks.spawn(async move { stop.run_until_cancelled(answering).await });
         Ok(Self { questions, database })
@@ -207,18 +204,7 @@ impl Database {
 
     /// Runs a query with the deadline, and keeps circuit and readiness.
     async fn ask<T>(&self, query: impl AsyncFnOnce(&mut PgConnection) -> sqlx::Result<T>) -> Option<T> {
-        let asking = async {
-            let idle = self.idle().pop();
-            let mut connection = match idle {
-                Some(connection) => connection,
-                None => self.options.connect().await?,
-            };
-            let answer = query(&mut connection).await?;
-            self.idle().push(connection);
-            Ok(answer)
-        };
-        // A query that is given up takes its connection along: its answer may still come.
-        match timeout(self.deadline, asking)
+        match timeout(self.deadline, self.connections.ask(query))
             .await
             .unwrap_or_else(|_| Err(sqlx::Error::Io(ErrorKind::TimedOut.into())))
         {
@@ -229,8 +215,7 @@ impl Database {
                 Some(answer)
             }
             Err(error) => {
-                // What has broken one connection has likely broken all.
-                self.idle().clear();
+                self.connections.forget();
                 self.circuit().open(Instant::now());
                 self.readiness.down(POSTGRES, "queries fail or take too long");
                 metrics::counter!("milepost_gateway_lookups_total", "result" => "failed").increment(1);
@@ -238,10 +223,6 @@ impl Database {
                 None
             }
         }
-    }
-
-    fn idle(&self) -> MutexGuard<'_, Vec<PgConnection>> {
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn circuit(&self) -> MutexGuard<'_, Circuit> {
@@ -280,9 +261,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_question_that_nobody_comes_to_is_given_up_at_the_deadline() {
-        let (options, idle, circuit, readiness, journal) = Default::default();
+        let (options, circuit, readiness, journal) = Default::default();
+        let connections = Connections::new(options, 1);
         let (deadline, progress) = (Duration::from_secs(1), Arc::new(Semaphore::new(1)));
-        let database = Database { options, idle, deadline, circuit, progress, journal, readiness };
+        let database = Database { connections, deadline, circuit, progress, journal, readiness };
         let (questions, _asked) = mpsc::channel(1);
         let lookup = Lookup { questions, database: Arc::new(database) };
         let begun = Instant::now();
