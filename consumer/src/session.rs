@@ -7,15 +7,19 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use milepost_shared::journal::clock::Clock;
+use milepost_shared::kafka::topics::TopicNames;
 use milepost_shared::kafka::trouble::Troubles;
+use milepost_shared::program::backoff::Backoff;
 use milepost_shared::program::crash::{Crash, CrashPoint};
 use milepost_shared::program::pages::Readiness;
 use milepost_shared::store::connection::Connections;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
+use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{Mutex, Semaphore, mpsc};
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use crate::emit::emitter::{Emission, EmitSettings, Emitted, EmittedOffsets, Emitter};
@@ -27,9 +31,12 @@ use crate::journal::stopped::StoppedPartitions;
 use crate::persist::account::KnownAccounts;
 use crate::persist::batch::Batch;
 use crate::persist::transaction::{PersistError, PersistSettings, Persister};
+use crate::settings::ConsumerSettings;
 
 /// For persisting, for maintenance, and for what a rebalance asks.
-pub const CONNECTIONS: usize = 3;
+const CONNECTIONS: usize = 3;
+/// After so long a session counts as a good one.
+const LASTING: Duration = Duration::from_secs(60);
 
 /// All that sessions are made of.
 #[derive(Clone)]
@@ -46,7 +53,7 @@ pub struct Parts {
     pub offset_commit_interval: Duration,
     /// How long a stopping session waits for the batch in flight.
     pub drain_timeout: Duration,
-    /// To Postgres, for [`CONNECTIONS`] at a time.
+    /// To Postgres.
     pub connections: Connections,
     /// Where dependencies are reported.
     pub readiness: Readiness,
@@ -87,13 +94,88 @@ impl SessionError {
     }
 }
 
+impl Parts {
+    /// The parts that the settings ask for.
+    #[must_use]
+    pub fn new(settings: &ConsumerSettings, options: PgConnectOptions, readiness: Readiness) -> Self {
+        let (kafka, topics) = (settings.kafka.clone(), TopicNames::new(&settings.kafka.topic_prefix));
+        Self {
+            poll: PollSettings {
+                kafka: kafka.clone(),
+                topics: topics.clone(),
+                session_timeout: settings.session_timeout,
+                bounds: settings.bounds(),
+                dead_letter_run_max: settings.dead_letter_run_max,
+            },
+            persist: PersistSettings {
+                topic: topics.uploads.clone(),
+                ttl: settings.kafka.idempotency_ttl,
+                timeout: settings.persist_timeout,
+                backoff_max: settings.backoff_max,
+                copy_rows_min: settings.copy_rows_min,
+                dead_letter_run_max: settings.dead_letter_run_max,
+                unknown_account_wait: settings.unknown_account_wait,
+            },
+            expire: ExpireSettings {
+                kafka: kafka.clone(),
+                topic: topics.uploads.clone(),
+                grace: settings.expiry_grace,
+                clock: Clock::new(settings.test.clock_offset_ms),
+                interval: settings.maintenance_interval,
+                timeout: settings.persist_timeout + Duration::from_secs(30),
+            },
+            emit: EmitSettings {
+                kafka,
+                topics,
+                result_linger: settings.result_linger,
+                fact_linger: settings.fact_linger,
+                backoff_max: settings.backoff_max,
+            },
+            offset_commit_interval: settings.offset_commit_interval,
+            drain_timeout: settings.drain_timeout,
+            connections: Connections::new(options, CONNECTIONS),
+            readiness,
+            troubles: Troubles::default(),
+            crash: Crash::new(settings.test.crash_at.clone()),
+        }
+    }
+}
+
+/// Runs sessions until `stop`, one after the other.
+///
+/// # Errors
+/// What no other session heals.
+pub async fn run_all(
+    parts: &Parts,
+    backoff_max: Duration,
+    stop: &CancellationToken,
+) -> Result<(), SessionError> {
+    let mut backoff = Backoff::new(backoff_max);
+    let mut begun = Instant::now();
+    while !stop.is_cancelled() {
+        let Err(error) = run(parts, stop).await else { continue };
+        if !error.heals() {
+            return Err(error);
+        }
+        tracing::warn!(%error, "session ended; another one starts from what is persisted");
+        // A session that lasted was a good one: the next trouble is a new one.
+        if begun.elapsed() > LASTING {
+            backoff = Backoff::new(backoff_max);
+        }
+        begun = Instant::now();
+        backoff.pause(stop).await;
+    }
+    Ok(())
+}
+
 /// Runs one session until `stop`, or until something is in doubt.
 ///
 /// # Errors
 /// [`SessionError`]; what was polled and not persisted is polled again in the next session.
-pub async fn run(parts: &Parts, partitions: usize, stop: &CancellationToken) -> Result<(), SessionError> {
+async fn run(parts: &Parts, stop: &CancellationToken) -> Result<(), SessionError> {
     let session = stop.child_token();
     let hard = CancellationToken::new();
+    let partitions = usize::try_from(parts.poll.kafka.partitions).unwrap_or(1);
     // One batch, and a poison run for each partition that is assigned.
     let (polled, to_persist) = mpsc::channel(2 + 2 * partitions);
     let (persisted, to_emit) = mpsc::channel(1);

@@ -1,9 +1,7 @@
 //! A session on a real Postgres, and on librdkafka's own imitation of a cluster: a real one does not refuse at will.
 
-use milepost_shared::journal::clock::Clock;
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::record::JournalRecord;
-use milepost_shared::kafka::topics::TopicNames;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::location::{Location, Upload};
 use milepost_shared::program::settings::KafkaSettings;
@@ -96,7 +94,7 @@ async fn an_error_of_reading_makes_kafka_down_with_topic_and_error_as_long_as_it
     let readiness = parts.readiness.clone();
     let session = tokio::spawn({
         let stop = stop.clone();
-        async move { run(&parts, 1, &stop).await }
+        async move { run(&parts, &stop).await }
     });
     kafka(&readiness, true).await;
     // The first is reported once, the second at each attempt.
@@ -136,7 +134,7 @@ async fn a_group_offset_that_the_group_refused_is_committed_again_though_no_reco
     let (parts, stop) = (parts(&brokers, &database), CancellationToken::new());
     let session = tokio::spawn({
         let stop = stop.clone();
-        async move { run(&parts, 1, &stop).await }
+        async move { run(&parts, &stop).await }
     });
     let committed = eventually(30 * SECOND, "the group offset is committed", async || {
         let asking: BaseConsumer = client.create()?;

@@ -5,14 +5,13 @@
 //! - [`http`] is HTTP/1.1 on connections: deadlines, heads that all readers understand alike, problems.
 //! - [`admission`] says who may send, how fast and how much, and reads what was sent.
 //! - [`native`] is the JSON API: it makes uploads of requests and responses of outcomes.
-//! - [`settings`] is the command line, [`start`] what is checked before the gateway serves.
+//! - [`settings`] is the command line.
 
 pub mod admission;
 pub mod answer;
 pub mod http;
 pub mod native;
 pub mod settings;
-pub mod start;
 
 #[cfg(test)]
 mod testing;
