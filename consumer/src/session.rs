@@ -14,7 +14,7 @@ use milepost_shared::program::backoff::Backoff;
 use milepost_shared::program::crash::{Crash, CrashPoint};
 use milepost_shared::program::pages::Readiness;
 use milepost_shared::store::connection::Connections;
-use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
+use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
 use sqlx::postgres::PgConnectOptions;
@@ -25,8 +25,9 @@ use tokio_util::sync::CancellationToken;
 use crate::emit::emitter::{Emission, EmitSettings, Emitted, EmittedOffsets, Emitter};
 use crate::expire::{self, ExpireSettings, PutBack};
 use crate::journal::assign::Assignment;
-use crate::journal::membership::Membership;
-use crate::journal::poll::{PollError, PollSettings, Polled, Poller, Shared};
+use crate::journal::member::MemberConsumer;
+use crate::journal::membership::PollError;
+use crate::journal::poll::{PollSettings, Polled, Poller, Shared};
 use crate::journal::stopped::StoppedPartitions;
 use crate::persist::account::KnownAccounts;
 use crate::persist::batch::Batch;
@@ -344,7 +345,7 @@ async fn emit(
     offsets: Offsets,
     emitted: EmittedOffsets,
     interval: Duration,
-) -> Arc<BaseConsumer<Membership>> {
+) -> Arc<MemberConsumer> {
     let mut uncommitted = BTreeMap::new();
     let mut tick = tokio::time::interval(interval);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -375,7 +376,7 @@ async fn emit(
 
 /// Moves the group offset.
 struct Offsets {
-    consumer: Arc<BaseConsumer<Membership>>,
+    consumer: Arc<MemberConsumer>,
     assignment: Assignment,
     topic: String,
     crash: Crash,

@@ -9,6 +9,7 @@ use milepost_shared::store::accounts::{self, Account};
 use milepost_shared::store::testing::{Role, TestDatabase, database};
 use milepost_shared::testing::eventually;
 use rdkafka::ClientConfig;
+use rdkafka::consumer::BaseConsumer;
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};

@@ -1,23 +1,25 @@
 //! Poll: reads the journal on a thread of its own and gathers batches.
 //!
-//! A thread, because a rebalance callback may block for Postgres ([`crate::journal::membership`]), and because `StreamConsumer` can
+//! A thread, because a rebalance may block for Postgres ([`crate::journal::membership`]), and because `StreamConsumer` can
 //! lose wake-ups (fede1024/rust-rdkafka#665). Polling never stops: when nobody takes the batches, the partitions are paused.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::Duration;
 
 use metrics::{counter, gauge};
 use milepost_shared::journal::answer::Position;
 use milepost_shared::kafka::client;
+use milepost_shared::kafka::reader::{Reading, is_out_of_range};
 use milepost_shared::kafka::topics::TopicNames;
-use milepost_shared::kafka::trouble::{self, Doubt, Next, Troubles};
+use milepost_shared::kafka::trouble::Troubles;
 use milepost_shared::program::crash::{Crash, CrashPoint};
 use milepost_shared::program::pages::Readiness;
 use milepost_shared::program::settings::KafkaSettings;
 use milepost_shared::store::connection::Connections;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::consumer::Consumer as _;
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use tokio::runtime::Handle;
@@ -27,7 +29,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::emit::emitter::EmittedOffsets;
 use crate::journal::assign::{Assigned, Assignment, Gap};
-use crate::journal::membership::{Membership, READING, REQUEST_TIMEOUT};
+use crate::journal::member::{Member, MemberConsumer, REBALANCES_MAX, Rebalance};
+use crate::journal::membership::{Membership, PollError, REQUEST_TIMEOUT};
 use crate::journal::record::{self, NewerSchema};
 use crate::journal::stopped::{Stop, StoppedPartitions};
 use crate::metric;
@@ -41,29 +44,6 @@ const POLL_WAITING: Duration = Duration::from_millis(1);
 const POLL_IDLE: Duration = Duration::from_millis(100);
 /// Poll while paused: only for rebalances and events.
 const POLL_PAUSED: Duration = Duration::from_millis(20);
-/// Longest wait for the brokers to tell of the topic after an error. Nothing is polled meanwhile.
-const ASK_TIMEOUT: Duration = Duration::from_secs(2);
-
-/// Why polling ended by itself. All of them are for an operator, or for a new session, to mend.
-#[derive(Debug, thiserror::Error)]
-pub enum PollError {
-    /// The journal lacks records that are needed.
-    #[error(transparent)]
-    Gap(#[from] Gap),
-    /// The client is beyond repair; a new one may do.
-    #[error("Kafka client failed: {0}")]
-    Kafka(#[from] KafkaError),
-    /// The client will never connect again ([`client::are_forgotten`]).
-    #[error("the Kafka client knows no broker any more")]
-    NoBrokers,
-    /// The journal ends before what was polled of it, or offsets are used a second time. The next session finds out at
-    /// assignment whether that concerns what is persisted, and if so stops there.
-    #[error("the journal was truncated: {0}")]
-    LostEnd(String),
-    /// Postgres did not tell where to start.
-    #[error("cannot read the progress of the partitions assigned: {0}")]
-    Progress(String),
-}
 
 /// What the polling thread is made of.
 #[derive(Debug, Clone)]
@@ -90,11 +70,13 @@ pub enum Polled {
 
 /// The polling thread's own state.
 pub struct Poller {
-    consumer: Arc<BaseConsumer<Membership>>,
+    consumer: Arc<MemberConsumer>,
+    membership: Membership,
+    rebalances: Receiver<Rebalance>,
     polled: mpsc::Sender<Polled>,
     wanted: Arc<Semaphore>,
-    runtime: Handle,
     crash: Crash,
+    bounds: Bounds,
     batch: Batch,
     paused: bool,
     accounts: KnownAccounts,
@@ -102,8 +84,8 @@ pub struct Poller {
     stopped: BTreeMap<i32, (u64, String)>,
     /// Those stopped elsewhere.
     stopped_behind: StoppedPartitions,
-    /// An error of reading, of which it is not known whether it stands.
-    doubt: Option<Doubt>,
+    /// Errors of reading.
+    reading: Reading,
 }
 
 /// What a poller shares with the rest of its session.
@@ -141,30 +123,44 @@ impl Poller {
         shared: &Shared,
         stop: CancellationToken,
     ) -> Result<Self, KafkaError> {
-        let membership = Membership::new(settings, connections, shared, stop);
+        let topic = &settings.topics.uploads;
+        let (asked, rebalances) = sync_channel(REBALANCES_MAX);
+        let member = Member::new(topic, &shared.assignment, &shared.readiness, &shared.troubles, asked);
         let config = client::journal_member(&settings.kafka, settings.session_timeout);
-        let consumer: BaseConsumer<Membership> = config.create_with_context(membership)?;
-        consumer.subscribe(&[&settings.topics.uploads])?;
-        // What an earlier session was told, and stands, this one is told as well.
-        shared.troubles.over(READING);
+        let consumer: MemberConsumer = config.create_with_context(member)?;
+        consumer.subscribe(&[topic])?;
+        let membership = Membership {
+            runtime: Handle::current(),
+            connections: connections.clone(),
+            topic: topic.clone(),
+            dead_letter_run_max: settings.dead_letter_run_max,
+            assignment: shared.assignment.clone(),
+            persisting: Arc::clone(&shared.persisting),
+            emitted: shared.emitted.clone(),
+            readiness: shared.readiness.clone(),
+            troubles: shared.troubles.clone(),
+            stop,
+        };
         Ok(Self {
             consumer: Arc::new(consumer),
+            membership,
+            rebalances,
             polled: shared.polled.clone(),
             wanted: Arc::clone(&shared.wanted),
-            runtime: Handle::current(),
             crash: shared.crash.clone(),
+            bounds: settings.bounds,
             batch: Batch::default(),
             paused: false,
             accounts: shared.accounts.clone(),
             stopped: BTreeMap::new(),
             stopped_behind: shared.stopped.clone(),
-            doubt: None,
+            reading: Reading::new(topic, &shared.troubles),
         })
     }
 
     /// The client, for committing offsets elsewhere.
     #[must_use]
-    pub fn consumer(&self) -> Arc<BaseConsumer<Membership>> {
+    pub fn consumer(&self) -> Arc<MemberConsumer> {
         Arc::clone(&self.consumer)
     }
 
@@ -173,20 +169,19 @@ impl Poller {
     /// # Errors
     /// [`PollError`]
     pub fn run(mut self, stop: &CancellationToken) -> Result<(), PollError> {
-        let bounds = self.consumer.context().settings.bounds;
         self.tell_stopped();
         while !stop.is_cancelled() {
-            if let Some(failure) = self.consumer.context().take_failure() {
-                return Err(failure);
+            if self.consumer.context().lost.is_cancelled() {
+                return Err(PollError::NoBrokers);
             }
             for stop in self.stopped_behind.unreported() {
                 self.stop_partition(stop)?;
             }
-            if self.batch.is_full(bounds) && !self.wait_until_wanted() {
+            if self.batch.is_full(self.bounds) && !self.wait_until_wanted()? {
                 self.pause()?;
             }
             if self.paused {
-                self.hand_over();
+                self.hand_over()?;
             }
             let consumer = Arc::clone(&self.consumer);
             let polled = match (self.paused, self.batch.is_empty()) {
@@ -194,11 +189,13 @@ impl Poller {
                 (false, true) => consumer.poll(POLL_IDLE),
                 // First all that is there, then the persister, then what comes.
                 (false, false) => match consumer.poll(Duration::ZERO) {
-                    None if self.hand_over() => None,
+                    None if self.hand_over()? => None,
                     None => consumer.poll(POLL_WAITING),
                     polled => polled,
                 },
             };
+            // First: what was polled may be of a partition that has gone since.
+            self.follow()?;
             match polled {
                 None => {}
                 Some(Ok(message)) if self.paused => self.hold_back(&message)?,
@@ -206,15 +203,30 @@ impl Poller {
                 Some(Err(error)) => self.judge(error)?,
             }
             self.forget_stopped();
-            self.look_again()?;
+            if !self.paused {
+                let (consumer, stopped) = (&*self.consumer, &self.stopped);
+                self.reading.look_again(consumer, || running(consumer, stopped))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Does what the group has asked for in the last poll.
+    fn follow(&mut self) -> Result<(), PollError> {
+        while let Ok(rebalance) = self.rebalances.try_recv() {
+            for (partition, length) in self.membership.answer(&self.consumer, rebalance)? {
+                // The queue has room for one batch and a run for each partition.
+                if self.polled.try_send(Polled::PoisonRun(partition, length)).is_err() {
+                    return Err(PollError::Progress("the persister takes nothing".to_owned()));
+                }
+            }
         }
         Ok(())
     }
 
     fn gather(&mut self, message: &BorrowedMessage<'_>) -> Result<(), PollError> {
         let (partition, offset) = (message.partition(), message.offset());
-        let context = self.consumer.context();
-        let Some(assigned) = context.assignment.polled(partition, offset) else { return Ok(()) };
+        let Some(assigned) = self.membership.assignment.polled(partition, offset) else { return Ok(()) };
         if self.stopped.get(&partition).is_some_and(|(generation, _)| *generation == assigned.generation) {
             return Ok(());
         }
@@ -239,21 +251,21 @@ impl Poller {
     /// operator, the others go on.
     fn stop_partition(&mut self, stop: Stop) -> Result<(), PollError> {
         let Stop { position: Position { partition, offset }, generation, reason } = stop;
-        if !self.consumer.context().assignment.is_current(partition, generation) {
+        if !self.membership.assignment.is_current(partition, generation) {
             return Ok(());
         }
         tracing::error!(partition, offset, "{reason}");
         self.stopped.insert(partition, (generation, reason));
         self.tell_stopped();
         let mut one = TopicPartitionList::new();
-        one.add_partition(&self.consumer.context().settings.topics.uploads, partition);
+        one.add_partition(&self.membership.topic, partition);
         self.consumer.pause(&one)?;
         Ok(())
     }
 
     /// A stopped partition that is another consumer's now, or was assigned again, is not this one's to tell of.
     fn forget_stopped(&mut self) {
-        let assignment = &self.consumer.context().assignment;
+        let assignment = &self.membership.assignment;
         let before = self.stopped.len();
         self.stopped.retain(|partition, (generation, _)| assignment.is_current(*partition, *generation));
         if self.stopped.len() != before {
@@ -262,31 +274,31 @@ impl Poller {
     }
 
     fn tell_stopped(&self) {
-        let context = self.consumer.context();
+        let readiness = &self.membership.readiness;
         gauge!(metric::STOPPED).set(u32::try_from(self.stopped.len()).unwrap_or(0));
         match self.stopped.values().next() {
-            Some((_, reason)) => context.readiness.down("journal", reason.clone()),
-            None => context.readiness.up("journal"),
+            Some((_, reason)) => readiness.down("journal", reason.clone()),
+            None => readiness.up("journal"),
         }
         // A program that stops has said so, and stays so.
-        if context.stop.is_cancelled() {
-            context.readiness.down("journal", "stopping");
+        if self.membership.stop.is_cancelled() {
+            readiness.down("journal", "stopping");
         }
     }
 
     /// Gives the batch to the persister if it wants one, and tells whether. No batch waits for records that are not there.
-    fn hand_over(&mut self) -> bool {
+    fn hand_over(&mut self) -> KafkaResult<bool> {
         let wanted = self.wanted.try_acquire().map(SemaphorePermit::forget).is_ok();
         if wanted {
-            self.send();
+            self.send()?;
         }
-        wanted
+        Ok(wanted)
     }
 
-    fn send(&mut self) {
+    fn send(&mut self) -> KafkaResult<()> {
         let batch = std::mem::take(&mut self.batch);
         match self.polled.try_send(Polled::Batch(batch)) {
-            Ok(()) => self.resume(),
+            Ok(()) => return self.resume(),
             // What assignments have told fills it for a moment: the batch stays, and is wanted on.
             Err(TrySendError::Full(Polled::Batch(batch))) => {
                 self.batch = batch;
@@ -295,18 +307,19 @@ impl Poller {
             // The persister is gone, and the session ends.
             Err(_) => tracing::debug!("nobody takes the batch"),
         }
+        Ok(())
     }
 
-    fn wait_until_wanted(&mut self) -> bool {
+    fn wait_until_wanted(&mut self) -> KafkaResult<bool> {
         if self.paused {
-            return false;
+            return Ok(false);
         }
         let wanted = Arc::clone(&self.wanted);
         let wait = async { tokio::time::timeout(FULL_WAIT, wanted.acquire()).await };
-        let Ok(Ok(permit)) = self.runtime.block_on(wait) else { return false };
+        let Ok(Ok(permit)) = self.membership.runtime.block_on(wait) else { return Ok(false) };
         permit.forget();
-        self.send();
-        true
+        self.send()?;
+        Ok(true)
     }
 
     fn pause(&mut self) -> Result<(), KafkaError> {
@@ -316,8 +329,7 @@ impl Poller {
             self.consumer.pause(&self.consumer.assignment()?)?;
             self.paused = true;
             // What stands is told again when the pause is over.
-            self.doubt = None;
-            self.consumer.context().troubles.over(READING);
+            self.reading.forget();
         }
         Ok(())
     }
@@ -333,86 +345,50 @@ impl Poller {
         Ok(())
     }
 
-    fn resume(&mut self) {
+    fn resume(&mut self) -> KafkaResult<()> {
         if !std::mem::take(&mut self.paused) {
-            return;
+            return Ok(());
         }
-        if let Err(error) = self.running().and_then(|running| self.consumer.resume(&running)) {
-            self.consumer.context().fail(error.into());
-        }
+        self.consumer.resume(&running(&self.consumer, &self.stopped)?)
     }
 
-    /// What is assigned and not stopped.
-    fn running(&self) -> Result<TopicPartitionList, KafkaError> {
-        let mut running = TopicPartitionList::new();
-        for element in self.consumer.assignment()?.elements() {
-            if !self.stopped.contains_key(&element.partition()) {
-                running.add_partition(element.topic(), element.partition());
-            }
-        }
-        Ok(running)
-    }
-
-    /// Most errors are news of a connection that librdkafka mends itself. What stands is told to operators.
     fn judge(&mut self, error: KafkaError) -> Result<(), PollError> {
         match error.rdkafka_error_code() {
-            Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange) => {
-                self.find_gap(&error)
-            }
+            _ if is_out_of_range(&error) => self.find_gap(&error),
             Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::PollExceeded) => Err(error.into()),
-            code => {
-                tracing::debug!(%error, "poll");
-                self.consumer
-                    .context()
-                    .note(READING, code.map_or(error.to_string(), |code| code.to_string()));
-                // Only the group can make that good, by giving out partitions.
-                self.doubt = (code != Some(RDKafkaErrorCode::GroupAuthorizationFailed))
-                    .then(|| Doubt::new(Instant::now()));
+            _ => {
+                self.reading.failed(&error);
                 Ok(())
             }
         }
     }
 
-    /// Asks about an error, since librdkafka tells many only once: a partition that is paused and resumed tells it again. If it
-    /// does not, and the brokers know the topic, it is gone.
-    fn look_again(&mut self) -> Result<(), KafkaError> {
-        let Some(doubt) = self.doubt.as_mut().filter(|_| !self.paused) else { return Ok(()) };
-        let next = doubt.look(Instant::now());
-        if next == Next::Ask {
-            let running = self.running()?;
-            self.consumer.pause(&running)?;
-            self.consumer.resume(&running)?;
-        } else if next == Next::Gone {
-            let context = self.consumer.context();
-            let topic = &context.settings.topics.uploads;
-            let fault = match self.consumer.fetch_metadata(Some(topic), ASK_TIMEOUT) {
-                Ok(metadata) => trouble::of_topic(&metadata, topic),
-                Err(error) => Some(format!("{topic}: {error}")),
-            };
-            match fault {
-                Some(fault) => context.troubles.note(READING, fault, Instant::now()),
-                None => {
-                    context.troubles.over(READING);
-                    self.doubt = None;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// The journal no longer holds the offset that a partition stands at: says which, or that the journal was truncated.
     fn find_gap(&self, error: &KafkaError) -> Result<(), PollError> {
-        let context = self.consumer.context();
-        for partition in context.assignment.partitions() {
-            let topic = &context.settings.topics.uploads;
+        let Membership { assignment, topic, .. } = &self.membership;
+        for partition in assignment.partitions() {
             let (start, _) = self.consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?;
-            let Some(expected) = context.assignment.expected(partition) else { continue };
+            let Some(expected) = assignment.expected(partition) else { continue };
             if expected < start {
                 return Err(Gap::Deleted { partition, from: expected, to: start }.into());
             }
         }
         Err(PollError::LostEnd(error.to_string()))
     }
+}
+
+/// What is assigned and not stopped.
+fn running(
+    consumer: &MemberConsumer,
+    stopped: &BTreeMap<i32, (u64, String)>,
+) -> KafkaResult<TopicPartitionList> {
+    let mut running = TopicPartitionList::new();
+    for element in consumer.assignment()?.elements() {
+        if !stopped.contains_key(&element.partition()) {
+            running.add_partition(element.topic(), element.partition());
+        }
+    }
+    Ok(running)
 }
 
 /// Offsets between two records that are nobody's: a transaction's end has one, and an aborted transaction was none of
