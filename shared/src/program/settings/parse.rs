@@ -3,13 +3,13 @@
 use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
-use clap::{CommandFactory, Parser};
+use clap::{Arg, Command, Parser};
 
 /// Exit status for a bad configuration (`EX_CONFIG` of sysexits.h).
 pub const EXIT_CONFIG: i32 = 78;
 
 /// A program's settings: parsed field by field, then checked against each other.
-pub trait Settings: Parser + CommandFactory {
+pub trait Settings: Parser {
     /// Faults that no single field shows, one sentence each.
     fn faults(&self) -> Vec<String>;
 }
@@ -17,17 +17,14 @@ pub trait Settings: Parser + CommandFactory {
 /// Reads the settings of this process, or prints every fault and exits with 78 (0 after `--help` or `--version`).
 #[must_use]
 pub fn read<S: Settings>() -> S {
-    match parse::<S>(&std::env::args_os().collect::<Vec<_>>()) {
-        Ok(settings) => settings,
-        Err(Refused::Told(error)) => error.exit(),
-        Err(Refused::Faults(faults)) => {
-            for fault in &faults {
-                eprintln!("error: {fault}");
-            }
+    parse(&std::env::args_os().collect::<Vec<_>>()).unwrap_or_else(|refused| match refused {
+        Refused::Told(error) => error.exit(),
+        Refused::Faults(faults) => {
+            faults.iter().for_each(|fault| eprintln!("error: {fault}"));
             eprintln!("\nFor the bounds of each setting, try '--help'.");
-            std::process::exit(EXIT_CONFIG);
+            std::process::exit(EXIT_CONFIG)
         }
-    }
+    })
 }
 
 /// Why there are no settings.
@@ -42,58 +39,46 @@ pub enum Refused {
 /// As [`read`], from the arguments given (the first is the program's name).
 ///
 /// # Errors
-/// [`Refused`], with every fault rather than the first.
+/// [`Refused`]. clap stops at the first fault, so what is at fault is taken out, and parsing is tried again.
 pub fn parse<S: Settings>(arguments: &[OsString]) -> Result<S, Refused> {
-    let mut command = S::command();
-    let mut arguments = arguments.to_vec();
+    let (mut command, mut arguments) = (S::command(), arguments.to_vec());
     let (mut faults, mut bad, mut strays) = (Vec::new(), Vec::<String>::new(), Vec::<String>::new());
-    // clap stops at the first fault. So what is at fault is taken out, which leaves its default, and parsing is tried
-    // again: it ends, since each round takes something out.
     loop {
-        let error = match command.clone().try_get_matches_from(&arguments) {
-            Ok(matches) => match S::from_arg_matches(&matches) {
-                Ok(settings) => {
-                    // A default contradicts nothing that was asked for.
-                    let contradictions = settings.faults().into_iter();
-                    faults
-                        .extend(contradictions.filter(|fault| !bad.iter().any(|named| names(fault, named))));
-                    return if faults.is_empty() { Ok(settings) } else { Err(Refused::Faults(faults)) };
-                }
-                Err(error) => error,
-            },
+        let matches = command.clone().try_get_matches_from(&arguments);
+        let error = match matches.and_then(|matches| S::from_arg_matches(&matches)) {
+            Ok(settings) => {
+                // The default of what was taken out contradicts nothing that was asked for.
+                let of_bad = |fault: &String| bad.iter().any(|flag| names(fault, flag));
+                faults.extend(settings.faults().into_iter().filter(|fault| !of_bad(fault)));
+                return if faults.is_empty() { Ok(settings) } else { Err(Refused::Faults(faults)) };
+            }
             Err(error) => error,
         };
-        let named = match error.get(ContextKind::InvalidArg) {
-            Some(ContextValue::String(named)) => named.as_str(),
-            _ => "",
+        let Some(ContextValue::String(named)) = error.get(ContextKind::InvalidArg) else {
+            return Err(match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Refused::Told(error),
+                // What is missing may be what was taken out.
+                ErrorKind::MissingRequiredArgument if !bad.is_empty() => Refused::Faults(faults),
+                _ => Refused::Faults([faults, vec![sentence(&error)]].concat()),
+            });
         };
-        let taken_out = match error.kind() {
-            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => return Err(Refused::Told(error)),
-            ErrorKind::MissingRequiredArgument if only_what_was_bad_is_missing(&error, &bad) => {
-                return Err(Refused::Faults(faults));
+        if !strays.contains(named) {
+            faults.push(sentence(&error));
+        }
+        let flag = named.split(' ').next().unwrap_or_default().to_owned();
+        match error.kind() {
+            ErrorKind::ValueValidation | ErrorKind::InvalidValue if !bad.contains(&flag) => {
+                take_out(&mut arguments, &flag, true);
+                command = without_environment(command, &flag);
+                bad.push(flag);
             }
-            ErrorKind::UnknownArgument => {
-                if !strays.iter().any(|stray| stray == named) {
-                    faults.push(sentence(&error));
-                }
-                let at = take_out(&mut arguments, named, false);
+            ErrorKind::UnknownArgument if let Some(at) = take_out(&mut arguments, named, false) => {
                 // What follows a mistyped flag is likely its value: told with the flag, and perhaps a password.
-                let next = at.filter(|_| named.starts_with('-')).and_then(|at| arguments.get(at)?.to_str());
+                let next =
+                    arguments.get(at).and_then(|next| next.to_str()).filter(|_| named.starts_with('-'));
                 strays.extend(next.filter(|next| !next.starts_with('-')).map(str::to_owned));
-                at.is_some()
             }
-            ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
-                faults.push(sentence(&error));
-                bad.push(named.to_owned());
-                take_out(&mut arguments, flag(named), true).is_some() || hide_environment(&mut command, named)
-            }
-            _ => {
-                faults.push(sentence(&error));
-                false
-            }
-        };
-        if !taken_out {
-            return Err(Refused::Faults(faults));
+            _ => return Err(Refused::Faults(faults)),
         }
     }
 }
@@ -101,90 +86,38 @@ pub fn parse<S: Settings>(arguments: &[OsString]) -> Result<S, Refused> {
 /// The error without what clap puts around it, and without a value that may hold a password.
 fn sentence(error: &clap::Error) -> String {
     let mut text = error.to_string();
-    if let Some(ContextValue::String(named)) = error.get(ContextKind::InvalidArg)
-        && named.starts_with("--database-url")
-        && let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+    if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
+        && text.contains("--database-url")
     {
         text = text.replace(&format!("'{value}' "), "");
     }
-    let text = text.strip_prefix("error: ").unwrap_or(&text);
-    let text = text.split("\n\nUsage:").next().unwrap_or(text);
-    let text = text.split("\n\nFor more information").next().unwrap_or(text);
-    // A tip such as "a similar argument exists" is clap's guess.
-    let text = text.split("\n\n  tip:").next().unwrap_or(text);
+    let text = text.trim_start_matches("error: ").split("\n\n").next().unwrap_or_default();
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// Takes an argument, such as `--partitions`, out of the command line, with its value if it `takes_value`. Returns where it
-/// was.
-fn take_out(arguments: &mut Vec<OsString>, name: &str, takes_value: bool) -> Option<usize> {
-    let given = |argument: &OsString| {
-        argument.to_str().is_some_and(|text| {
-            text.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with('='))
-        })
-    };
-    let at = 1 + arguments.iter().skip(1).position(given)?;
-    let with_value = takes_value && arguments[at] == *name && at + 1 < arguments.len();
+/// Takes a flag out of the command line, with its value if it `takes_value`. Returns where it was.
+fn take_out(arguments: &mut Vec<OsString>, flag: &str, takes_value: bool) -> Option<usize> {
+    let is_it =
+        |text: &str| text.strip_prefix(flag).is_some_and(|rest| rest.is_empty() || rest.starts_with('='));
+    let at = 1 + arguments.iter().skip(1).position(|argument| argument.to_str().is_some_and(is_it))?;
+    let with_value = takes_value && arguments[at] == *flag && at + 1 < arguments.len();
     arguments.drain(at..=at + usize::from(with_value));
     Some(at)
 }
 
-/// Makes the command blind to the environment of an argument, spelled out as in `--partitions <PARTITIONS>`.
-fn hide_environment(command: &mut clap::Command, named: &str) -> bool {
-    let mut built = command.clone();
-    built.build();
-    let hidden = without_environment(command.clone(), &built, named);
-    let found = hidden.is_some();
-    if let Some(hidden) = hidden {
-        *command = hidden;
-    }
-    found
+/// The command and its subcommands, blind to the environment of a flag.
+fn without_environment(command: Command, flag: &str) -> Command {
+    let is_it = |arg: &Arg| arg.get_long() == flag.strip_prefix("--");
+    let blind = |arg: Arg| if is_it(&arg) { arg.env(None) } else { arg };
+    command.mut_args(blind).mut_subcommands(|sub| without_environment(sub, flag))
 }
 
-/// The command blind to an argument's environment; `None` if neither it nor one of its subcommands has such an argument
-/// with an environment.
-///
-/// Only a built command's arguments can be spelled out, and only an unbuilt command can be changed.
-fn without_environment(
-    mut command: clap::Command,
-    built: &clap::Command,
-    named: &str,
-) -> Option<clap::Command> {
-    if let Some(arg) = built.get_arguments().find(|arg| arg.to_string() == named) {
-        arg.get_env()?;
-        return Some(command.mut_arg(arg.get_id(), |arg| arg.env(None)));
-    }
-    let mut found = false;
-    let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
-    for name in names {
-        let Some(built) = built.find_subcommand(&name) else { continue };
-        command = command.mut_subcommand(&name, |sub| {
-            let changed = without_environment(sub.clone(), built, named);
-            found |= changed.is_some();
-            changed.unwrap_or(sub)
-        });
-    }
-    found.then_some(command)
-}
-
-/// Whether what is missing had a value, which was told to be bad.
-fn only_what_was_bad_is_missing(error: &clap::Error, bad: &[String]) -> bool {
-    match error.get(ContextKind::InvalidArg) {
-        Some(ContextValue::Strings(missing)) => missing.iter().all(|named| bad.contains(named)),
-        _ => false,
-    }
-}
-
-/// Whether a sentence names a setting, spelled out as in `--wait-max <WAIT_MAX>`, by its environment's name.
-fn names(sentence: &str, named: &str) -> bool {
-    let setting = flag(named).trim_start_matches('-').to_uppercase().replace('-', "_");
+/// Whether a sentence names a flag's setting, such as WAIT_MAX.
+fn names(sentence: &str, flag: &str) -> bool {
+    let setting = flag.trim_start_matches('-').to_uppercase().replace('-', "_");
     sentence
-        .split(|character: char| !character.is_ascii_alphanumeric() && character != '_')
+        .split(|c: char| !c.is_ascii_alphanumeric() && c != '_')
         .any(|word| word.eq_ignore_ascii_case(&setting))
-}
-
-fn flag(named: &str) -> &str {
-    named.split(' ').next().unwrap_or(named)
 }
 
 #[cfg(test)]
