@@ -51,6 +51,9 @@ pub enum Command {
     /// How far the consumer has come in each partition of the journal.
     #[command(subcommand, arg_required_else_help = false)]
     Progress(ProgressCommand),
+    /// What is stored.
+    #[command(subcommand, arg_required_else_help = false)]
+    Locations(LocationsCommand),
     /// Records of the journal that could not be persisted.
     #[command(subcommand, arg_required_else_help = false)]
     DeadLetters(DeadLettersCommand),
@@ -213,6 +216,16 @@ pub struct SetProgress {
     /// over are stored a second time.
     #[arg(long)]
     pub force: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum LocationsCommand {
+    /// Count the locations and the uploads they came in. Reads the whole table, for at most 30 seconds.
+    Count {
+        /// Where the tables are.
+        #[command(flatten)]
+        database: DatabaseSettings,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -5,6 +5,7 @@ mod arguments;
 mod database;
 mod dead_letters;
 mod key;
+mod locations;
 mod migrate;
 mod progress;
 mod secret;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 use milepost_shared::program::settings;
 
 use crate::arguments::{AccountCommand, Arguments, Command, DeadLettersCommand, KeyCommand};
-use crate::arguments::{ProgressCommand, TopicsCommand};
+use crate::arguments::{LocationsCommand, ProgressCommand, TopicsCommand};
 
 // Kafka's metadata is read by a blocking call, which only a runtime with several threads allows.
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -45,6 +46,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Key(KeyCommand::Revoke(command)) => key::revoke(&command).await,
         Command::Progress(ProgressCommand::List(command)) => progress::list(&command).await,
         Command::Progress(ProgressCommand::Set(command)) => progress::set(&command).await,
+        Command::Locations(LocationsCommand::Count { database }) => locations::count(&database).await,
         Command::DeadLetters(DeadLettersCommand::List(command)) => dead_letters::list(&command).await,
     }
 }

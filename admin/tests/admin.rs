@@ -222,6 +222,25 @@ async fn dead_letters_are_listed_newest_first_without_their_records() {
     assert_eq!(rows(&printed(&database, &["dead-letters", "list", "--limit", "1"])).len(), 1);
 }
 
+#[tokio::test]
+async fn locations_are_counted_with_the_uploads_they_came_in() {
+    let database = database().await;
+    let count = || printed(&database, &["locations", "count"]);
+    assert_eq!(count(), "0 locations in 0 uploads\n");
+    let mut owner = database.connect(Role::Owner).await;
+    owner
+        .execute(
+            "SELECT ensure_partition('locations', '2026-03-14T09:26:53Z', '0 days'); \
+             INSERT INTO locations (device_id, captured_at, latitude, longitude, received_at, source_partition, \
+                                    source_offset, ordinal) \
+             SELECT 1, '2026-03-14T09:26:53Z', 48, 16, '2026-03-14T09:26:53Z', * \
+             FROM (VALUES (0, 7, 0), (0, 7, 1), (1, 7, 0)) AS stored",
+        )
+        .await
+        .unwrap();
+    assert_eq!(count(), "3 locations in 2 uploads\n");
+}
+
 #[test]
 fn a_bad_configuration_names_every_fault_and_ends_with_78() {
     let cases: [(&[&str], &[&str]); 6] = [

@@ -1,5 +1,5 @@
 //! Every SQL statement of Milepost, by who runs it: the gateway reads ([`lookup`], [`api_keys`]), the consumer writes
-//! ([`batch`], [`copy`], [`progress`], [`partitions`]), the administrator manages ([`accounts`], [`dead_letters`],
+//! ([`batch`], [`copy`], [`progress`], [`partitions`]), the administrator manages ([`accounts`], [`dead_letters`], [`locations`],
 //! [`migrate`], [`public`]).
 //!
 //! [`connect`] says how programs connect, [`connection`] keeps connections from one query to the next.
@@ -13,6 +13,7 @@ pub mod connect;
 pub mod connection;
 pub mod copy;
 pub mod dead_letters;
+pub mod locations;
 pub mod lookup;
 pub mod migrate;
 pub mod partitions;
