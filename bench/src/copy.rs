@@ -44,7 +44,7 @@ impl Rows {
         let mut transaction = owner.begin().await?;
         for (keys, locations) in &self.0 {
             copy_in(&mut transaction, KEYS, keys).await?;
-            copy_in(&mut transaction, LOCATIONS, locations).await?;
+            copy_in(&mut transaction, &LOCATIONS, locations).await?;
         }
         transaction.commit().await?;
         Ok(begun.elapsed())

@@ -3,11 +3,16 @@
 //! Validation is total here: what is an [`Upload`] can be published, persisted and emitted. The same rules read a body at
 //! the gateway and a record at the consumer, so that neither has to trust the other.
 
+mod check;
 mod decode;
+pub mod fields;
 pub mod fingerprint;
 pub mod json;
+pub mod protobuf;
 
-pub use decode::{Rules, decode};
+pub use check::{Rules, check};
+pub use decode::decode;
+pub use fields::Location;
 
 use serde::Serialize;
 
@@ -23,6 +28,12 @@ pub struct Upload {
 }
 
 impl Upload {
+    /// The first schema of the journal that has all its fields.
+    #[must_use]
+    pub fn schema(&self) -> u32 {
+        self.locations.iter().map(Location::schema).max().unwrap_or(1)
+    }
+
     /// The memory it takes besides its own struct, bytes.
     #[must_use]
     pub fn heap_bytes(&self) -> usize {
@@ -30,58 +41,6 @@ impl Upload {
         let labels = |location: &Location| label(&location.provider) + label(&location.network_type);
         let locations = self.locations.capacity() * size_of::<Location>();
         self.device.capacity() + locations + self.locations.iter().map(labels).sum::<usize>()
-    }
-}
-
-/// One location fix. Optional fields are absent from JSON when unknown.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Location {
-    /// When the phone took the fix, milliseconds since 1970; any age is accepted.
-    pub timestamp: i64,
-    /// Degrees, -90..=90.
-    pub latitude: f64,
-    /// Degrees, -180..=180.
-    pub longitude: f64,
-    /// Radius of the fix in metres, 0..=100,000,000.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub accuracy: Option<f64>,
-    /// Metres, -100,000..=100,000,000: above the ellipsoid if the client knows it, else above mean sea level.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub altitude: Option<f64>,
-    /// Degrees clockwise from north, 0..=360.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub bearing: Option<f64>,
-    /// Metres per second, 0..=100,000.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub speed: Option<f64>,
-    /// Percent, 0..=100.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub battery_level: Option<f64>,
-    /// What made the fix, such as `gps`; at most 64 characters.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub provider: Option<String>,
-    /// The network at the time, such as `wifi`; at most 64 characters.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub network_type: Option<String>,
-}
-
-impl Location {
-    /// A fix without any optional field.
-    #[must_use]
-    pub fn new(timestamp: i64, latitude: f64, longitude: f64) -> Self {
-        Self {
-            timestamp,
-            latitude,
-            longitude,
-            accuracy: None,
-            altitude: None,
-            bearing: None,
-            speed: None,
-            battery_level: None,
-            provider: None,
-            network_type: None,
-        }
     }
 }
 

@@ -3,6 +3,7 @@
 use futures::TryStreamExt as _;
 use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::location::fields::{NUMBERS, TEXTS};
 use milepost_shared::location::{Location, Upload};
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row as _};
@@ -209,16 +210,16 @@ fn moment(row: &PgRow, column: &str) -> anyhow::Result<JournalTime> {
 }
 
 fn location(row: &PgRow) -> anyhow::Result<Location> {
-    Ok(Location {
-        timestamp: moment(row, "captured_at")?.0,
-        latitude: row.try_get("latitude")?,
-        longitude: row.try_get("longitude")?,
-        accuracy: row.try_get("accuracy")?,
-        altitude: row.try_get("altitude")?,
-        bearing: row.try_get("bearing")?,
-        speed: row.try_get("speed")?,
-        battery_level: row.try_get("battery_level")?,
-        provider: row.try_get("provider")?,
-        network_type: row.try_get("network_type")?,
-    })
+    let mut location = Location::new(moment(row, "captured_at")?.0, 0.0, 0.0);
+    for number in &NUMBERS {
+        if let Some(value) = row.try_get(number.other)? {
+            (number.set)(&mut location, value);
+        }
+    }
+    for text in &TEXTS {
+        if let Some(value) = row.try_get(text.other)? {
+            (text.set)(&mut location, value);
+        }
+    }
+    Ok(location)
 }

@@ -1,7 +1,9 @@
 //! The original: what an operation sent, made again to compare with what is found in a topic or a table.
 
+use milepost_shared::location::fields::{NUMBERS, TEXTS};
 use milepost_shared::location::{Location, Upload};
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::operation::{self, UploadId};
 
@@ -26,63 +28,44 @@ fn difference(sent: &Upload, found: &Upload) -> Option<String> {
 }
 
 fn same(one: &Location, other: &Location) -> bool {
-    let texts = |of: &Location| (of.provider.clone(), of.network_type.clone());
-    one.timestamp == other.timestamp && bits(one) == bits(other) && texts(one) == texts(other)
+    let texts = TEXTS.iter().all(|text| (text.get)(one) == (text.get)(other));
+    one.timestamp == other.timestamp && bits(one) == bits(other) && texts
 }
 
 /// Two equal numbers may differ in their bits: 0 and -0.
-fn bits(location: &Location) -> [Option<u64>; 7] {
-    [
-        Some(location.latitude),
-        Some(location.longitude),
-        location.accuracy,
-        location.altitude,
-        location.bearing,
-        location.speed,
-        location.battery_level,
-    ]
-    .map(|number| number.map(f64::to_bits))
+fn bits(location: &Location) -> Vec<Option<u64>> {
+    NUMBERS.iter().map(|number| (number.get)(location).map(f64::to_bits)).collect()
 }
 
-/// An upload as JSON, read without any of Milepost's own code.
+/// An upload as JSON, of which nothing but the names of its fields is Milepost's own code.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Told {
     device_id: String,
-    locations: Vec<ToldLocation>,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ToldLocation {
-    timestamp: i64,
-    latitude: f64,
-    longitude: f64,
-    accuracy: Option<f64>,
-    altitude: Option<f64>,
-    bearing: Option<f64>,
-    speed: Option<f64>,
-    battery_level: Option<f64>,
-    provider: Option<String>,
-    network_type: Option<String>,
+    locations: Vec<Map<String, Value>>,
 }
 
 impl From<Told> for Upload {
     fn from(told: Told) -> Self {
-        let location = |told: ToldLocation| Location {
-            timestamp: told.timestamp,
-            latitude: told.latitude,
-            longitude: told.longitude,
-            accuracy: told.accuracy,
-            altitude: told.altitude,
-            bearing: told.bearing,
-            speed: told.speed,
-            battery_level: told.battery_level,
-            provider: told.provider,
-            network_type: told.network_type,
-        };
-        Self { device: told.device_id, locations: told.locations.into_iter().map(location).collect() }
+        Self { device: told.device_id, locations: told.locations.iter().map(location).collect() }
     }
+}
+
+/// What is missing has a value that no errand sends.
+fn location(told: &Map<String, Value>) -> Location {
+    let timestamp = told.get("timestamp").and_then(Value::as_i64);
+    let mut location = Location::new(timestamp.unwrap_or(-1), f64::NAN, f64::NAN);
+    for number in &NUMBERS {
+        if let Some(value) = told.get(number.name).and_then(Value::as_f64) {
+            (number.set)(&mut location, value);
+        }
+    }
+    for text in &TEXTS {
+        if let Some(value) = told.get(text.name).and_then(Value::as_str) {
+            (text.set)(&mut location, value.to_owned());
+        }
+    }
+    location
 }
 
 #[cfg(test)]

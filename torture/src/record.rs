@@ -4,6 +4,7 @@
 use anyhow::{Context as _, ensure};
 use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::journal::record::JournalRecord;
 use milepost_tests::Record;
 use serde::Deserialize;
 use uuid::Uuid;
@@ -11,13 +12,6 @@ use uuid::Uuid;
 use crate::evidence::{JournalEntry, SeenFact, Sources};
 use crate::operation::UploadId;
 use crate::original::{self, Told};
-
-#[derive(Debug, Deserialize)]
-struct JournalValue {
-    schema: i64,
-    account: Uuid,
-    upload: Told,
-}
 
 /// What a record of the journal is. All that is not, bit for bit, what an operation sent is poison.
 #[must_use]
@@ -36,11 +30,10 @@ pub fn journal_entry(sources: &Sources, record: &Record) -> JournalEntry {
 }
 
 fn sent(sources: &Sources, record: &Record) -> Option<(String, usize, UploadId)> {
-    let key = key_hash(record)?;
-    let value: JournalValue = serde_json::from_slice(record.value.as_deref()?).ok()?;
-    let account = sources.account(value.account)?;
-    let (upload, fault) = original::compare(sources.seed, &value.upload.into());
-    (value.schema == 1 && fault.is_none()).then_some((key, account, upload?))
+    let read = JournalRecord::decode(record.key.as_deref(), record.value.as_deref()).ok()?;
+    let account = sources.account(read.account)?;
+    let (upload, fault) = original::compare(sources.seed, &read.upload);
+    fault.is_none().then_some((read.key_hash.to_string(), account, upload?))
 }
 
 /// The key of a record, if it is 64 lower-case hex digits.

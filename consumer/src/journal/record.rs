@@ -75,14 +75,19 @@ pub struct NewerSchema {
     /// Where it stands.
     pub position: Position,
     /// Its schema.
-    pub schema: i64,
+    pub schema: u32,
 }
 
-/// Decodes a message of the journal topic. What no gateway can have written is poison.
+/// Decodes a message of the journal topic. What no gateway can have written is poison. Below `persisted` the traceparent makes
+/// none: an older build may have let it pass and emitted the fact, which has to be emitted again, without it.
 ///
 /// # Errors
 /// [`NewerSchema`]: the partition must stop before this record.
-pub fn decode(message: &impl Message, accounts: &KnownAccounts) -> Result<Record, NewerSchema> {
+pub fn decode(
+    message: &impl Message,
+    accounts: &KnownAccounts,
+    persisted: i64,
+) -> Result<Record, NewerSchema> {
     let position = Position { partition: message.partition(), offset: message.offset() };
     let (key, value) = (message.key(), message.payload());
     let poison = |reason: String| Poison::new(reason, key, value);
@@ -90,9 +95,10 @@ pub fn decode(message: &impl Message, accounts: &KnownAccounts) -> Result<Record
     let checked = match JournalRecord::decode(key, value) {
         Err(Undecodable::NewerSchema(schema)) => return Err(NewerSchema { position, schema }),
         Err(Undecodable::Poison(reason)) => Err(reason),
-        Ok(upload) => match time.and_then(|_| traceparent(message)) {
-            Ok(traceparent) => Ok((upload, traceparent)),
-            Err(reason) => Err(reason.to_owned()),
+        Ok(upload) => match (time, traceparent(message)) {
+            (Ok(_), Ok(traceparent)) => Ok((upload, traceparent)),
+            (Ok(_), Err(_)) if position.offset < persisted => Ok((upload, None)),
+            (Err(reason), _) | (_, Err(reason)) => Err(reason.to_owned()),
         },
     };
     let (content, traceparent, stranger) = match checked {

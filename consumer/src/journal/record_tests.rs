@@ -16,9 +16,9 @@ fn upload() -> JournalRecord {
     JournalRecord { key_hash, account: ACCOUNT, fingerprint, upload }
 }
 
-/// As somebody might have written it: not as an encoder would.
+/// As somebody might have written it: with a field that no encoder writes.
 fn value() -> Vec<u8> {
-    [b" ", &upload().encode()[..], b"\n"].concat()
+    [&upload().encode()[..], b"\x78\x01"].concat()
 }
 
 fn message(value: Vec<u8>, time: Timestamp, traceparents: &[&str]) -> OwnedMessage {
@@ -31,7 +31,7 @@ fn message(value: Vec<u8>, time: Timestamp, traceparents: &[&str]) -> OwnedMessa
 }
 
 fn decoded(message: &OwnedMessage) -> Record {
-    decode(message, &KnownAccounts::default()).unwrap()
+    decode(message, &KnownAccounts::default(), 0).unwrap()
 }
 
 fn reason(record: Record) -> String {
@@ -56,6 +56,15 @@ fn a_traceparent_that_no_gateway_hands_on_makes_its_record_poison() {
 }
 
 #[test]
+fn a_record_that_was_persisted_with_such_a_traceparent_is_emitted_again_without_it() {
+    let message = message(value(), NOW, &["00"]);
+    let record = |persisted| decode(&message, &KnownAccounts::default(), persisted).unwrap();
+    let told = record(message.offset() + 1);
+    assert!(matches!(told.content, Content::Upload(_)) && told.traceparent.is_none());
+    assert_eq!(reason(record(message.offset())), "the header traceparent is none");
+}
+
+#[test]
 fn a_time_stamp_outside_of_the_calendar_makes_a_poison_record_with_a_time_that_the_table_takes() {
     for time in [
         Timestamp::NotAvailable,
@@ -75,18 +84,18 @@ fn a_time_stamp_outside_of_the_calendar_makes_a_poison_record_with_a_time_that_t
 
 #[test]
 fn a_newer_schema_comes_before_all_that_a_newer_build_may_do_otherwise() {
-    let newer = message(br#"{"schema":2}"#.to_vec(), Timestamp::NotAvailable, &["01"]);
-    let error = decode(&newer, &KnownAccounts::default()).unwrap_err();
+    let newer = message(b"\x0d\x02\0\0\0?".to_vec(), Timestamp::NotAvailable, &["01"]);
+    let error = decode(&newer, &KnownAccounts::default(), 0).unwrap_err();
     assert_eq!(error, NewerSchema { position: Position { partition: 3, offset: 9 }, schema: 2 });
 }
 
 #[test]
 fn the_bytes_of_an_upload_are_kept_until_its_account_is_known() {
     let (accounts, message) = (KnownAccounts::default(), message(value(), NOW, &[]));
-    let stranger = decode(&message, &accounts).unwrap().stranger.unwrap();
+    let stranger = decode(&message, &accounts, 0).unwrap().stranger.unwrap();
     assert_eq!((stranger.key.as_deref(), stranger.value.as_deref()), (message.key(), message.payload()));
     accounts.extend([ACCOUNT]);
-    assert!(decode(&message, &accounts).unwrap().stranger.is_none());
+    assert!(decode(&message, &accounts, 0).unwrap().stranger.is_none());
 }
 
 #[test]

@@ -415,7 +415,7 @@ impl Persister {
             let ids = statements::insert_keys_and_devices(connection, &keys, &devices).await?;
             let rows = resolve::rows(&new, &ids);
             if rows.len() >= copy_min {
-                copy_in(connection, copy::LOCATIONS, &encode_locations(&rows)).await?;
+                copy_in(connection, &copy::LOCATIONS, &encode_locations(&rows)).await?;
             } else {
                 statements::insert_locations(connection, &rows).await?;
             }

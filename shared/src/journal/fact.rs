@@ -20,6 +20,9 @@ pub const HEADER_SCHEMA: &str = "schema";
 /// Header, on journal records and facts: W3C Trace Context of the request that brought the upload.
 pub const HEADER_TRACEPARENT: &str = "traceparent";
 
+/// Largest value of a fact, bytes: a kibibyte of the topic's record is for the key and the headers.
+pub const VALUE_BYTES_MAX: usize = (4 << 20) - 1024;
+
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 struct Value<'a> {

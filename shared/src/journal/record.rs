@@ -1,24 +1,23 @@
 //! The journal record: an upload as it travels in `location-uploads`.
 //!
-//! Kafka key: the key hash in hex. Value, JSON:
-//! `{"schema":1,"account":"…","fingerprint":"…","upload":{"deviceId":"…","locations":[…]}}`.
+//! Kafka key: the key hash in hex. Value, Protobuf: the message `Record` of `shared/proto/location_uploads.proto`.
 
-use serde::de::MapAccess;
-use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
+use prost::Message as _;
 use uuid::Uuid;
 
+use crate::journal::clock::JournalTime;
 use crate::journal::key::KeyHash;
+use crate::journal::{fact, schema};
+use crate::location::fields::{NUMBERS, TEXTS};
 use crate::location::fingerprint::Fingerprint;
-use crate::location::json::{self, Depth, Name, Reader, Value};
-use crate::location::{self, Rules, Shape, Upload};
+use crate::location::{self, Rules, Upload, protobuf};
 
-/// The newest schema this build reads and the one it writes.
-pub const SCHEMA: i64 = 1;
+/// The newest schema this build reads. It writes the lowest that can hold a record.
+pub const SCHEMA: u32 = 1;
 
-/// Largest value of a record, bytes. The largest body that a gateway can be set to take (2 MiB) grows to 2.5 MB at most, since a
-/// number is written with no more digits than it was sent with. A record just as large leaves a fact that fits into its topic.
-pub const VALUE_BYTES_MAX: usize = 3 << 20;
+/// Largest value of a record, bytes: what the largest body that a gateway can be set to take (2 MiB) becomes. No location
+/// is longer here than in JSON, and the rest has 128 bytes at most.
+pub const VALUE_BYTES_MAX: usize = (2 << 20) + 128;
 
 /// An accepted upload with all the consumer needs to decide about it.
 #[derive(Debug, Clone, PartialEq)]
@@ -38,25 +37,27 @@ pub struct JournalRecord {
 pub enum Undecodable {
     /// Written by a later build: stop and upgrade, never discard.
     #[error("schema {0} is newer than this build's {SCHEMA}")]
-    NewerSchema(i64),
+    NewerSchema(u32),
     /// Will never be readable. The text names no value of the record.
     #[error("{0}")]
     Poison(String),
 }
 
-#[derive(Serialize)]
-struct Envelope<'a> {
-    schema: i64,
-    account: Uuid,
-    fingerprint: Fingerprint,
-    upload: &'a Upload,
+/// The message `Record`, with the message `Upload` still in bytes.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Value {
+    #[prost(fixed32, optional, tag = "1")]
+    schema: Option<u32>,
+    #[prost(bytes = "vec", optional, tag = "2")]
+    account: Option<Vec<u8>>,
+    #[prost(bytes = "vec", optional, tag = "3")]
+    fingerprint: Option<Vec<u8>>,
+    #[prost(bytes = "vec", optional, tag = "4")]
+    upload: Option<Vec<u8>>,
 }
 
 impl JournalRecord {
     /// The record's value.
-    ///
-    /// # Panics
-    /// Never: an upload holds no number that JSON lacks.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         encode(self.account, self.fingerprint, &self.upload)
@@ -68,89 +69,66 @@ impl JournalRecord {
     /// [`Undecodable`], saying whether a newer build could read it.
     pub fn decode(key: Option<&[u8]>, value: Option<&[u8]>) -> Result<Self, Undecodable> {
         let value = value.ok_or_else(|| poison("null value"))?;
+        let schema = schema::of(value);
+        // Before all else: a later build may write larger ones, under other keys, and its records are never discarded.
+        if let Some(newer) = schema.filter(|schema| *schema > SCHEMA) {
+            return Err(Undecodable::NewerSchema(newer));
+        }
         if value.len() > VALUE_BYTES_MAX {
-            return Err(too_large(value));
+            let bytes = value.len();
+            return Err(poison(format!("the value has {bytes} bytes, more than {VALUE_BYTES_MAX}")));
         }
-        let fields = json::read(value, Fields([None; 4]))
-            .map_err(|error| poison(format!("not JSON at line {}, column {}", error.line(), error.column())))?
-            .map_err(|kind| poison(format!("{kind} instead of an object")))?;
-        let [schema, account, fingerprint, upload] = fields.0;
-        match parse(schema) {
-            Some(SCHEMA) => {}
-            Some(newer) if newer > SCHEMA => return Err(Undecodable::NewerSchema(newer)),
-            _ => return Err(poison("no schema known")),
-        }
+        let schema = schema.ok_or_else(|| poison("no schema known"))?;
+        let fields = Value::decode(value).map_err(|_| poison("not Protobuf"))?;
         let key_hash = key
             .and_then(|key| std::str::from_utf8(key).ok()?.parse().ok())
             .ok_or_else(|| poison("the key is not 64 lower-case hex digits"))?;
-        let upload = upload.ok_or_else(|| poison("no upload"))?;
-        Ok(Self {
-            key_hash,
-            account: parse(account).ok_or_else(|| poison("no account"))?,
-            fingerprint: parse(fingerprint).ok_or_else(|| poison("no fingerprint"))?,
-            upload: location::decode(upload.get().as_bytes(), Shape::Batch, Rules::STORABLE)
-                .map_err(|invalid| poison(format!("invalid upload: {invalid}")))?,
-        })
-    }
-}
-
-/// The fields of a record's value.
-const FIELDS: [&str; 4] = ["schema", "account", "fingerprint", "upload"];
-
-/// Them, as they were written.
-struct Fields<'a>([Option<&'a RawValue>; FIELDS.len()]);
-
-impl<'de> Reader<'de> for Fields<'de> {
-    type Output = Result<Self, &'static str>;
-
-    fn depth(&self) -> Depth {
-        Depth::MAX
-    }
-
-    fn value(self, value: Value<'de>) -> Self::Output {
-        Err(value.kind())
-    }
-
-    fn object<A: MapAccess<'de>>(mut self, mut entries: A) -> Result<Self::Output, A::Error> {
-        let known = |name: &str| FIELDS.iter().position(|field| *field == name);
-        while let Some(field) = entries.next_key_seed(Name(known))? {
-            let value = entries.next_value()?;
-            // Of equal fields the first counts; what is not known is passed.
-            if let Some(field) = field {
-                self.0[field].get_or_insert(value);
-            }
+        let account = fields.account.and_then(|bytes| Uuid::from_slice(&bytes).ok());
+        let account = account.ok_or_else(|| poison("no account"))?;
+        let fingerprint = fields.fingerprint.and_then(|bytes| bytes.try_into().ok());
+        let fingerprint = Fingerprint(fingerprint.ok_or_else(|| poison("no fingerprint"))?);
+        let upload = fields.upload.ok_or_else(|| poison("no upload"))?;
+        let upload = protobuf::decode(&upload).map_err(|error| poison(format!("no upload: {error}")))?;
+        location::check(&upload, Rules::STORABLE)
+            .map_err(|invalid| poison(format!("invalid upload: {invalid}")))?;
+        if upload.schema() > schema {
+            return Err(poison("a field of a later schema than its own"));
         }
-        Ok(Ok(self))
+        check_fact(account, &upload, value.len())?;
+        Ok(Self { key_hash, account, fingerprint, upload })
     }
-}
-
-fn parse<'a, T: Deserialize<'a>>(field: Option<&'a RawValue>) -> Option<T> {
-    serde_json::from_str(field?.get()).ok()
 }
 
 /// As [`JournalRecord::encode`], from parts.
-///
-/// # Panics
-/// Never: an upload holds no number that JSON lacks.
 #[must_use]
 pub fn encode(account: Uuid, fingerprint: Fingerprint, upload: &Upload) -> Vec<u8> {
-    serde_json::to_vec(&Envelope { schema: SCHEMA, account, fingerprint, upload })
-        .expect("an upload is made of strings and finite numbers")
+    let value = Value {
+        schema: Some(upload.schema()),
+        account: Some(account.as_bytes().to_vec()),
+        fingerprint: Some(fingerprint.0.to_vec()),
+        upload: Some(protobuf::encode(upload)),
+    };
+    value.encode_to_vec()
 }
 
 fn poison(reason: impl Into<String>) -> Undecodable {
     Undecodable::Poison(reason.into())
 }
 
-/// A later build may write larger ones, and its records are never discarded.
-fn too_large(value: &[u8]) -> Undecodable {
-    #[derive(Deserialize)]
-    struct Versioned {
-        schema: i64,
+/// What a gateway takes leaves a fact that its topic takes. Numbers are longer in a fact, though, so what somebody else
+/// writes need not.
+fn check_fact(account: Uuid, upload: &Upload, bytes: usize) -> Result<(), Undecodable> {
+    /// More than a location has in JSON besides its texts: a name, its marks, and a number of 24 digits and signs.
+    const LOCATION_BYTES_MAX: usize = 64 + 64 * (NUMBERS.len() + TEXTS.len());
+    // A character of a text has two at most for each that it has here.
+    if upload.locations.len() * LOCATION_BYTES_MAX + 2 * bytes <= fact::VALUE_BYTES_MAX {
+        return Ok(());
     }
-    match serde_json::from_slice::<Versioned>(value) {
-        Ok(Versioned { schema }) if schema > SCHEMA => Undecodable::NewerSchema(schema),
-        _ => poison(format!("the value has {} bytes, more than {VALUE_BYTES_MAX}", value.len())),
+    match fact::encode(account, JournalTime(i64::MAX), upload).len() {
+        0..=fact::VALUE_BYTES_MAX => Ok(()),
+        bytes => {
+            Err(poison(format!("its fact would have {bytes} bytes, more than {}", fact::VALUE_BYTES_MAX)))
+        }
     }
 }
 
@@ -171,11 +149,11 @@ pub fn is_traceparent(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use prost_reflect::{DescriptorPool, DynamicMessage};
+
     use super::*;
-    use crate::journal::clock::JournalTime;
-    use crate::journal::fact;
     use crate::kafka::topics::RECORD_BYTES_MAX;
-    use crate::location::{LOCATIONS_MAX, Location};
+    use crate::location::{LOCATIONS_MAX, Location, Shape};
 
     fn record() -> JournalRecord {
         let upload = Upload { device: "d".to_owned(), locations: vec![Location::new(5, 48.2, 16.3)] };
@@ -191,43 +169,131 @@ mod tests {
         assert_eq!(JournalRecord::decode(Some(key.as_bytes()), Some(&record.encode())), Ok(record));
     }
 
-    #[test]
-    fn a_newer_schema_is_told_apart_from_poison_even_when_the_rest_is_unreadable() {
-        assert_eq!(
-            JournalRecord::decode(None, Some(br#"{"schema":2,"other":[]}"#)),
-            Err(Undecodable::NewerSchema(2))
-        );
+    /// As a build of `schema` writes it, with something behind.
+    fn of_schema(schema: u32, behind: &[u8]) -> Vec<u8> {
+        let mut value = record().encode();
+        value[1..5].copy_from_slice(&schema.to_le_bytes());
+        [&value, behind].concat()
+    }
+
+    fn decode(value: &[u8]) -> Result<JournalRecord, Undecodable> {
+        JournalRecord::decode(Some(record().key_hash.to_string().as_bytes()), Some(value))
     }
 
     #[test]
-    fn a_value_larger_than_a_gateway_writes_is_poison_unless_a_newer_build_wrote_it() {
-        let key = record().key_hash.to_string();
-        let sized = |schema: i64, bytes: usize| {
-            let value = String::from_utf8(record().encode()).unwrap();
-            let value = value.replace("\"schema\":1", &format!("\"schema\":{schema}"));
-            format!("{value}{}", " ".repeat(bytes - value.len()))
-        };
-        let decode = |value: &str| JournalRecord::decode(Some(key.as_bytes()), Some(value.as_bytes()));
-        assert_eq!(decode(&sized(1, VALUE_BYTES_MAX)), Ok(record()));
+    fn a_newer_schema_is_told_apart_from_poison_even_when_the_rest_is_unreadable() {
+        let newer = Err(Undecodable::NewerSchema(SCHEMA + 1));
+        let start = [&[0x0d][..], &(SCHEMA + 1).to_le_bytes()].concat();
+        assert_eq!(JournalRecord::decode(None, Some(&start)), newer);
+        assert_eq!(JournalRecord::decode(None, Some(&[&start[..], b"\xff\xff"].concat())), newer);
+        assert_eq!(decode(&of_schema(SCHEMA + 1, &[0; VALUE_BYTES_MAX])), newer);
+        assert_eq!(decode(&of_schema(1 << 16, b"")), Err(poison("no schema known")));
+    }
+
+    /// A field that no build reads, of so many bytes.
+    fn unknown_field(bytes: usize) -> Vec<u8> {
+        let mut field = Vec::new();
+        // The length is written in four bytes, whatever it is.
+        prost::encoding::encode_key(1000, prost::encoding::WireType::LengthDelimited, &mut field);
+        let length = bytes - field.len() - 4;
+        field.extend((0..4).map(|byte| u8::try_from(length >> (7 * byte) & 0x7f).unwrap() | 0x80));
+        *field.last_mut().unwrap() &= 0x7f;
+        field.resize(bytes, 0);
+        field
+    }
+
+    #[test]
+    fn a_value_larger_than_a_gateway_writes_is_poison() {
+        let room = VALUE_BYTES_MAX - record().encode().len();
+        assert_eq!(decode(&of_schema(1, &unknown_field(room))), Ok(record()));
         let reason = format!("the value has {} bytes, more than {VALUE_BYTES_MAX}", VALUE_BYTES_MAX + 1);
-        assert_eq!(decode(&sized(1, VALUE_BYTES_MAX + 1)), Err(Undecodable::Poison(reason.clone())));
-        assert_eq!(decode(&"?".repeat(VALUE_BYTES_MAX + 1)), Err(Undecodable::Poison(reason)));
-        assert_eq!(decode(&sized(2, VALUE_BYTES_MAX + 1)), Err(Undecodable::NewerSchema(2)));
+        assert_eq!(decode(&of_schema(1, &unknown_field(room + 1))), Err(poison(reason.clone())));
+        assert_eq!(decode(&vec![b'?'; VALUE_BYTES_MAX + 1]), Err(poison(reason)));
+    }
+
+    /// A batch of as many of these as a body of 2 MiB may have.
+    fn largest(location: &str) -> (usize, Upload) {
+        const BODY_BYTES_MAX: usize = 2 << 20;
+        let count = LOCATIONS_MAX.min(BODY_BYTES_MAX / (location.len() + 1) - 1);
+        let body = format!(r#"{{"deviceId":"d","locations":[{}]}}"#, vec![location; count].join(","));
+        assert!(body.len() <= BODY_BYTES_MAX);
+        (body.len(), location::decode(body.as_bytes(), Shape::Batch, Rules::STORABLE).unwrap())
+    }
+
+    #[test]
+    fn no_body_grows_in_the_journal_by_more_than_the_room_for_it() {
+        let label = "\u{1f4cd}".repeat(64);
+        for location in [
+            r#"{"timestamp":9,"latitude":9,"longitude":9}"#,
+            r#"{"timestamp":2e14,"latitude":-0,"longitude":-0,"accuracy":-0,"altitude":-0,"bearing":-0,"speed":-0,"batteryLevel":-0}"#,
+            r#"{"timestamp":2e14,"latitude":1e-9,"longitude":1e-9,"accuracy":9e-9,"altitude":9e-9,"bearing":9e-9,"speed":9e-9}"#,
+            r#"{"timestamp":2e14,"latitude":9,"longitude":9,"accuracy":1e8,"altitude":1e8,"bearing":9,"speed":1e5}"#,
+            r#"{"timestamp":9,"latitude":9,"longitude":9,"provider":"","networkType":""}"#,
+            &format!(
+                r#"{{"timestamp":9,"latitude":9,"longitude":9,"provider":"{label}","networkType":"{label}"}}"#
+            ),
+        ] {
+            let (body, upload) = largest(location);
+            let record = JournalRecord { upload, ..record() };
+            let value = record.encode();
+            assert!(
+                value.len() <= body + VALUE_BYTES_MAX - (2 << 20),
+                "{} from {body}: {location}",
+                value.len()
+            );
+            assert_eq!(decode(&value), Ok(record), "{location}");
+        }
     }
 
     /// What grows most on its way: the shortest spellings of numbers that are written out.
     #[test]
-    fn the_largest_body_fits_into_the_journal_and_the_fact_of_the_largest_record_into_its_topic() {
-        const BODY_BYTES_MAX: usize = 2 << 20;
-        let location = r#"{"timestamp":2e14,"latitude":9,"longitude":9,"accuracy":1e8,"altitude":1e8,"bearing":9,"speed":1e5,"batteryLevel":9}"#;
-        let body = format!(r#"{{"deviceId":"d","locations":[{}]}}"#, vec![location; LOCATIONS_MAX].join(","));
-        let upload = location::decode(body.as_bytes(), Shape::Batch, Rules::STORABLE).unwrap();
-        let value = encode(Uuid::nil(), Fingerprint([0; 32]), &upload).len();
+    fn the_fact_of_the_largest_body_fits_into_its_topic() {
+        let (_, upload) = largest(
+            r#"{"timestamp":2e14,"latitude":9,"longitude":9,"accuracy":1e8,"altitude":1e8,"bearing":9,"speed":1e5,"batteryLevel":9,"provider":"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\""}"#,
+        );
         let fact = fact::encode(Uuid::nil(), JournalTime(i64::MAX), &upload).len();
-        assert!(BODY_BYTES_MAX + value - body.len() <= VALUE_BYTES_MAX, "{value} from {}", body.len());
+        assert!(fact <= fact::VALUE_BYTES_MAX, "{fact}");
         // The key, and headers of which the device's name is the longest.
         let besides = 64 + 4 * 128 + 256;
-        assert!(VALUE_BYTES_MAX + fact - body.len() + besides <= RECORD_BYTES_MAX);
+        assert!(fact::VALUE_BYTES_MAX + besides <= RECORD_BYTES_MAX);
+        assert_eq!(check_fact(Uuid::nil(), &upload, VALUE_BYTES_MAX), Ok(()));
+    }
+
+    #[test]
+    fn a_record_whose_fact_no_topic_takes_is_poison() {
+        let label = Some("\"".repeat(64));
+        let long = 1.0e-300 / 3.0;
+        let mut location =
+            Location { provider: label.clone(), network_type: label, ..Location::new(5, 1.0, 2.0) };
+        NUMBERS.iter().for_each(|number| (number.set)(&mut location, long));
+        let upload = Upload { device: "d".to_owned(), locations: vec![location; 9000] };
+        let value = JournalRecord { upload, ..record() }.encode();
+        assert!(value.len() <= VALUE_BYTES_MAX, "{}", value.len());
+        match decode(&value) {
+            Err(Undecodable::Poison(reason)) => {
+                assert!(reason.starts_with("its fact would have "), "{reason}")
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_record_has_the_fields_names_and_types_of_its_proto() {
+        let pool = protox::compile(["proto/location_uploads.proto"], ["."]).unwrap();
+        let pool = DescriptorPool::from_file_descriptor_set(pool).unwrap();
+        let descriptor = pool.get_message_by_name("milepost.Record").unwrap();
+        let record = record();
+        let message = DynamicMessage::decode(descriptor.clone(), &record.encode()[..]).unwrap();
+        assert_eq!(message.unknown_fields().count(), 0);
+        let field = |name: &str| message.get_field_by_name(name).unwrap().into_owned();
+        assert_eq!(field("schema").as_u32(), Some(SCHEMA));
+        assert_eq!(field("account").as_bytes().unwrap()[..], record.account.as_bytes()[..]);
+        assert_eq!(field("fingerprint").as_bytes().unwrap()[..], record.fingerprint.0[..]);
+        let upload = field("upload").as_message().unwrap().encode_to_vec();
+        assert_eq!(protobuf::decode(&upload), Ok(record.upload.clone()));
+        // Nothing is left that the code would not write.
+        assert_eq!(message.fields().count(), descriptor.fields().count());
+        assert_eq!(message.encode_to_vec(), record.encode());
     }
 
     #[test]
@@ -243,23 +309,44 @@ mod tests {
     fn why_a_record_is_poison_is_named() {
         let record = record();
         let key = record.key_hash.to_string();
-        let value = String::from_utf8(record.encode()).unwrap();
-        let cases: [(&[u8], Option<String>, &str); 8] = [
-            (key.as_bytes(), None, "null value"),
-            (key.as_bytes(), Some(String::new()), "not JSON at line 1, column 0"),
-            (key.as_bytes(), Some(value[..value.len() - 9].to_owned()), "not JSON"),
-            (key.as_bytes(), Some("[]".to_owned()), "an array instead of an object"),
-            (key.as_bytes(), Some("{}".to_owned()), "no schema known"),
+        let (key, value) = (key.as_bytes(), record.encode());
+        let fields = |edit: fn(&mut Value)| {
+            let mut fields = Value::decode(&value[..]).unwrap();
+            edit(&mut fields);
+            Some(fields.encode_to_vec())
+        };
+        let of_upload = |upload: &[u8]| {
+            Some(
+                Value { upload: Some(upload.to_vec()), ..Value::decode(&value[..]).unwrap() }.encode_to_vec(),
+            )
+        };
+        let far_north = Upload { locations: vec![Location::new(5, 148.2, 16.3)], ..record.upload.clone() };
+        let cases: [(&[u8], Option<Vec<u8>>, &str); 14] = [
+            (key, None, "null value"),
+            (key, Some(Vec::new()), "no schema known"),
+            (key, Some(b"{\"schema\":1}".to_vec()), "no schema known"),
+            (key, Some(value[..value.len() - 9].to_vec()), "not Protobuf"),
             (b"k", Some(value.clone()), "the key is not 64 lower-case hex digits"),
-            (key.as_bytes(), Some(value.replace("\"account\"", "\"a\"")), "no account"),
+            (key, fields(|fields| fields.account = None), "no account"),
+            (key, fields(|fields| fields.account = Some(vec![0; 15])), "no account"),
+            (key, fields(|fields| fields.fingerprint = Some(vec![0; 33])), "no fingerprint"),
+            (key, fields(|fields| fields.upload = None), "no upload"),
+            (key, of_upload(b"\xff"), "no upload: it is not Protobuf"),
+            (key, of_upload(&[]), "invalid upload: 2 faults, the first: deviceId must not be empty"),
             (
-                key.as_bytes(),
-                Some(value.replace("48.2", "148.2")),
+                key,
+                of_upload(b"\x0a\x01d\x12\0"),
+                "invalid upload: 3 faults, the first: locations[0].timestamp",
+            ),
+            (key, of_upload(b"\x0a\x01d\x18\x01"), "no upload: it has an unknown field 3"),
+            (
+                key,
+                of_upload(&protobuf::encode(&far_north)),
                 "invalid upload: 1 faults, the first: locations[0].latitude",
             ),
         ];
         for (key, value, reason) in cases {
-            match JournalRecord::decode(Some(key), value.as_deref().map(str::as_bytes)) {
+            match JournalRecord::decode(Some(key), value.as_deref()) {
                 Err(Undecodable::Poison(text)) => assert!(text.starts_with(reason), "{text}"),
                 other => panic!("{reason}: {other:?}"),
             }

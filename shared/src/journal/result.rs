@@ -1,22 +1,21 @@
 //! The result record: the state of a key as it travels in `location-results`.
 //!
-//! Kafka key: the key hash in hex; same partition as the journal record it answers. Value, JSON:
-//! `{"schema":1,"recordOffset":…,"account":"…","fingerprint":"…","status":200,"body":"<base64>","acceptedAt":…,
-//! "expiresAt":…,"sourceOffset":…}`; times are journal time in milliseconds. One is emitted for every journal record,
-//! copies and conflicts included, and it carries the state of the *key*, so that compaction can only keep the truth.
+//! Kafka key: the key hash in hex; same partition as the journal record it answers. Value, Protobuf: the message `Result` of
+//! `shared/proto/location_results.proto`. One is emitted for every journal record, copies and conflicts included, and it
+//! carries the state of the *key*, so that compaction can only keep the truth.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use serde::{Deserialize, Serialize};
+use prost::Message as _;
+use prost::bytes::Bytes;
 use uuid::Uuid;
 
 use crate::journal::answer::{KeyState, Position};
 use crate::journal::clock::JournalTime;
 use crate::journal::key::KeyHash;
+use crate::journal::schema;
 use crate::location::fingerprint::Fingerprint;
 
-/// The newest schema this build reads and the one it writes.
-pub const SCHEMA: i64 = 1;
+/// The newest schema this build reads. It writes the lowest that can hold a result.
+pub const SCHEMA: u32 = 1;
 
 /// The state of a key after one journal record was decided.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,40 +28,47 @@ pub struct ResultRecord {
     pub state: KeyState,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
+/// The message `Result`.
+#[derive(Clone, PartialEq, prost::Message)]
 struct Value {
-    schema: i64,
-    record_offset: i64,
-    account: Uuid,
-    fingerprint: Fingerprint,
-    status: u16,
-    body: String,
-    accepted_at: JournalTime,
-    expires_at: JournalTime,
-    source_offset: i64,
+    #[prost(fixed32, optional, tag = "1")]
+    schema: Option<u32>,
+    #[prost(int64, optional, tag = "2")]
+    record_offset: Option<i64>,
+    #[prost(bytes = "vec", optional, tag = "3")]
+    account: Option<Vec<u8>>,
+    #[prost(bytes = "vec", optional, tag = "4")]
+    fingerprint: Option<Vec<u8>>,
+    #[prost(uint32, optional, tag = "5")]
+    status: Option<u32>,
+    #[prost(bytes = "bytes", optional, tag = "6")]
+    body: Option<Bytes>,
+    #[prost(int64, optional, tag = "7")]
+    accepted_at: Option<i64>,
+    #[prost(int64, optional, tag = "8")]
+    expires_at: Option<i64>,
+    #[prost(int64, optional, tag = "9")]
+    source_offset: Option<i64>,
 }
 
 impl ResultRecord {
     /// The record's value.
-    ///
-    /// # Panics
-    /// Never: the value is made of integers and strings.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let state = &self.state;
-        serde_json::to_vec(&Value {
-            schema: SCHEMA,
-            record_offset: self.record.offset,
-            account: state.account,
-            fingerprint: state.fingerprint,
-            status: state.status,
-            body: STANDARD.encode(&state.body),
-            accepted_at: state.accepted_at,
-            expires_at: state.expires_at,
-            source_offset: state.source.offset,
-        })
-        .expect("integers and strings are JSON")
+        let value = Value {
+            // All that is in it was in the first one.
+            schema: Some(1),
+            record_offset: Some(self.record.offset),
+            account: Some(state.account.as_bytes().to_vec()),
+            fingerprint: Some(state.fingerprint.0.to_vec()),
+            status: Some(state.status.into()),
+            body: Some(state.body.clone()),
+            accepted_at: Some(state.accepted_at.0),
+            expires_at: Some(state.expires_at.0),
+            source_offset: Some(state.source.offset),
+        };
+        value.encode_to_vec()
     }
 
     /// Reads a record of partition `partition` back; `None` for what this build cannot read, or no consumer can have written
@@ -70,29 +76,26 @@ impl ResultRecord {
     #[must_use]
     pub fn decode(partition: i32, key: Option<&[u8]>, value: Option<&[u8]>) -> Option<Self> {
         let key_hash = std::str::from_utf8(key?).ok()?.parse().ok()?;
-        let value: Value = serde_json::from_slice(value?).ok()?;
-        if value.schema != SCHEMA || value.record_offset < 0 {
-            return None;
-        }
-        let result = Self {
-            key_hash,
-            record: Position { partition, offset: value.record_offset },
-            state: KeyState {
-                account: value.account,
-                fingerprint: value.fingerprint,
-                status: value.status,
-                body: STANDARD.decode(value.body).ok()?.into(),
-                accepted_at: value.accepted_at,
-                expires_at: value.expires_at,
-                source: Position { partition, offset: value.source_offset },
-            },
+        schema::of(value?).filter(|schema| *schema <= SCHEMA)?;
+        let value = Value::decode(value?).ok()?;
+        let record = Position { partition, offset: value.record_offset.filter(|offset| *offset >= 0)? };
+        let state = KeyState {
+            account: Uuid::from_slice(&value.account?).ok()?,
+            fingerprint: Fingerprint(value.fingerprint?.try_into().ok()?),
+            status: value.status?.try_into().ok()?,
+            body: value.body?,
+            accepted_at: JournalTime(value.accepted_at?),
+            expires_at: JournalTime(value.expires_at?),
+            source: Position { partition, offset: value.source_offset? },
         };
-        result.state.is_sound().then_some(result)
+        state.is_sound().then_some(Self { key_hash, record, state })
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use prost_reflect::{DescriptorPool, DynamicMessage};
+
     use super::*;
     use crate::journal::answer;
 
@@ -127,27 +130,55 @@ mod tests {
 
     #[test]
     fn what_no_consumer_writes_is_not_read() {
-        let value = String::from_utf8(result().encode()).unwrap();
-        for (field, odd) in [
-            (r#""status":200"#, r#""status":101"#),
-            (r#""status":200"#, r#""status":99999"#),
-            (r#""recordOffset":99"#, r#""recordOffset":-1"#),
-            (r#""sourceOffset":42"#, r#""sourceOffset":-1"#),
-            (r#""expiresAt":6"#, r#""expiresAt":5"#),
-            (r#""expiresAt":6"#, r#""expiresAt":9223372036854775807"#),
-            (r#""schema":1"#, r#""schema":2"#),
-        ] {
-            let odd = value.replace(field, odd);
-            assert_ne!(odd, value);
-            assert_eq!(read(odd.as_bytes()), None, "{odd}");
+        let edits: [fn(&mut Value); 14] = [
+            |value| value.status = Some(101),
+            |value| value.status = Some(99_999),
+            |value| value.record_offset = Some(-1),
+            |value| value.source_offset = Some(-1),
+            |value| value.expires_at = value.accepted_at,
+            |value| value.expires_at = Some(i64::MAX),
+            |value| value.schema = Some(SCHEMA + 1),
+            |value| value.account = Some(vec![1; 15]),
+            |value| value.fingerprint = Some(vec![1; 33]),
+            |value| value.schema = None,
+            |value| value.record_offset = None,
+            |value| value.body = None,
+            |value| value.accepted_at = None,
+            |value| value.source_offset = None,
+        ];
+        for (number, edit) in edits.into_iter().enumerate() {
+            let mut value = Value::decode(&result().encode()[..]).unwrap();
+            edit(&mut value);
+            assert_eq!(read(&value.encode_to_vec()), None, "edit {number}: {value:?}");
         }
     }
 
     #[test]
     fn what_cannot_be_read_is_left_to_the_table() {
         let key = KeyHash([7; 32]).to_string();
-        for value in [None, Some(&b"{}"[..]), Some(b"nothing")] {
+        let cut = &result().encode()[..20];
+        for value in [None, Some(&b"{}"[..]), Some(b"nothing"), Some(cut)] {
             assert_eq!(ResultRecord::decode(0, Some(key.as_bytes()), value), None);
         }
+    }
+
+    #[test]
+    fn a_result_has_the_fields_names_and_types_of_its_proto() {
+        let files = protox::compile(["proto/location_results.proto"], ["."]).unwrap();
+        let pool = DescriptorPool::from_file_descriptor_set(files).unwrap();
+        let descriptor = pool.get_message_by_name("milepost.Result").unwrap();
+        let result = result();
+        let message = DynamicMessage::decode(descriptor.clone(), &result.encode()[..]).unwrap();
+        assert_eq!(message.unknown_fields().count(), 0);
+        let field = |name: &str| message.get_field_by_name(name).unwrap().into_owned();
+        let number = |name: &str| field(name).as_i64();
+        assert_eq!((field("schema").as_u32(), field("status").as_u32()), (Some(SCHEMA), Some(200)));
+        assert_eq!((number("record_offset"), number("source_offset")), (Some(99), Some(42)));
+        assert_eq!((number("accepted_at"), number("expires_at")), (Some(5), Some(6)));
+        assert_eq!(field("account").as_bytes().unwrap()[..], result.state.account.as_bytes()[..]);
+        assert_eq!(field("fingerprint").as_bytes().unwrap()[..], result.state.fingerprint.0[..]);
+        assert_eq!(field("body").as_bytes().unwrap()[..], result.state.body[..]);
+        assert_eq!(message.fields().count(), descriptor.fields().count());
+        assert_eq!(message.encode_to_vec(), result.encode());
     }
 }

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::location::FAULTS_MAX;
 use crate::location::fingerprint::Fingerprint;
 
 const NOW_MS: i64 = 1_773_480_413_000;

@@ -6,6 +6,7 @@
 //! which the fence gives to one transaction at a time. Keys are sorted for their index.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use crate::journal::answer::{KeyState, Position};
 use crate::journal::clock::JournalTime;
 use crate::journal::key::KeyHash;
 use crate::location::Location;
+use crate::location::fields::{NUMBERS, TEXTS};
 use crate::location::fingerprint::Fingerprint;
 
 /// Reads one row of `idempotency_keys`.
@@ -269,38 +271,43 @@ pub struct LocationRow<'a> {
     pub ordinal: i32,
 }
 
+/// The columns of `locations` that [`LocationRow`] fills, in its order.
+pub(super) fn location_columns() -> String {
+    let names = NUMBERS.iter().map(|number| number.other).chain(TEXTS.iter().map(|text| text.other));
+    let fields = names.collect::<Vec<_>>().join(", ");
+    format!("device_id, captured_at, {fields}, received_at, source_partition, source_offset, ordinal")
+}
+
+static INSERT_LOCATIONS: LazyLock<String> = LazyLock::new(|| {
+    let types = ["bigint", "timestamptz"].into_iter().chain(NUMBERS.iter().map(|_| "float8"));
+    let types = types.chain(TEXTS.iter().map(|_| "text")).chain(["timestamptz", "int", "bigint", "int"]);
+    let arrays: Vec<String> = (1..).zip(types).map(|(place, of)| format!("${place}::{of}[]")).collect();
+    let (columns, arrays) = (location_columns(), arrays.join(", "));
+    format!("INSERT INTO locations ({columns}) SELECT * FROM unnest({arrays})")
+});
+
 /// Inserts locations by INSERT .. SELECT FROM unnest: quicker than COPY for small batches.
 ///
 /// # Errors
 /// The database refuses.
 pub async fn insert_locations(connection: &mut PgConnection, rows: &[LocationRow<'_>]) -> sqlx::Result<()> {
-    let number =
-        |value: fn(&Location) -> Option<f64>| rows.iter().map(|row| value(row.location)).collect::<Vec<_>>();
     let time = |time: i64| JournalTime(time).to_datetime();
-    sqlx::query(
-        "INSERT INTO locations (device_id, captured_at, latitude, longitude, accuracy, altitude, bearing, speed, \
-         battery_level, provider, network_type, received_at, source_partition, source_offset, ordinal) \
-         SELECT * FROM unnest($1::bigint[], $2::timestamptz[], $3::float8[], $4::float8[], $5::float8[], \
-         $6::float8[], $7::float8[], $8::float8[], $9::float8[], $10::text[], $11::text[], $12::timestamptz[], \
-         $13::int[], $14::bigint[], $15::int[])",
-    )
-    .bind(rows.iter().map(|row| row.device_id).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| time(row.location.timestamp)).collect::<Vec<OffsetDateTime>>())
-    .bind(rows.iter().map(|row| row.location.latitude).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.location.longitude).collect::<Vec<_>>())
-    .bind(number(|location| location.accuracy))
-    .bind(number(|location| location.altitude))
-    .bind(number(|location| location.bearing))
-    .bind(number(|location| location.speed))
-    .bind(number(|location| location.battery_level))
-    .bind(rows.iter().map(|row| row.location.provider.as_deref()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.location.network_type.as_deref()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.received_at.to_datetime()).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.source.partition).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.source.offset).collect::<Vec<_>>())
-    .bind(rows.iter().map(|row| row.ordinal).collect::<Vec<_>>())
-    .execute(connection)
-    .await?;
+    let mut insert = sqlx::query(&INSERT_LOCATIONS)
+        .bind(rows.iter().map(|row| row.device_id).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| time(row.location.timestamp)).collect::<Vec<OffsetDateTime>>());
+    for number in &NUMBERS {
+        insert = insert.bind(rows.iter().map(|row| (number.get)(row.location)).collect::<Vec<_>>());
+    }
+    for text in &TEXTS {
+        insert = insert.bind(rows.iter().map(|row| (text.get)(row.location)).collect::<Vec<_>>());
+    }
+    insert
+        .bind(rows.iter().map(|row| row.received_at.to_datetime()).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.source.partition).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.source.offset).collect::<Vec<_>>())
+        .bind(rows.iter().map(|row| row.ordinal).collect::<Vec<_>>())
+        .execute(connection)
+        .await?;
     Ok(())
 }
 

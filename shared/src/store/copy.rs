@@ -3,20 +3,22 @@
 //! The format is in the PostgreSQL manual, chapter COPY, "Binary Format": a header, then per row the field count and each
 //! field as length and big-endian value, then a trailer.
 
+use std::sync::LazyLock;
+
 use sqlx::PgConnection;
 
-use super::batch::LocationRow;
+use super::batch::{LocationRow, location_columns};
 use crate::journal::answer::KeyState;
 use crate::journal::clock::JournalTime;
 use crate::journal::key::KeyHash;
+use crate::location::fields::{NUMBERS, TEXTS};
 
 /// The COPY statement for the rows of [`encode_keys`].
 pub const KEYS: &str = "COPY idempotency_keys (key_hash, account_id, fingerprint, response_status, response_body, \
     accepted_at, expires_at, source_partition, source_offset) FROM STDIN (FORMAT binary)";
 /// The COPY statement for the rows of [`encode_locations`].
-pub const LOCATIONS: &str = "COPY locations (device_id, captured_at, latitude, longitude, accuracy, altitude, bearing, speed, \
-    battery_level, provider, network_type, received_at, source_partition, source_offset, ordinal) \
-    FROM STDIN (FORMAT binary)";
+pub static LOCATIONS: LazyLock<String> =
+    LazyLock::new(|| format!("COPY locations ({}) FROM STDIN (FORMAT binary)", location_columns()));
 const HEADER: &[u8] = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0";
 const TRAILER: [u8; 2] = (-1_i16).to_be_bytes();
 /// Milliseconds from 1970 to 2000, where a `timestamptz` counts from.
@@ -67,20 +69,21 @@ fn push_key(bytes: &mut Vec<u8>, key_hash: KeyHash, state: &KeyState) {
     push_field(bytes, &state.source.offset.to_be_bytes());
 }
 
+/// Those of the table of fields, and of the device, the two times, the source and the ordinal.
+#[expect(clippy::cast_possible_truncation, reason = "there are some dozen")]
+const LOCATION_COLUMNS: i16 = (NUMBERS.len() + TEXTS.len() + 6) as i16;
+
 fn push_location(bytes: &mut Vec<u8>, row: &LocationRow<'_>) {
     let location = row.location;
-    push_count(bytes, 15);
+    push_count(bytes, LOCATION_COLUMNS);
     push_field(bytes, &row.device_id.to_be_bytes());
     push_time(bytes, JournalTime(location.timestamp));
-    push_field(bytes, &location.latitude.to_be_bytes());
-    push_field(bytes, &location.longitude.to_be_bytes());
-    let numbers =
-        [location.accuracy, location.altitude, location.bearing, location.speed, location.battery_level];
-    for number in numbers {
-        push_optional(bytes, number.map(f64::to_be_bytes).as_ref().map(<[u8; 8]>::as_slice));
+    for number in &NUMBERS {
+        push_optional(bytes, (number.get)(location).map(f64::to_be_bytes).as_ref().map(<[u8; 8]>::as_slice));
     }
-    push_optional(bytes, location.provider.as_deref().map(str::as_bytes));
-    push_optional(bytes, location.network_type.as_deref().map(str::as_bytes));
+    for text in &TEXTS {
+        push_optional(bytes, (text.get)(location).map(str::as_bytes));
+    }
     push_time(bytes, row.received_at);
     push_field(bytes, &row.source.partition.to_be_bytes());
     push_field(bytes, &row.source.offset.to_be_bytes());
@@ -103,7 +106,7 @@ fn push_optional(bytes: &mut Vec<u8>, field: Option<&[u8]>) {
 }
 
 fn push_field(bytes: &mut Vec<u8>, field: &[u8]) {
-    // The longest are labels of 64 characters (see `upload`) and answers that this build has made or read from the table.
+    // The longest are labels of 64 characters (see `location::fields`) and answers that this build has made or read from the table.
     let length = i32::try_from(field.len()).expect("a field of a row is short");
     bytes.extend_from_slice(&length.to_be_bytes());
     bytes.extend_from_slice(field);
