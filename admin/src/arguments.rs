@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use milepost_shared::program::settings::{self, DatabaseSettings, KafkaSettings, Settings};
 use milepost_shared::store::accounts::NAME_CHARS_MAX;
 use uuid::Uuid;
@@ -25,6 +25,7 @@ impl Settings for Arguments {
     fn faults(&self) -> Vec<String> {
         match &self.command {
             Command::Progress(ProgressCommand::Set(SetProgress { kafka, partition, .. }))
+            | Command::Journal(JournalCommand::Show(ShowJournal { kafka, partition, .. }))
                 if *partition >= kafka.partitions =>
             {
                 let partitions = kafka.partitions;
@@ -54,6 +55,10 @@ pub enum Command {
     /// What is stored.
     #[command(subcommand, arg_required_else_help = false)]
     Locations(LocationsCommand),
+
+    /// The topics that only the programs read.
+    #[command(subcommand, arg_required_else_help = false)]
+    Journal(JournalCommand),
     /// Records of the journal that could not be persisted.
     #[command(subcommand, arg_required_else_help = false)]
     DeadLetters(DeadLettersCommand),
@@ -226,6 +231,47 @@ pub enum LocationsCommand {
         #[command(flatten)]
         database: DatabaseSettings,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum JournalCommand {
+    /// Print records as JSON, one a line, with the locations that are in them.
+    ///
+    /// Reads as a stranger: no consumer or gateway is disturbed. What this build cannot read is printed with the reason, and
+    /// whole, in base64.
+    Show(ShowJournal),
+}
+
+#[derive(Debug, Args)]
+pub struct ShowJournal {
+    /// Where the journal is.
+    #[command(flatten)]
+    pub kafka: KafkaSettings,
+
+    /// Which topic: uploads, the journal itself, or results, the answers.
+    #[arg(long, value_enum, hide_possible_values = true, default_value_t = PrivateTopic::Uploads)]
+    pub topic: PrivateTopic,
+
+    /// Partition, below PARTITIONS.
+    #[arg(long, value_parser = clap::value_parser!(i32).range(0..1000))]
+    pub partition: i32,
+
+    /// Offset of the first record.
+    #[arg(long, value_parser = clap::value_parser!(i64).range(0..))]
+    pub offset: i64,
+
+    /// How many records at most [1..=10000].
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub count: u32,
+}
+
+/// A topic that is private to Milepost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum PrivateTopic {
+    /// `location-uploads`
+    Uploads,
+    /// `location-results`
+    Results,
 }
 
 #[derive(Debug, Subcommand)]

@@ -4,6 +4,7 @@ mod account;
 mod arguments;
 mod database;
 mod dead_letters;
+mod journal;
 mod key;
 mod locations;
 mod migrate;
@@ -16,7 +17,7 @@ use std::process::ExitCode;
 
 use milepost_shared::program::settings;
 
-use crate::arguments::{AccountCommand, Arguments, Command, DeadLettersCommand, KeyCommand};
+use crate::arguments::{AccountCommand, Arguments, Command, DeadLettersCommand, JournalCommand, KeyCommand};
 use crate::arguments::{LocationsCommand, ProgressCommand, TopicsCommand};
 
 // Kafka's metadata is read by a blocking call, which only a runtime with several threads allows.
@@ -47,6 +48,9 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Progress(ProgressCommand::List(command)) => progress::list(&command).await,
         Command::Progress(ProgressCommand::Set(command)) => progress::set(&command).await,
         Command::Locations(LocationsCommand::Count { database }) => locations::count(&database).await,
+        Command::Journal(JournalCommand::Show(command)) => {
+            tokio::task::block_in_place(|| journal::show(&command))
+        }
         Command::DeadLetters(DeadLettersCommand::List(command)) => dead_letters::list(&command).await,
     }
 }

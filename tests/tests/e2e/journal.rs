@@ -8,7 +8,7 @@ use milepost_shared::journal::record::JournalRecord;
 use milepost_shared::location::Upload;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::program::settings::EXIT_CONFIG;
-use milepost_tests::{Post, Program, Transaction, World, WorldSettings, eventually};
+use milepost_tests::{Post, Program, Transaction, World, WorldSettings, eventually, exact};
 
 use crate::load::Load;
 
@@ -199,4 +199,61 @@ async fn partitions_added_to_a_topic_end_both_programs_with_78_at_a_start_and_wh
         with_partitions_added(topic).await?;
     }
     Ok(())
+}
+
+/// What `milepost-admin journal show` prints of partition 0.
+async fn shown(world: &World, arguments: &[&str]) -> anyhow::Result<Vec<serde_json::Value>> {
+    let printed = world.administer(&[&["journal", "show", "--partition", "0"], arguments].concat()).await?;
+    Ok(printed.lines().map(serde_json::from_str).collect::<Result<_, _>>()?)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_operator_reads_journal_and_answers_as_json_and_learns_what_is_no_longer_there()
+-> anyhow::Result<()> {
+    let world = World::new(one_partition()).await?;
+    let gateway = world.gateway().await?;
+    let _consumer = world.consumer().await?;
+    let load = Load::new(&world, 3);
+    load.settle(&[world.client(&gateway)?], 1).await?;
+    let uploads = &world.topics.uploads;
+    world.kafka.append(uploads, 0, Some(b"no hash"), Some(b"nothing of ours")).await?;
+    world.settled().await?;
+
+    let records = shown(&world, &["--offset", "0", "--count", "10000"]).await?;
+    assert_eq!(records.len(), 4);
+    for (offset, (record, upload)) in records.iter().zip(&load.uploads).enumerate() {
+        assert_eq!(
+            (&record["offset"], &record["partition"], &record["schema"]),
+            (&offset.into(), &0.into(), &1.into())
+        );
+        assert_eq!(record["upload"].to_string(), exact(upload));
+        let key_hash = KeyHash::new(world.account.id, &load.keys[offset]).to_string();
+        assert_eq!(
+            (record["keyHash"].as_str(), record["account"].as_str()),
+            (Some(&key_hash[..]), Some(&world.account.id.to_string()[..]))
+        );
+        assert_eq!(record["fingerprint"], Fingerprint::of(upload).to_string());
+    }
+    assert_eq!(records[3]["unreadable"], "no schema known");
+    assert_eq!(
+        (&records[3]["key"], &records[3]["value"]),
+        (&"bm8gaGFzaA==".into(), &"bm90aGluZyBvZiBvdXJz".into())
+    );
+
+    let results = shown(&world, &["--topic", "results", "--offset", "1", "--count", "2"]).await?;
+    assert_eq!(results.iter().map(|result| &result["recordOffset"]).collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(results[0]["keyHash"], records[1]["keyHash"]);
+    assert_eq!(results[0]["body"], r#"{"success":true,"processedCount":2}"#);
+    assert_eq!(shown(&world, &["--offset", "2"]).await?.len(), 1, "one, if not told otherwise");
+
+    world.kafka.delete_records(uploads, 0, 2).await?;
+    for (offset, told) in
+        [("1", "no longer holds record 1: it begins at 2"), ("4", "has no record 4 yet: it ends before 4")]
+    {
+        let output = world.admin(&["journal", "show", "--partition", "0", "--offset", offset]).await?;
+        let error = String::from_utf8(output.stderr)?;
+        assert!(output.status.code() == Some(1) && error.contains(told), "{error}");
+    }
+    assert_eq!(shown(&world, &["--offset", "2", "--count", "9"]).await?, records[2..]);
+    world.finish(&load.expected()).await
 }
