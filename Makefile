@@ -1,6 +1,6 @@
 # The commands of Milepost. Settings go in the environment: GPX=file make run, GATEWAYS=2 CONSUMERS=2 make up.
 .DEFAULT_GOAL := help
-.PHONY: help run up down test torture mutants bench model check-compose check-workflow check-dependencies clean
+.PHONY: help run up down test torture mutants mixed bench model check-compose check-workflow check-dependencies clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ torture: ## Run it under load and faults and check every invariant (PLAN=smoke|d
 
 mutants: ## Plant each bug in turn: the checker named for it has to catch it (ONLY=name SEED=n)
 	@torture/run mutants $(if $(ONLY),--only $(ONLY)) $(if $(SEED),--seed $(SEED))
+
+mixed: ## Roll the next build over this one under load, and back (torture/next-version.patch)
+	@torture/run mixed
 
 bench: ## Measure it on a quiet machine (20 minutes; QUICK=1: 3 minutes, FULL=1: every size)
 	@bench/run --size $(if $(QUICK),quick,$(if $(FULL),full,standard))

@@ -55,7 +55,6 @@ pub enum Command {
     /// What is stored.
     #[command(subcommand, arg_required_else_help = false)]
     Locations(LocationsCommand),
-
     /// The topics that only the programs read.
     #[command(subcommand, arg_required_else_help = false)]
     Journal(JournalCommand),

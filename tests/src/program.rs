@@ -56,6 +56,18 @@ impl Program {
         Ok(Self { name, ops, listen, log, binary, environment, child: None, http })
     }
 
+    /// Has it be the program of the same name in another directory, from the next start on.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn set_build(&mut self, directory: &Path) -> anyhow::Result<()> {
+        let name = self.binary.file_name().context("a program has a name")?;
+        let binary = directory.join(name);
+        ensure!(binary.is_file(), "no {}", binary.display());
+        self.binary = binary;
+        Ok(())
+    }
+
     /// Changes a setting for the next start.
     pub fn set(&mut self, name: &str, value: &str) {
         self.environment.insert(name.to_owned(), value.to_owned());

@@ -5,7 +5,7 @@
 //! [`system`] runs behind the links of a [`proxy`]. [`drive`] sends the operations' uploads and writes the [`history`], while
 //! [`inject`] breaks and heals things and [`observe`] watches from the side. When all is healed and quiet, the [`evidence`]
 //! is read from journal, topics and tables, and every [`check`] compares it with the history. The [`report`] says what came
-//! of it. [`mutants`] shows that the checkers catch what they are for.
+//! of it. [`mutants`] shows that the checkers catch what they are for, and [`mixed`] that one build can be rolled over another.
 
 pub mod check;
 pub mod drive;
@@ -14,6 +14,7 @@ pub mod fault;
 pub mod gather;
 pub mod history;
 pub mod inject;
+pub mod mixed;
 pub mod mutants;
 pub mod observe;
 pub mod operation;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 use milepost_shared::program::shutdown;
+use milepost_torture::mixed;
 use milepost_torture::mutants::{self, Mutant};
 use milepost_torture::plan::Plan;
 use milepost_torture::run::{self, Options};
@@ -41,6 +42,11 @@ enum Command {
         /// Only the faults whose names contain this.
         #[arg(long, default_value = "")]
         only: String,
+        #[command(flatten)]
+        places: Places,
+    },
+    /// The next build rolled over this one under load, and back.
+    Mixed {
         #[command(flatten)]
         places: Places,
     },
@@ -87,6 +93,10 @@ async fn perform(command: Command) -> anyhow::Result<bool> {
         }
         Command::Faults { only, places } => {
             tour::faults_tour(places.bin_dir, rand::random(), &only).await?;
+            true
+        }
+        Command::Mixed { places } => {
+            mixed::roll(places.bin_dir).await?;
             true
         }
         Command::Mutants { only, seed, places } => {

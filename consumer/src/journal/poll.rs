@@ -234,7 +234,7 @@ impl Poller {
             pass_hole(partition, offset, assigned)?;
         }
         self.crash.point(CrashPoint::Polled);
-        match record::decode(message, &self.accounts, assigned.settled_below) {
+        match record::decode(message, &self.accounts, assigned.persisted_below) {
             Ok(record) => {
                 let bytes = message.payload_len() + message.key_len();
                 self.batch.push(record, bytes, assigned);

@@ -214,10 +214,10 @@ async fn an_operator_reads_journal_and_answers_as_json_and_learns_what_is_no_lon
     let gateway = world.gateway().await?;
     let _consumer = world.consumer().await?;
     let load = Load::new(&world, 3);
-    load.settle(&[world.client(&gateway)?], 1).await?;
+    load.post_until_final(&[world.client(&gateway)?], 1).await?;
     let uploads = &world.topics.uploads;
     world.kafka.append(uploads, 0, Some(b"no hash"), Some(b"nothing of ours")).await?;
-    world.settled().await?;
+    world.caught_up().await?;
 
     let records = shown(&world, &["--offset", "0", "--count", "10000"]).await?;
     assert_eq!(records.len(), 4);
