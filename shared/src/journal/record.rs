@@ -320,8 +320,9 @@ mod tests {
                 Value { upload: Some(upload.to_vec()), ..Value::decode(&value[..]).unwrap() }.encode_to_vec(),
             )
         };
-        let far_north = Upload { locations: vec![Location::new(5, 148.2, 16.3)], ..record.upload.clone() };
-        let cases: [(&[u8], Option<Vec<u8>>, &str); 14] = [
+        let far_north = Upload { device: "d".to_owned(), locations: vec![Location::new(5, 148.2, 16.3)] };
+        type Case<'a> = (&'a [u8], Option<Vec<u8>>, &'a str);
+        let cases: [Case<'_>; 14] = [
             (key, None, "null value"),
             (key, Some(Vec::new()), "no schema known"),
             (key, Some(b"{\"schema\":1}".to_vec()), "no schema known"),
