@@ -10,12 +10,13 @@ use milepost_shared::journal::fact::HEADER_TRACEPARENT;
 use milepost_shared::journal::record::JournalRecord;
 use milepost_shared::journal::result::ResultRecord;
 use milepost_shared::journal::schema;
+use milepost_shared::kafka::client::{self, Watching};
+use milepost_shared::kafka::reader::{self, Reader};
 use milepost_shared::kafka::topics::TopicNames;
-use rdkafka::config::ClientConfig;
-use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::Offset;
+use rdkafka::consumer::Consumer as _;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
-use rdkafka::{Offset, TopicPartitionList};
 use serde_json::{Value, json};
 
 use crate::arguments::{PrivateTopic, ShowJournal};
@@ -30,9 +31,10 @@ pub fn show(command: &ShowJournal) -> anyhow::Result<()> {
         PrivateTopic::Uploads => names.uploads,
         PrivateTopic::Results => names.results,
     };
-    let consumer: BaseConsumer =
-        client(&kafka.kafka_brokers).create().context("cannot make a Kafka client")?;
-    let (begin, end) = consumer
+    let reader: Reader = client::journal_show(kafka)
+        .create_with_context(Watching::default())
+        .context("cannot make a Kafka client")?;
+    let (begin, end) = reader
         .fetch_watermarks(&topic, *partition, TIMEOUT)
         .with_context(|| format!("cannot ask for partition {partition} of {topic}"))?;
     ensure!(
@@ -43,12 +45,10 @@ pub fn show(command: &ShowJournal) -> anyhow::Result<()> {
         *offset < end,
         "partition {partition} of {topic} has no record {offset} yet: it ends before {end}"
     );
-    let mut start = TopicPartitionList::new();
-    start.add_partition_offset(&topic, *partition, Offset::Offset(*offset))?;
-    consumer.assign(&start)?;
+    reader::assign(&reader, &topic, [(*partition, Offset::Offset(*offset))])?;
     let mut out = std::io::stdout().lock();
     for _ in 0..*count {
-        let Some(message) = next(&consumer)? else { break };
+        let Some(message) = next(&reader)? else { break };
         let line = match of {
             PrivateTopic::Uploads => upload(&message),
             PrivateTopic::Results => result(&message),
@@ -58,29 +58,11 @@ pub fn show(command: &ShowJournal) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn client(brokers: &str) -> ClientConfig {
-    let mut config = ClientConfig::new();
-    config
-        .set("bootstrap.servers", brokers)
-        .set("client.id", "milepost-admin")
-        // Of no group: nothing is committed, and nobody is disturbed.
-        .set("enable.auto.commit", "false")
-        .set("enable.partition.eof", "true")
-        .set("auto.offset.reset", "error")
-        .set("allow.auto.create.topics", "false")
-        // As the consumer reads: a record of an open transaction is a record.
-        .set("isolation.level", "read_uncommitted")
-        .set("check.crcs", "true")
-        // What is fetched ahead and not asked for.
-        .set("queued.max.messages.kbytes", "8192");
-    config
-}
-
 /// The next record; `None` at the end of the partition.
-fn next(consumer: &BaseConsumer) -> anyhow::Result<Option<BorrowedMessage<'_>>> {
+fn next(reader: &Reader) -> anyhow::Result<Option<BorrowedMessage<'_>>> {
     let deadline = Instant::now() + TIMEOUT;
     while let Some(left) = deadline.checked_duration_since(Instant::now()) {
-        match consumer.poll(left) {
+        match reader.poll(left) {
             Some(Ok(message)) => return Ok(Some(message)),
             Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
             // The client goes on by itself; what it does not get over is told at the deadline.

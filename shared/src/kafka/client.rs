@@ -162,6 +162,18 @@ pub fn journal_ends(kafka: &KafkaSettings) -> ClientConfig {
     config
 }
 
+/// The administrator's look at single records.
+#[must_use]
+pub fn journal_show(kafka: &KafkaSettings) -> ClientConfig {
+    let mut config = assigned(kafka, "milepost-admin");
+    config
+        .set("auto.offset.reset", "error")
+        .set("check.crcs", "true")
+        // What is fetched ahead and not asked for.
+        .set("queued.max.messages.kbytes", "8192");
+    config
+}
+
 /// A member of the consumer group, which gives it up when it has been silent for `session_timeout`.
 #[must_use]
 pub fn journal_member(kafka: &KafkaSettings, session_timeout: Duration) -> ClientConfig {
