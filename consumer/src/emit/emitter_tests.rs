@@ -240,7 +240,7 @@ async fn emitted(
             nexts.extend(emitted.into_iter().map(|(partition, emitted)| (partition, emitted.next)));
         }
     };
-    tokio::time::timeout(PATIENCE, emitting).await.expect("nothing is tried for ever");
+    tokio::time::timeout(PATIENCE, emitting).await.expect("nothing is retried forever");
     nexts
 }
 

@@ -4,7 +4,7 @@
 //! emitted again or persisted again, whichever store lost it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What is known of a partition when it is assigned. Offsets are next offsets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -108,28 +108,39 @@ pub struct Assigned {
 
 /// The partitions that are this consumer's. Written by the polling thread only, read by all.
 #[derive(Debug, Clone, Default)]
-pub struct Assignment(Arc<Mutex<(u64, BTreeMap<i32, Assigned>)>>);
+pub struct Assignment(Arc<Mutex<Inner>>);
+
+#[derive(Debug, Default)]
+struct Inner {
+    /// Of the newest assignment.
+    generation: u64,
+    partitions: BTreeMap<i32, Assigned>,
+}
 
 impl Assignment {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Adds a partition. Returns the assignment's generation.
     pub fn add(&self, partition: i32, persisted_below: i64, start: i64) -> u64 {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.0 += 1;
-        let generation = inner.0;
-        inner.1.insert(partition, Assigned { generation, persisted_below, expected: start });
+        let mut inner = self.lock();
+        inner.generation += 1;
+        let generation = inner.generation;
+        inner.partitions.insert(partition, Assigned { generation, persisted_below, expected: start });
         generation
     }
 
     /// Takes a partition away.
     pub fn remove(&self, partition: i32) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.remove(&partition);
+        self.lock().partitions.remove(&partition);
     }
 
     /// Notes that the record at `offset` was polled. Returns what was assigned before, with the offset after the record before
     /// it; `None` if the partition is not this consumer's.
     pub fn polled(&self, partition: i32, offset: i64) -> Option<Assigned> {
-        let mut inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let assigned = inner.1.get_mut(&partition)?;
+        let mut inner = self.lock();
+        let assigned = inner.partitions.get_mut(&partition)?;
         let before = *assigned;
         assigned.expected = offset + 1;
         Some(before)
@@ -138,21 +149,21 @@ impl Assignment {
     /// Whether a partition is still the one assigned in `generation`.
     #[must_use]
     pub fn is_current(&self, partition: i32, generation: u64) -> bool {
-        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.1.get(&partition).is_some_and(|assigned| assigned.generation == generation)
+        let inner = self.lock();
+        inner.partitions.get(&partition).is_some_and(|assigned| assigned.generation == generation)
     }
 
     /// The offset expected next from a partition.
     #[must_use]
     pub fn expected(&self, partition: i32) -> Option<i64> {
-        let inner = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        inner.1.get(&partition).map(|assigned| assigned.expected)
+        let inner = self.lock();
+        inner.partitions.get(&partition).map(|assigned| assigned.expected)
     }
 
     /// All partitions assigned.
     #[must_use]
     pub fn partitions(&self) -> Vec<i32> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).1.keys().copied().collect()
+        self.lock().partitions.keys().copied().collect()
     }
 }
 
@@ -220,8 +231,8 @@ mod tests {
         assert_eq!(start(3, known(Some(104))), Ok(101));
         assert_eq!(start(3, known(None)), Ok(101));
         // Its topic was created again, and the group's offsets went with it.
-        let anew = Known { group: None, emitted: 101, ..known(Some(0)) };
-        let gap = start(3, anew).unwrap_err();
+        let created_again = Known { group: None, emitted: 101, ..known(Some(0)) };
+        let gap = start(3, created_again).unwrap_err();
         assert_eq!(gap, Gap::Overwritten { partition: 3, progress: 101, later: 0 });
         let text = gap.to_string();
         assert!(text.contains("partition 3 is not the one that was persisted"), "{text}");

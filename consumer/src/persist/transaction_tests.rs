@@ -159,7 +159,7 @@ fn stranger(offset: i64, account: Uuid) -> Record {
 
 /// Persists; fails instead of trying forever.
 async fn persist(persister: &mut Persister, batch: Batch) -> Result<Persisted, PersistError> {
-    tokio::time::timeout(Duration::from_secs(30), persister.persist(batch)).await.expect("tried for ever")
+    tokio::time::timeout(Duration::from_secs(30), persister.persist(batch)).await.expect("retried forever")
 }
 
 fn batch(persisted_below: i64, records: impl IntoIterator<Item = Record>) -> Batch {
@@ -393,7 +393,7 @@ async fn a_batch_too_large_for_the_time_it_may_take_is_cut_until_its_pieces_are_
     let deadline = Duration::from_secs(60);
     let (positions, sizes) = tokio::time::timeout(deadline, persist_in_pieces(&mut persister, whole))
         .await
-        .expect("it is tried for ever");
+        .expect("it is retried forever");
     assert_eq!(positions, records().map(|record| record.position).collect::<Vec<_>>());
     assert!(sizes.len() > 2 && sizes.iter().all(|size| *size <= 16), "{sizes:?}");
     assert_eq!((fixture.next_offset(0).await, fixture.next_offset(1).await), (16, 16));
@@ -500,8 +500,8 @@ async fn a_dead_letter_of_a_rewound_journal_is_stored_beside_the_one_before_it_a
         record.time = record.time.plus(Duration::from_secs(3600));
         record
     };
-    let anew = [poison(0), upload(0, 1, 1, 1, 1), upload(0, 2, 2, 2, 1)].map(hour_later);
-    persist(&mut fixture.persister(1000), batch(0, anew)).await.unwrap();
+    let rewound = [poison(0), upload(0, 1, 1, 1, 1), upload(0, 2, 2, 2, 1)].map(hour_later);
+    persist(&mut fixture.persister(1000), batch(0, rewound)).await.unwrap();
     assert_eq!(fixture.count("dead_letters").await, 4);
     let run = progress::poison_run(&mut fixture.connection, TOPIC, 0, 3, 9).await.unwrap();
     assert_eq!(run, 0, "those just below the progress are of the journal before");

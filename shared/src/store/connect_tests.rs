@@ -61,8 +61,8 @@ async fn a_plan_is_made_once_and_uses_indexes_though_the_tables_were_empty() {
     for (connection, statements) in [(consumer, 2), (gateway, 1)] {
         let plans =
             "SELECT sum(custom_plans)::bigint, sum(generic_plans)::bigint FROM pg_prepared_statements";
-        let (anew, kept): (i64, i64) = sqlx::query_as(plans).fetch_one(connection).await.unwrap();
-        assert!(anew == 0 && kept >= statements * RUNS, "{anew} runs were planned anew, {kept} were not");
+        let (again, kept): (i64, i64) = sqlx::query_as(plans).fetch_one(connection).await.unwrap();
+        assert!(again == 0 && kept >= statements * RUNS, "{again} runs were planned again, {kept} were not");
     }
     for (tables, (whole, by_index)) in TABLES.into_iter().zip(before) {
         let (whole_after, by_index_after) = reads(&mut connections, tables).await;
