@@ -1,13 +1,10 @@
 //! `milepost-gateway`: composes the parts and serves until a signal.
 
 use std::process::ExitCode;
-use std::sync::Arc;
 use std::time::Duration;
 
-use milepost_gateway::admission::authenticate::ApiKeys;
-use milepost_gateway::admission::rate::Rates;
 use milepost_gateway::answer::service::Answers;
-use milepost_gateway::http::router::Front;
+use milepost_gateway::app::App;
 use milepost_gateway::http::server;
 use milepost_gateway::settings::GatewaySettings;
 use milepost_shared::journal::clock::Clock;
@@ -56,19 +53,19 @@ async fn serve(
     let serving = stop.child_token();
     let (checked, checks) = check(&settings, &readiness, &serving)?;
     let answers = Answers::start(
-        &settings.middle,
+        &settings.answers,
         &settings.kafka,
         &settings.database,
         Clock::new(settings.tests.clock_offset_ms),
         Crash::new(settings.tests.crash_at.clone()),
         &readiness,
     )?;
-    let front = front(&settings, answers.clone(), &readiness, &serving)?;
+    let app = App::new(&settings, answers.clone(), &readiness, &serving)?;
     let _ = timeout(CHECK_PATIENCE, checked.cancelled()).await;
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "listening");
     }
-    server::serve(listener, front, &settings.server, &readiness, &serving).await;
+    server::serve(listener, app.pipeline, app.refuser, &settings.server, &readiness, &serving).await;
     answers.drain(ANSWERS_DRAIN).await;
     Ok(checks.await??)
 }
@@ -100,24 +97,4 @@ fn check(
         checked.map(drop)
     });
     Ok((checked, checks))
-}
-
-fn front(
-    settings: &GatewaySettings,
-    answers: Answers,
-    readiness: &Readiness,
-    serving: &CancellationToken,
-) -> anyhow::Result<Arc<Front>> {
-    let timeout = settings.api_keys.api_key_timeout.max(Duration::from_secs(5));
-    let options = connect::options(&settings.database.database_url, "milepost-gateway", timeout)?;
-    let api_keys = ApiKeys::new(&settings.api_keys, options, readiness);
-    tokio::spawn(api_keys.clone().refresh(serving.clone()));
-    let rates = Arc::new(Rates::new(&settings.uploads));
-    tokio::spawn({
-        let (rates, serving) = (Arc::clone(&rates), serving.clone());
-        async move { rates.forget(&serving).await }
-    });
-    let clock = Clock::new(settings.tests.clock_offset_ms);
-    let parts = (api_keys, rates, answers);
-    Ok(Arc::new(Front::new(&settings.uploads, parts, clock, serving.clone())))
 }

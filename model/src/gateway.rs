@@ -61,13 +61,14 @@ pub fn all_in_the_end(universe: &Universe, is_right: impl Fn(i64, &KeyState) -> 
         .collect();
     universe.journal.records().all(|(offset, Record { time, .. })| {
         let record = at(offset);
-        let is_mine = |result: &&ResultRecord| {
-            matching::is_mine(record, time, result) || matching::is_mine(record, UNKNOWN_TIME, result)
+        let is_result_for = |result: &&ResultRecord| {
+            matching::is_result_for(record, time, result)
+                || matching::is_result_for(record, UNKNOWN_TIME, result)
         };
         let known = [universe.cache.get(), rows.last()].into_iter().flatten();
         results
             .iter()
-            .filter(is_mine)
+            .filter(is_result_for)
             .map(|result| &result.state)
             .chain(known.filter(|state| matching::is_answered_by(record, time, state)))
             .chain(matching::answer_of(record, time, &rows))

@@ -1,7 +1,7 @@
 //! Who sends: an API key, known by the SHA-256 of its secret.
 //!
 //! All keys are loaded at start and again every few seconds, so that Postgres may be away; only a key that is
-//! not among them is looked up, for it may be new.
+//! not among them is looked up, since it may be new.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,6 +22,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use crate::admission::problem::{CREDENTIALS_UNVERIFIED, UNAUTHORIZED};
 use crate::http::problem::Problem;
 
 const MS: Duration = Duration::from_millis(1);
@@ -29,17 +30,17 @@ const SECOND: Duration = Duration::from_secs(1);
 const API_KEYS: &str = "api_keys";
 /// The header of an API key.
 pub const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-/// One for refreshing, two for keys that are not known.
+/// One to refresh all keys, two to look up unknown ones.
 const CONNECTIONS: usize = 3;
 /// Longest time to load all keys.
 const REFRESH_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause after a failed attempt as long as no keys were loaded at all.
+/// Pause between attempts until the keys have been loaded for the first time.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// How long an unknown key stays unknown without being looked up again, and how many of them.
+/// How long an unknown key is refused without another look-up, and how many such keys are remembered.
 const UNKNOWN_FOR: Duration = Duration::from_secs(3);
 const UNKNOWN_MAX: u64 = 10_000;
 
-/// How API keys are known.
+/// How API keys are loaded.
 #[derive(Debug, Clone, Args)]
 pub struct ApiKeySettings {
     /// How often all API keys are loaded again; a revoked one works that much longer [100ms..=50s].
@@ -59,9 +60,9 @@ type Known = HashMap<Hash, Uuid>;
 pub struct ApiKeys(Arc<Keys>);
 
 struct Keys {
-    /// `None` until they were loaded once.
+    /// `None` until they have been loaded once.
     known: ArcSwapOption<Known>,
-    /// Keys that were found in the database since they were loaded, and, as `None`, those that were not.
+    /// Keys looked up since then; `None` for those that the database does not know.
     lately: Cache<Hash, Option<Uuid>>,
     connections: Connections,
     settings: ApiKeySettings,
@@ -119,23 +120,23 @@ impl ApiKeys {
     /// The account of a request.
     ///
     /// # Errors
-    /// [`Problem::Unauthorized`], or [`Problem::CredentialsUnverified`] where only the database could tell.
+    /// [`UNAUTHORIZED`], or [`CREDENTIALS_UNVERIFIED`] where only the database knows.
     pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Uuid, Problem> {
-        let secret = secret(headers).ok_or(Problem::Unauthorized)?;
+        let secret = secret(headers).ok_or(UNAUTHORIZED)?;
         let hash: Hash = Sha256::digest(secret).into();
         let known = self.0.known.load().as_ref().and_then(|known| known.get(&hash).copied());
         if let Some(account) = known {
             return Ok(account);
         }
-        // What is known is well-formed; what is not is no reason to ask the database.
+        // Known keys are well-formed; a malformed one is not worth a look-up.
         if !is_well_formed(secret) {
-            return Err(Problem::Unauthorized);
+            return Err(UNAUTHORIZED);
         }
         let found = match self.0.lately.get(&hash) {
             Some(found) => found,
             None => Box::pin(self.0.look_up(hash)).await?,
         };
-        found.ok_or(Problem::Unauthorized)
+        found.ok_or(UNAUTHORIZED)
     }
 }
 
@@ -147,12 +148,12 @@ impl Keys {
                 self.lately.insert(hash, found);
                 Ok(found)
             }
-            Ok(Err(_)) | Err(_) => Err(Problem::CredentialsUnverified),
+            Ok(Err(_)) | Err(_) => Err(CREDENTIALS_UNVERIFIED),
         }
     }
 }
 
-/// The one secret of a request. Credentials of another scheme are not meant for us: proxies add them.
+/// The one secret of a request. Credentials of another scheme are ignored: proxies add them.
 fn secret(headers: &HeaderMap) -> Option<&str> {
     let mut given = None;
     for value in headers.get_all(X_API_KEY) {
@@ -162,7 +163,7 @@ fn secret(headers: &HeaderMap) -> Option<&str> {
         }
     }
     for value in headers.get_all(AUTHORIZATION) {
-        // Bytes that are no text belong to another scheme too: a bearer's token is ASCII.
+        // Bytes that are not text belong to another scheme too: a bearer token is ASCII.
         let Ok(text) = value.to_str() else { continue };
         let (scheme, secret) = text.split_once(' ').unwrap_or((text, ""));
         let secret = secret.trim_start_matches(' ');

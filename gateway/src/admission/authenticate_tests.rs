@@ -107,13 +107,13 @@ fn what_is_no_single_well_formed_secret_is_none() {
 }
 
 #[tokio::test]
-async fn known_new_unknown_and_malformed_keys_are_told_apart() {
+async fn known_new_unknown_and_malformed_keys_are_kept_apart() {
     let world = world("50s").await;
     world.load().await;
     assert_eq!(world.with(SECRET).await, Ok(ACCOUNT));
     let unknown = OTHER.replace('y', "z");
-    assert_eq!(world.with(&unknown).await, Err(Problem::Unauthorized));
-    assert_eq!(world.with("nonsense").await, Err(Problem::Unauthorized));
+    assert_eq!(world.with(&unknown).await, Err(UNAUTHORIZED));
+    assert_eq!(world.with("nonsense").await, Err(UNAUTHORIZED));
     // Made after the gateway has loaded all keys.
     create_key(&world.database, OTHER).await;
     assert_eq!(world.with(OTHER).await, Ok(ACCOUNT));
@@ -125,32 +125,32 @@ async fn a_revoked_key_is_unknown_after_the_next_refresh() {
     world.load().await;
     assert_eq!(world.with(SECRET).await, Ok(ACCOUNT));
     revoke_key(&world.database, SECRET).await;
-    eventually("the key is revoked", async || world.with(SECRET).await == Err(Problem::Unauthorized)).await;
+    eventually("the key is revoked", async || world.with(SECRET).await == Err(UNAUTHORIZED)).await;
 }
 
 #[tokio::test]
-async fn without_postgres_known_keys_go_on_working_and_others_cannot_be_told() {
+async fn without_postgres_known_keys_go_on_working_and_others_cannot_be_verified() {
     let mut world = world("100ms").await;
     world.load().await;
     world.database = testing::database().await;
-    let unverified = async || world.with(OTHER).await == Err(Problem::CredentialsUnverified);
+    let unverified = async || world.with(OTHER).await == Err(CREDENTIALS_UNVERIFIED);
     eventually("Postgres is away", unverified).await;
     assert_eq!(world.with(SECRET).await, Ok(ACCOUNT));
     assert!(world.readiness.is_ready());
     // That needs no database.
-    assert_eq!(world.with("nonsense").await, Err(Problem::Unauthorized));
+    assert_eq!(world.with("nonsense").await, Err(UNAUTHORIZED));
 }
 
 #[tokio::test]
-async fn a_gateway_that_never_reached_postgres_is_not_ready_and_tells_nobody_401() {
+async fn a_gateway_that_never_reached_postgres_is_not_ready_and_gives_nobody_401() {
     let nowhere = "postgres://milepost@127.0.0.1:1/milepost";
     let options = connect::options(nowhere, "milepost-test", Duration::from_secs(1)).unwrap();
     let readiness = Readiness::default();
     let api_keys = ApiKeys::new(&settings(&[]).api_keys, options, &readiness);
     let stop = CancellationToken::new();
     tokio::spawn(api_keys.clone().refresh(stop.clone()));
-    let told = api_keys.authenticate(&headers(&[("x-api-key", SECRET)])).await;
-    assert_eq!(told, Err(Problem::CredentialsUnverified));
+    let answer = api_keys.authenticate(&headers(&[("x-api-key", SECRET)])).await;
+    assert_eq!(answer, Err(CREDENTIALS_UNVERIFIED));
     assert!(!readiness.is_ready());
     stop.cancel();
 }

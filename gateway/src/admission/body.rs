@@ -1,4 +1,4 @@
-//! Reads bodies, within a size, a time, and the memory that all of them may take together.
+//! Reads bodies, within bounds of size, time, and the memory that all of them may take together.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -7,61 +7,71 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody as _};
 use bytes::Bytes;
+use clap::Args;
 use futures::poll;
 use http_body_util::BodyExt as _;
+use milepost_shared::program::settings::duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
-use crate::answer::outcome::Unavailable;
-use crate::http::problem::Problem;
-use crate::settings::UploadSettings;
+use crate::admission::problem::{BODY_TIMEOUT, UNREADABLE_BODY, body_too_large};
+use crate::http::problem::{OVERLOAD, Problem};
 
-/// What is read of a refused body, at most.
-const DISCARDED_BYTES_MAX: usize = 64 << 10;
-/// How long a refusal waits for that.
-const DISCARD_TIMEOUT: Duration = Duration::from_millis(500);
+const MS: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
 /// A body that has not arrived within this time is slow.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
-/// Slow bodies together may have this part of the memory, so that they cannot keep others from it.
+/// All slow bodies together may take one part in so many of the memory, so that they leave room for others.
 const SLOW_PART: usize = 2;
 
-/// What of an upload's memory may count wrongly: as much as it takes anyway, with its request and its connection.
+/// How far the memory counted for an upload may be off: by no more than its request and its connection take anyway.
 const UNCOUNTED_MAX: usize = 4 << 10;
+
+/// The bounds of bodies.
+#[derive(Debug, Clone, Args)]
+pub struct BodySettings {
+    /// Largest body, bytes, also after decompression; past it 413 [1024..=2097152].
+    #[arg(long, env, default_value_t = 1 << 20, value_parser = clap::value_parser!(u32).range(1024..=2 << 20))]
+    pub body_bytes_max: u32,
+
+    /// Memory for the bodies of all requests being served, KiB; past it 503 [4096..=67108864].
+    #[arg(long, env, default_value_t = 262_144, value_parser = clap::value_parser!(u32).range(4096..=64 << 20))]
+    pub body_memory_kib: u32,
+
+    /// Longest silence of a client that is sending a body; past it 408 [100ms..=5m].
+    #[arg(long, env, default_value = "15s", value_parser = duration(100 * MS, 300 * SECOND))]
+    pub body_silence: Duration,
+
+    /// Longest wait for a whole body; past it 408 [100ms..=1h].
+    #[arg(long, env, default_value = "5m", value_parser = duration(100 * MS, 3600 * SECOND))]
+    pub body_timeout: Duration,
+}
 
 /// The bounds of all bodies. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Bodies {
-    bytes_max: usize,
+    /// Most bytes of one body, also after decompression.
+    pub bytes_max: usize,
     silence: Duration,
     timeout: Duration,
     /// One permit for each byte held.
     memory: Arc<Semaphore>,
-    /// One for each byte that the bodies that are slow will have, besides.
+    /// One permit for each byte that slow bodies will have, in addition.
     slow_memory: Arc<Semaphore>,
 }
 
 /// How a body arrives.
 struct Pace {
-    /// How many bytes it will have at most.
+    /// The most bytes it can have.
     whole: usize,
-    /// When it first had to be waited for.
+    /// When it had to be waited for the first time.
     waited_since: Option<Instant>,
-    /// If it is slow, its part of the slow bodies' memory, until it is whole: all of it from the beginning, so that no
-    /// slow bodies keep one another from their ends. Others may: what has arrived counts with all bodies.
+    /// If it is slow, its share of the slow bodies' memory until it is whole: taken all at once, so that slow bodies do not
+    /// keep one another from being completed. (What has arrived counts against the memory of all bodies besides.)
     slow: Option<OwnedSemaphorePermit>,
 }
 
-/// A body on its way.
-pub struct Arriving {
-    body: Body,
-    /// Something was asked of it; a client that expects `100 Continue` has been told to send.
-    begun: bool,
-    ended: bool,
-    /// It cannot be read on; nor can the connection.
-    broken: bool,
-}
-
-/// A whole body, or what was made of it. Its memory counts until this is dropped.
+/// A whole body, or what was made of it. Its memory is counted until this is dropped.
 #[derive(Debug)]
 pub struct Held {
     /// What was sent.
@@ -70,16 +80,16 @@ pub struct Held {
 }
 
 impl Held {
-    /// Counts more memory, needed to make something of the body.
+    /// Counts more memory, which decoding the body takes.
     ///
     /// # Errors
-    /// There is no more.
+    /// There is none left.
     pub fn reserve(&mut self, bytes: usize) -> Result<(), Problem> {
         self.memory.merge(take(self.memory.semaphore(), bytes)?);
         Ok(())
     }
 
-    /// Takes more of a body that will have so many bytes at most. All the room for it counts, also what is free yet.
+    /// Appends to a body that will have at most `whole` bytes. All of its buffer counts, the unused part too.
     fn extend(&mut self, chunk: &[u8], whole: usize) -> Result<(), Problem> {
         let (room, needed) = (self.bytes.capacity(), self.bytes.len() + chunk.len());
         if needed > room {
@@ -91,7 +101,7 @@ impl Held {
         Ok(())
     }
 
-    /// Gives back the room that the body turned out not to need.
+    /// Gives back the part of the buffer that the body did not need.
     fn fit(&mut self) {
         let free = self.bytes.capacity() - self.bytes.len();
         if free > 0 {
@@ -100,17 +110,17 @@ impl Held {
         }
     }
 
-    /// Drops the body for what was made of it, which takes so much memory and counts as that.
+    /// Drops the body in favour of what was made of it, and counts the memory that this takes instead.
     ///
     /// # Errors
-    /// There is no more memory.
+    /// There is no memory left.
     pub fn replace(&mut self, bytes: usize) -> Result<(), Problem> {
         self.bytes = Vec::new();
         let counted = self.memory.num_permits();
         if bytes > counted.saturating_add(UNCOUNTED_MAX) {
             return self.reserve(bytes - counted);
         }
-        // None of it is given back at once if it is little: that would take a lock.
+        // A little is kept until the end: giving it back would take a lock.
         if counted > bytes.saturating_add(UNCOUNTED_MAX) {
             drop(self.memory.split(counted - bytes));
         }
@@ -118,56 +128,10 @@ impl Held {
     }
 }
 
-impl Arriving {
-    /// Nothing is read yet.
-    #[must_use]
-    pub fn new(body: Body) -> Self {
-        Self { ended: body.is_end_stream(), body, begun: false, broken: false }
-    }
-
-    /// How many bytes it may have yet, if so many are allowed.
-    fn most(&self, bytes_max: usize) -> usize {
-        let upper = self.body.size_hint().upper().and_then(|upper| upper.try_into().ok());
-        upper.map_or(bytes_max, |upper: usize| upper.min(bytes_max))
-    }
-
-    async fn chunk(&mut self) -> Option<Result<Bytes, Problem>> {
-        self.begun = true;
-        while let Some(frame) = self.body.frame().await {
-            match frame.map(hyper::body::Frame::into_data) {
-                Ok(Ok(chunk)) => return Some(Ok(chunk)),
-                Ok(Err(_trailers)) => {}
-                Err(_) => {
-                    self.broken = true;
-                    return Some(Err(Problem::UnreadableBody));
-                }
-            }
-        }
-        self.ended = !self.broken;
-        None
-    }
-
-    /// Reads what is left, if that is little and comes soon, so that the connection can go on after a
-    /// refusal. False if it cannot. A client that waits to be told to send is not told.
-    pub async fn discard(&mut self, expects_continue: bool) -> bool {
-        if !self.ended && (self.begun || !expects_continue) {
-            let discarding = async {
-                let mut left = DISCARDED_BYTES_MAX;
-                while let Some(Ok(chunk)) = self.chunk().await {
-                    let Some(less) = left.checked_sub(chunk.len()) else { return };
-                    left = less;
-                }
-            };
-            let _ = timeout(DISCARD_TIMEOUT, discarding).await;
-        }
-        self.ended
-    }
-}
-
 impl Bodies {
     /// Nothing is held yet.
     #[must_use]
-    pub fn new(settings: &UploadSettings) -> Self {
+    pub fn new(settings: &BodySettings) -> Self {
         let kib = usize::try_from(settings.body_memory_kib).unwrap_or(usize::MAX);
         let memory = kib.saturating_mul(1024).min(Semaphore::MAX_PERMITS);
         Self {
@@ -184,16 +148,16 @@ impl Bodies {
     /// # Errors
     /// It is too large (without being read, if its length says so), too slow or broken, or there is no memory
     /// for it.
-    pub async fn read(&self, body: &mut Arriving) -> Result<Held, Problem> {
-        if body.body.size_hint().lower() > self.bytes_max as u64 {
-            return Err(Problem::BodyTooLarge(self.bytes_max));
+    pub async fn read(&self, mut body: Body) -> Result<Held, Problem> {
+        if body.size_hint().lower() > self.bytes_max as u64 {
+            return Err(body_too_large(self.bytes_max));
         }
         let mut held = Held { bytes: Vec::new(), memory: take(&self.memory, 0)? };
-        let mut pace = Pace { whole: body.most(self.bytes_max), waited_since: None, slow: None };
-        while let Some(chunk) = self.chunk(body, &mut pace).await {
+        let mut pace = Pace { whole: most(&body, self.bytes_max), waited_since: None, slow: None };
+        while let Some(chunk) = self.chunk(&mut body, &mut pace).await {
             let chunk = chunk?;
             if held.bytes.len() + chunk.len() > self.bytes_max {
-                return Err(Problem::BodyTooLarge(self.bytes_max));
+                return Err(body_too_large(self.bytes_max));
             }
             held.extend(&chunk, pace.whole)?;
         }
@@ -201,9 +165,9 @@ impl Bodies {
         Ok(held)
     }
 
-    /// The next chunk of a body. Most bodies came with their heads: those need no timer.
-    async fn chunk(&self, body: &mut Arriving, pace: &mut Pace) -> Option<Result<Bytes, Problem>> {
-        let mut chunk = pin!(body.chunk());
+    /// The next chunk of a body. Most bodies arrive with their heads and need no timer.
+    async fn chunk(&self, body: &mut Body, pace: &mut Pace) -> Option<Result<Bytes, Problem>> {
+        let mut chunk = pin!(next_chunk(body));
         if let Poll::Ready(arrived) = poll!(chunk.as_mut()) {
             return arrived;
         }
@@ -214,7 +178,7 @@ impl Bodies {
         loop {
             match timeout_at(until, chunk.as_mut()).await {
                 Ok(arrived) => return arrived,
-                Err(_) if until == last => return Some(Err(Problem::BodyTimeout)),
+                Err(_) if until == last => return Some(Err(BODY_TIMEOUT)),
                 Err(_) => match take(&self.slow_memory, pace.whole) {
                     Ok(memory) => pace.slow = Some(memory),
                     Err(overload) => return Some(Err(overload)),
@@ -225,11 +189,27 @@ impl Bodies {
     }
 }
 
+/// The most bytes that a body can have, within what is allowed.
+fn most(body: &Body, bytes_max: usize) -> usize {
+    let upper = body.size_hint().upper().and_then(|upper| upper.try_into().ok());
+    upper.map_or(bytes_max, |upper: usize| upper.min(bytes_max))
+}
+
+async fn next_chunk(body: &mut Body) -> Option<Result<Bytes, Problem>> {
+    while let Some(frame) = body.frame().await {
+        match frame.map(hyper::body::Frame::into_data) {
+            Ok(Ok(chunk)) => return Some(Ok(chunk)),
+            Ok(Err(_trailers)) => {}
+            Err(_) => return Some(Err(UNREADABLE_BODY)),
+        }
+    }
+    None
+}
+
 /// Memory for so many bytes, if there is any.
 fn take(memory: &Arc<Semaphore>, bytes: usize) -> Result<OwnedSemaphorePermit, Problem> {
-    let overload = Problem::Unavailable(Unavailable::Overload);
-    let Ok(bytes) = u32::try_from(bytes) else { return Err(overload) };
-    Arc::clone(memory).try_acquire_many_owned(bytes).map_err(|_| overload)
+    let Ok(bytes) = u32::try_from(bytes) else { return Err(OVERLOAD) };
+    Arc::clone(memory).try_acquire_many_owned(bytes).map_err(|_| OVERLOAD)
 }
 
 #[cfg(test)]
@@ -245,7 +225,7 @@ mod tests {
     }
 
     async fn read(bodies: &Bodies, body: Body) -> Result<Held, Problem> {
-        bodies.read(&mut Arriving::new(body)).await
+        bodies.read(body).await
     }
 
     fn chunks(chunks: Vec<&'static [u8]>) -> Body {
@@ -262,7 +242,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_past_the_bound_is_refused_with_and_without_a_length() {
-        let refused = Err(Problem::BodyTooLarge(100));
+        let refused = Err(body_too_large(100));
         assert_eq!(read(&bodies(), Body::from(vec![0; 101])).await.map(drop), refused);
         assert_eq!(read(&bodies(), chunks(vec![&[0; 60], &[0; 41]])).await.map(drop), refused);
     }
@@ -271,7 +251,7 @@ mod tests {
     async fn a_broken_body_is_unreadable() {
         let broken = [Ok(&b"a"[..]), Err(std::io::Error::other("reset"))];
         let read = read(&bodies(), Body::from_stream(stream::iter(broken))).await;
-        assert_eq!(read.map(drop), Err(Problem::UnreadableBody));
+        assert_eq!(read.map(drop), Err(UNREADABLE_BODY));
     }
 
     #[tokio::test]
@@ -279,7 +259,7 @@ mod tests {
         let bodies = bodies();
         let first = read(&bodies, Body::from(vec![0; 100])).await.unwrap();
         let second = read(&bodies, Body::from(vec![0; 100])).await.map(drop);
-        assert_eq!(second, Err(Problem::Unavailable(Unavailable::Overload)));
+        assert_eq!(second, Err(OVERLOAD));
         drop(first);
         assert_eq!(read(&bodies, Body::from(vec![0; 100])).await.map(drop), Ok(()));
         assert_eq!(bodies.memory.available_permits(), 150);
@@ -293,8 +273,8 @@ mod tests {
         let counted = || 50_000 - bodies.memory.available_permits();
         for (pieces, room) in [(1, 100), (2, 200), (3, 400), (17, 3000), (30, 3000)] {
             let sent = || stream::iter(vec![&[0; 100][..]; pieces]).map(Ok::<_, std::io::Error>);
-            let mut stops = Arriving::new(Body::from_stream(sent().chain(stream::pending())));
-            let mut reading = Box::pin(bodies.read(&mut stops));
+            let stops = Body::from_stream(sent().chain(stream::pending()));
+            let mut reading = Box::pin(bodies.read(stops));
             assert!(poll!(&mut reading).is_pending());
             assert_eq!(counted(), room, "{pieces}");
             drop(reading);
@@ -314,19 +294,19 @@ mod tests {
         let bodies = Bodies { bytes_max: 30_000, memory, ..bodies() };
         let mut held = read(&bodies, Body::from(vec![0; 20_000])).await.unwrap();
         held.reserve(10_000).unwrap();
-        assert_eq!(held.reserve(20_001), Err(Problem::Unavailable(Unavailable::Overload)));
+        assert_eq!(held.reserve(20_001), Err(OVERLOAD));
         for (bytes, free) in [(5000, 45_000), (1000, 45_000), (9000, 45_000), (9001 + 4096, 50_000 - 13_097)]
         {
             held.replace(bytes).unwrap();
             assert_eq!(bodies.memory.available_permits(), free, "{bytes}");
         }
         assert_eq!(held.bytes.capacity(), 0);
-        assert_eq!(held.replace(60_000), Err(Problem::Unavailable(Unavailable::Overload)));
+        assert_eq!(held.replace(60_000), Err(OVERLOAD));
         drop(held);
         assert_eq!(bodies.memory.available_permits(), 50_000);
     }
 
-    /// A body of pieces so long that comes one piece after the other, each after a pause.
+    /// A body that comes piece by piece, each after a pause.
     fn drip(piece: &'static [u8], pause: Duration, pieces: usize) -> Body {
         Body::from_stream(stream::unfold(0, move |sent| async move {
             tokio::time::sleep(pause).await;
@@ -344,16 +324,16 @@ mod tests {
         let ms = Duration::from_millis;
         assert_eq!(took(drip(b"x", ms(1900), 1)).await, (Ok(1), ms(3800)));
         assert_eq!(took(drip(b"x", ms(300), 15)).await, (Ok(15), ms(4800)));
-        assert_eq!(took(drip(b"x", ms(300), 1000)).await, (Err(Problem::BodyTimeout), ms(5000)));
-        assert_eq!(took(drip(b"x", ms(2100), 1)).await, (Err(Problem::BodyTimeout), ms(2000)));
+        assert_eq!(took(drip(b"x", ms(300), 1000)).await, (Err(BODY_TIMEOUT), ms(5000)));
+        assert_eq!(took(drip(b"x", ms(2100), 1)).await, (Err(BODY_TIMEOUT), ms(2000)));
         let stops = stream::iter([Ok::<_, std::io::Error>(&b"x"[..])]).chain(stream::pending());
-        assert_eq!(took(Body::from_stream(stops)).await, (Err(Problem::BodyTimeout), ms(2000)));
+        assert_eq!(took(Body::from_stream(stops)).await, (Err(BODY_TIMEOUT), ms(2000)));
     }
 
     #[tokio::test(start_paused = true)]
     async fn slow_bodies_leave_others_their_part_of_the_memory_and_end_if_they_have_theirs() {
         let bodies = bodies();
-        let overload = Err(Problem::Unavailable(Unavailable::Overload));
+        let overload = Err(OVERLOAD);
         let slow = |body| {
             let bodies = bodies.clone();
             tokio::spawn(async move {
@@ -363,7 +343,7 @@ mod tests {
         };
         let drips = slow(drip(&[0; 15], Duration::from_millis(600), 6));
         tokio::time::sleep(Duration::from_millis(100)).await;
-        // One that goes on and one that does not: there is no part left for either.
+        // One that goes on and one that does not: there is no share left for either.
         let stops = stream::iter([Ok::<_, std::io::Error>(&b"x"[..])]).chain(stream::pending());
         let refused = [slow(drip(&[0; 15], Duration::from_millis(600), 6)), slow(Body::from_stream(stops))];
         for refused in refused {
@@ -373,19 +353,5 @@ mod tests {
         assert_eq!(read(&bodies, Body::from(vec![0; 100])).await.map(drop), Ok(()));
         assert_eq!(drips.await.unwrap(), (Ok(90), Duration::from_millis(4200)));
         assert_eq!((bodies.memory.available_permits(), bodies.slow_memory.available_permits()), (150, 100));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn what_is_left_of_a_refused_body_is_discarded_if_it_is_little_and_comes_soon() {
-        let discard = async |body, expects| Arriving::new(body).discard(expects).await;
-        assert!(discard(Body::empty(), true).await);
-        assert!(discard(Body::from(vec![0; 64 << 10]), false).await);
-        assert!(!discard(Body::from(vec![0; (64 << 10) + 1]), false).await);
-        assert!(!discard(Body::from("not sent yet"), true).await);
-        let never = Body::from_stream(stream::pending::<std::io::Result<&[u8]>>());
-        assert!(!discard(never, false).await);
-        let mut whole = Arriving::new(chunks(vec![b"ab"]));
-        bodies().read(&mut whole).await.unwrap();
-        assert!(whole.discard(true).await);
     }
 }

@@ -6,13 +6,12 @@ use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, Sta
 use flate2::bufread::MultiGzDecoder;
 use flate2::{Decompress, FlushDecompress, Status};
 use http::HeaderMap;
-use http::header::{CONTENT_ENCODING, HeaderValue};
+use http::header::CONTENT_ENCODING;
 use zstd::bulk::Decompressor;
 
+use crate::admission::problem::unsupported_encoding;
 use crate::http::problem::Problem;
 
-/// What `Accept-Encoding` says of them.
-pub const ACCEPTED: HeaderValue = HeaderValue::from_static("gzip, zstd, br, deflate");
 /// Most codings of one body, one around the other.
 const CODINGS_MAX: usize = 4;
 /// The first room for what comes out of a decoder, bytes; it doubles.
@@ -47,16 +46,16 @@ impl Codings {
     /// All headers are one list (RFC 9110 section 5.3), whose elements are not case-sensitive and may be empty.
     ///
     /// # Errors
-    /// [`Problem::UnsupportedEncoding`]: one of them is not known, or there are too many.
+    /// [`unsupported_encoding`]: one of them is not known, or there are too many.
     pub fn of(headers: &HeaderMap) -> Result<Self, Problem> {
         let mut codings = Vec::new();
         for value in headers.get_all(CONTENT_ENCODING) {
-            let list = value.to_str().map_err(|_| Problem::UnsupportedEncoding)?;
+            let list = value.to_str().map_err(|_| unsupported_encoding())?;
             for name in list.split(',').map(str::trim).filter(|name| !name.is_empty()) {
                 codings.extend(coding(name)?);
             }
         }
-        if codings.len() > CODINGS_MAX { Err(Problem::UnsupportedEncoding) } else { Ok(Self(codings)) }
+        if codings.len() > CODINGS_MAX { Err(unsupported_encoding()) } else { Ok(Self(codings)) }
     }
 
     /// The body is as it was sent.
@@ -91,7 +90,7 @@ fn coding(name: &str) -> Result<Option<Coding>, Problem> {
     } else if named("identity") {
         Ok(None)
     } else {
-        Err(Problem::UnsupportedEncoding)
+        Err(unsupported_encoding())
     }
 }
 
@@ -173,13 +172,13 @@ fn unbrotli(sent: &[u8], bytes_max: usize) -> Result<Vec<u8>, Undecoded> {
 
 /// Every frame, and nothing behind the last one. Not as a stream: that takes the window's memory, which the sender chooses.
 fn unzstd(sent: &[u8], bytes_max: usize) -> Result<Vec<u8>, Undecoded> {
-    // The room is what the frames tell, if that is less: if it does not suffice, they told less than they hold.
-    let may_be_large = Decompressor::upper_bound(sent).is_none_or(|told| told > bytes_max);
+    // The room is what the frames declare, if that is less: if it does not suffice, they declare less than they hold.
+    let may_be_large = Decompressor::upper_bound(sent).is_none_or(|declared| declared > bytes_max);
     let decoded = Decompressor::new().and_then(|mut zstd| zstd.decompress(sent, bytes_max));
     match decoded {
         Ok(_) if sent.is_empty() => Err(Undecoded::Broken),
         Ok(decoded) => Ok(decoded),
-        // There is no other way to tell.
+        // There is no other way to know.
         Err(error) if may_be_large && error.to_string().starts_with("Destination buffer is too small") => {
             Err(Undecoded::TooLarge)
         }

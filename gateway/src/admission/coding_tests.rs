@@ -2,6 +2,7 @@ use std::io::Write as _;
 
 use flate2::Compression;
 use flate2::write::{DeflateEncoder, GzEncoder, ZlibEncoder};
+use http::header::HeaderValue;
 
 use super::*;
 
@@ -41,7 +42,7 @@ fn brotli(mut bytes: &[u8]) -> Vec<u8> {
     encoded
 }
 
-/// As a stream, which does not tell its length.
+/// As a stream, which does not give its length.
 fn zstd(bytes: &[u8]) -> Vec<u8> {
     zstd::stream::encode_all(bytes, 3).unwrap()
 }
@@ -81,7 +82,7 @@ fn all_headers_are_one_list_in_any_case() {
         &["gzip,gzip,gzip", "gzip,gzip"],
     ];
     for values in refused {
-        assert_eq!(codings(values), Err(Problem::UnsupportedEncoding), "{values:?}");
+        assert_eq!(codings(values), Err(unsupported_encoding()), "{values:?}");
     }
 }
 
@@ -139,21 +140,21 @@ fn what_comes_out_is_bounded_to_the_byte() {
     assert_eq!(Coding::Gzip.take_off(&members, MAX), Err(Undecoded::TooLarge));
     let frames = zstd(&vec![b' '; 60_000]).repeat(2);
     assert_eq!(Coding::Zstd.take_off(&frames, MAX), Err(Undecoded::TooLarge));
-    let told = zstd::bulk::compress(&vec![b' '; MAX + 1], 3).unwrap();
-    assert_eq!(Coding::Zstd.take_off(&told, MAX), Err(Undecoded::TooLarge));
+    let declared = zstd::bulk::compress(&vec![b' '; MAX + 1], 3).unwrap();
+    assert_eq!(Coding::Zstd.take_off(&declared, MAX), Err(Undecoded::TooLarge));
 }
 
 #[test]
 fn a_frame_that_holds_more_than_it_tells_is_broken_and_not_too_large() {
-    let frame = |told: u8| {
+    let frame = |declared: u8| {
         let mut frame = zstd::zstd_safe::MAGICNUMBER.to_le_bytes().to_vec();
         // A single segment of so many bytes; then "a", and last "b", each in a block as it is.
-        frame.extend([0x20, told, 0x08, 0, 0, b'a', 0x09, 0, 0, b'b']);
+        frame.extend([0x20, declared, 0x08, 0, 0, b'a', 0x09, 0, 0, b'b']);
         frame
     };
     assert_eq!(Coding::Zstd.take_off(&frame(2), MAX), Ok(b"ab".to_vec()));
-    for told in [0, 1, 3] {
-        assert_eq!(Coding::Zstd.take_off(&frame(told), MAX), Err(Undecoded::Broken), "{told}");
+    for declared in [0, 1, 3] {
+        assert_eq!(Coding::Zstd.take_off(&frame(declared), MAX), Err(Undecoded::Broken), "{declared}");
     }
     let more = [frame(2), frame(1)].concat();
     assert_eq!(Coding::Zstd.take_off(&more, MAX), Err(Undecoded::Broken));

@@ -4,12 +4,13 @@ use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 
 use crate::admission::coding::Codings;
+use crate::admission::problem::{NOT_ACCEPTABLE, UNSUPPORTED_MEDIA_TYPE};
 use crate::http::problem::Problem;
 
 /// Refuses a client that takes no JSON, with 406.
 ///
 /// # Errors
-/// [`Problem::NotAcceptable`].
+/// [`NOT_ACCEPTABLE`].
 pub fn check_accept(headers: &HeaderMap) -> Result<(), Problem> {
     let mut best: Option<(u8, bool)> = None;
     let mut any = false;
@@ -28,7 +29,7 @@ pub fn check_accept(headers: &HeaderMap) -> Result<(), Problem> {
             best = best.max(Some((precedence, taken)));
         }
     }
-    if !any || best.is_some_and(|(_, taken)| taken) { Ok(()) } else { Err(Problem::NotAcceptable) }
+    if !any || best.is_some_and(|(_, taken)| taken) { Ok(()) } else { Err(NOT_ACCEPTABLE) }
 }
 
 /// `q=0`, `q=0.0`, `q=0.000`: not acceptable (RFC 9110 section 12.4.2).
@@ -42,11 +43,11 @@ fn is_zero_quality(parameter: &str) -> bool {
 /// compressed.
 ///
 /// # Errors
-/// [`Problem::UnsupportedMediaType`] or [`Problem::UnsupportedEncoding`].
+/// [`UNSUPPORTED_MEDIA_TYPE`] or [`unsupported_encoding`](crate::admission::problem::unsupported_encoding).
 pub fn check_content(headers: &HeaderMap) -> Result<Codings, Problem> {
     let mut types = headers.get_all(CONTENT_TYPE).iter();
     let is_json = types.next().is_some_and(is_json) && types.next().is_none();
-    if is_json { Codings::of(headers) } else { Err(Problem::UnsupportedMediaType) }
+    if is_json { Codings::of(headers) } else { Err(UNSUPPORTED_MEDIA_TYPE) }
 }
 
 fn is_json(content_type: &HeaderValue) -> bool {
@@ -104,7 +105,7 @@ mod tests {
         ];
         for values in refused {
             let checked = check_accept(&headers(&ACCEPT, values));
-            assert_eq!(checked, Err(Problem::NotAcceptable), "{values:?}");
+            assert_eq!(checked, Err(NOT_ACCEPTABLE), "{values:?}");
         }
     }
 
@@ -140,7 +141,7 @@ mod tests {
         ];
         for values in refused {
             let checked = check_content(&headers(&CONTENT_TYPE, values));
-            assert_eq!(checked, Err(Problem::UnsupportedMediaType), "{values:?}");
+            assert_eq!(checked, Err(UNSUPPORTED_MEDIA_TYPE), "{values:?}");
         }
     }
 }

@@ -2,7 +2,6 @@
 //! first.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, PoisonError};
 
 use bytes::Bytes;
 use milepost_shared::journal::answer::KeyState;
@@ -10,6 +9,7 @@ use milepost_shared::journal::key::KeyHash;
 use moka::ops::compute::Op;
 use moka::policy::EvictionPolicy;
 use moka::sync::Cache;
+use parking_lot::Mutex;
 
 /// Longest body that is worth sharing, bytes.
 const SHARED_BODY_MAX: usize = 256;
@@ -53,7 +53,7 @@ impl AnswerCache {
         if body.len() > SHARED_BODY_MAX {
             return body.clone();
         }
-        let mut bodies = self.bodies.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut bodies = self.bodies.lock();
         if let Some(known) = bodies.get(body) {
             return known.clone();
         }

@@ -1,40 +1,40 @@
 //! The uploads in flight on this gateway: copies join, and the results tail finds who waits.
 //!
-//! One [`Flight`] per key hash and fingerprint does the work; any number of requests watch its [`Progress`].
+//! One [`Flight`] per key hash and fingerprint does the work; any number of requests watch its [`Stage`].
 //! It is registered ("armed") before anything is looked up, so that no result can pass unseen between looking
 //! and waiting.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry as Slot;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use metrics::Gauge;
 use milepost_shared::journal::answer::KeyState;
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::result::ResultRecord;
 use milepost_shared::location::fingerprint::Fingerprint;
+use parking_lot::Mutex;
 use tokio::sync::{mpsc, watch};
 
-use crate::answer::outcome::Unavailable;
-use crate::native::receipt::Receipt;
+use crate::answer::outcome::{Receipt, Unavailable};
 
 /// Most results kept for one flight until it reads them. What overflows is found in the table.
 const RESULTS_MAX: usize = 64;
 
 /// How far an upload has come.
 #[derive(Debug, Clone)]
-pub enum Progress {
+pub enum Stage {
     /// Looked up, or on its way to the journal.
     Started,
     /// The journal has it.
     Published(Receipt),
     /// It ended.
-    Settled(Settled),
+    Ended(End),
 }
 
-/// How an upload ended.
+/// How a flight ended.
 #[derive(Debug, Clone)]
-pub enum Settled {
+pub enum End {
     /// The state that answers it, of this upload or another under its key.
     Found {
         /// What the key stands for.
@@ -62,7 +62,7 @@ pub enum Source {
 struct Armed {
     id: u64,
     fingerprint: Fingerprint,
-    progress: watch::Sender<Progress>,
+    stage: watch::Sender<Stage>,
     results: mpsc::Sender<Arc<ResultRecord>>,
 }
 
@@ -90,44 +90,44 @@ impl Default for InFlight {
     }
 }
 
-/// What became of a request that wants to fly.
-pub enum Boarded {
+/// The part of a request in a flight.
+pub enum Role {
     /// It is the first: it has to do the work.
     Leads {
         /// Its flight.
         flight: Flight,
         /// Results of the key, of any record, since the flight was armed.
         results: mpsc::Receiver<Arc<ResultRecord>>,
-        /// The flight's progress.
-        watching: watch::Receiver<Progress>,
+        /// How far the flight is.
+        watching: watch::Receiver<Stage>,
     },
     /// A copy is on its way already.
-    Joins(watch::Receiver<Progress>),
+    Joins(watch::Receiver<Stage>),
 }
 
 impl InFlight {
     /// Joins a copy in flight, if `may_join`, else arms a new flight.
     #[must_use]
-    pub fn board(&self, key_hash: KeyHash, fingerprint: Fingerprint, may_join: bool) -> Boarded {
-        let mut flights = self.lock();
+    pub fn join_or_lead(&self, key_hash: KeyHash, fingerprint: Fingerprint, may_join: bool) -> Role {
+        let mut flights = self.0.flights.lock();
         let id = flights.next_id;
         flights.next_id += 1;
         let armed = flights.by_key.entry(key_hash).or_default();
         if let Some(copy) = armed.iter().find(|copy| may_join && copy.fingerprint == fingerprint) {
-            return Boarded::Joins(copy.progress.subscribe());
+            return Role::Joins(copy.stage.subscribe());
         }
-        let (progress, watching) = watch::channel(Progress::Started);
+        let (stage, watching) = watch::channel(Stage::Started);
         let (results, arriving) = mpsc::channel(RESULTS_MAX);
-        armed.push(Armed { id, fingerprint, progress: progress.clone(), results });
+        armed.push(Armed { id, fingerprint, stage: stage.clone(), results });
         drop(flights);
         self.0.count.increment(1);
-        let flight = Flight { in_flight: self.clone(), key_hash, id, progress };
-        Boarded::Leads { flight, results: arriving, watching }
+        let flight = Flight { in_flight: self.clone(), key_hash, id, stage };
+        Role::Leads { flight, results: arriving, watching }
     }
 
     /// Hands a result to all who wait under its key. Never waits for them.
     pub fn notify(&self, result: &ResultRecord) {
-        let flights = self.lock();
+        let flights = self.0.flights.lock();
         let Some(armed) = flights.by_key.get(&result.key_hash) else { return };
         let result = Arc::new(result.clone());
         for flight in armed {
@@ -139,19 +139,15 @@ impl InFlight {
     /// Whether nothing is in flight.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.lock().by_key.is_empty()
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Flights> {
-        self.0.flights.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.flights.lock().by_key.is_empty()
     }
 
     /// Takes a flight off the list, if `leave` says so of the number of requests watching it.
     fn remove(&self, key_hash: KeyHash, id: u64, leave: impl FnOnce(usize) -> bool) -> bool {
-        let mut flights = self.lock();
+        let mut flights = self.0.flights.lock();
         let Slot::Occupied(mut armed) = flights.by_key.entry(key_hash) else { return true };
         let Some(at) = armed.get().iter().position(|flight| flight.id == id) else { return true };
-        if !leave(armed.get()[at].progress.receiver_count()) {
+        if !leave(armed.get()[at].stage.receiver_count()) {
             return false;
         }
         armed.get_mut().swap_remove(at);
@@ -169,24 +165,24 @@ pub struct Flight {
     in_flight: InFlight,
     key_hash: KeyHash,
     id: u64,
-    progress: watch::Sender<Progress>,
+    stage: watch::Sender<Stage>,
 }
 
 impl Flight {
-    /// Tells all who watch that the journal has the upload.
+    /// Lets all who watch know that the journal has the upload.
     pub fn published(&self, receipt: Receipt) {
-        self.progress.send_replace(Progress::Published(receipt));
+        self.stage.send_replace(Stage::Published(receipt));
     }
 
-    /// Tells all who watch how it ended.
-    pub fn settle(self, settled: Settled) {
-        self.progress.send_replace(Progress::Settled(settled));
+    /// Lets all who watch know how it ended.
+    pub fn end(self, end: End) {
+        self.stage.send_replace(Stage::Ended(end));
     }
 
     /// Returns once nobody watches any more, when the flight is off the list and nobody can join.
     pub async fn abandoned(&self) {
         loop {
-            self.progress.closed().await;
+            self.stage.closed().await;
             if self.in_flight.remove(self.key_hash, self.id, |watching| watching == 0) {
                 return;
             }
@@ -212,7 +208,7 @@ mod tests {
     const A: Fingerprint = Fingerprint([1; 32]);
     const B: Fingerprint = Fingerprint([2; 32]);
 
-    fn lead(in_flight: &InFlight, fingerprint: Fingerprint) -> (Flight, watch::Receiver<Progress>) {
+    fn lead(in_flight: &InFlight, fingerprint: Fingerprint) -> (Flight, watch::Receiver<Stage>) {
         let (flight, _, watching) = lead_with_results(in_flight, fingerprint);
         (flight, watching)
     }
@@ -220,17 +216,17 @@ mod tests {
     fn lead_with_results(
         in_flight: &InFlight,
         fingerprint: Fingerprint,
-    ) -> (Flight, mpsc::Receiver<Arc<ResultRecord>>, watch::Receiver<Progress>) {
-        match in_flight.board(KEY, fingerprint, true) {
-            Boarded::Leads { flight, results, watching } => (flight, results, watching),
-            Boarded::Joins(_) => panic!("joined"),
+    ) -> (Flight, mpsc::Receiver<Arc<ResultRecord>>, watch::Receiver<Stage>) {
+        match in_flight.join_or_lead(KEY, fingerprint, true) {
+            Role::Leads { flight, results, watching } => (flight, results, watching),
+            Role::Joins(_) => panic!("joined"),
         }
     }
 
-    fn join(in_flight: &InFlight, fingerprint: Fingerprint) -> watch::Receiver<Progress> {
-        match in_flight.board(KEY, fingerprint, true) {
-            Boarded::Leads { .. } => panic!("leads"),
-            Boarded::Joins(watching) => watching,
+    fn join(in_flight: &InFlight, fingerprint: Fingerprint) -> watch::Receiver<Stage> {
+        match in_flight.join_or_lead(KEY, fingerprint, true) {
+            Role::Leads { .. } => panic!("leads"),
+            Role::Joins(watching) => watching,
         }
     }
 
@@ -257,8 +253,8 @@ mod tests {
         let (first, _watching) = lead(&in_flight, A);
         let copy = join(&in_flight, A);
         let (_other, _) = lead(&in_flight, B);
-        first.settle(Settled::Unavailable(Unavailable::Journal));
-        assert!(matches!(&*copy.borrow(), Progress::Settled(Settled::Unavailable(Unavailable::Journal))));
+        first.end(End::Unavailable(Unavailable::Journal));
+        assert!(matches!(&*copy.borrow(), Stage::Ended(End::Unavailable(Unavailable::Journal))));
         let _ = lead(&in_flight, A);
     }
 
@@ -266,7 +262,7 @@ mod tests {
     fn a_flight_that_must_not_be_joined_is_not() {
         let in_flight = InFlight::default();
         let (_first, _) = lead(&in_flight, A);
-        assert!(matches!(in_flight.board(KEY, A, false), Boarded::Leads { .. }));
+        assert!(matches!(in_flight.join_or_lead(KEY, A, false), Role::Leads { .. }));
     }
 
     #[test]
@@ -276,7 +272,7 @@ mod tests {
         let (second, _) = lead(&in_flight, B);
         drop(first);
         assert!(watching.has_changed().is_err(), "who watched must see that the flight is gone");
-        second.settle(Settled::Unavailable(Unavailable::Overload));
+        second.end(End::Unavailable(Unavailable::Overload));
         assert!(in_flight.is_empty());
     }
 

@@ -6,7 +6,7 @@ use milepost_shared::journal::clock::{Clock, JournalTime};
 
 /// The wall clock, but never behind what the brokers were seen to stamp: a gateway whose clock is behind must
 /// not serve an answer long after its window. If it is ahead instead, copies are published and the consumer
-/// settles them.
+/// resolves them.
 #[derive(Debug)]
 pub struct JournalClock {
     clock: Clock,

@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 
 /// What is known of each partition. Bounded by the number of partitions.
 #[derive(Debug, Default)]
-pub struct Late {
+pub struct Lag {
     /// Everything up to this offset has been answered, as far as seen.
     answered: BTreeMap<i32, i64>,
     /// A waiter for this offset ran out of patience; never at or below `answered`.
     missed: BTreeMap<i32, i64>,
 }
 
-impl Late {
-    /// A waiter for the answer of this record ran out of patience (one without patience tells nothing).
+impl Lag {
+    /// A waiter for the answer of this record ran out of patience (one without any proves nothing).
     pub fn missed(&mut self, partition: i32, offset: i64) {
         if self.answered.get(&partition).is_none_or(|answered| *answered < offset) {
             let missed = self.missed.entry(partition).or_insert(offset);
@@ -36,7 +36,7 @@ impl Late {
         self.missed.contains_key(&partition)
     }
 
-    /// How many partitions are late.
+    /// How many partitions are lag.
     #[must_use]
     pub fn count(&self) -> usize {
         self.missed.len()
@@ -51,24 +51,24 @@ mod tests {
 
     #[test]
     fn a_partition_is_late_until_the_missed_answer_or_a_later_one_is_seen() {
-        let mut late = Late::default();
-        assert!(!late.is_late(1));
-        late.missed(1, 10);
-        late.missed(1, 8);
-        assert!(late.is_late(1) && !late.is_late(2));
-        late.answered(1, 9);
-        late.answered(2, 99);
-        assert!(late.is_late(1));
-        late.answered(1, 10);
-        assert_eq!((late.is_late(1), late.count()), (false, 0));
+        let mut lag = Lag::default();
+        assert!(!lag.is_late(1));
+        lag.missed(1, 10);
+        lag.missed(1, 8);
+        assert!(lag.is_late(1) && !lag.is_late(2));
+        lag.answered(1, 9);
+        lag.answered(2, 99);
+        assert!(lag.is_late(1));
+        lag.answered(1, 10);
+        assert_eq!((lag.is_late(1), lag.count()), (false, 0));
     }
 
     #[test]
     fn an_answer_seen_before_its_waiter_gave_up_makes_nothing_late() {
-        let mut late = Late::default();
-        late.answered(1, 10);
-        late.missed(1, 10);
-        assert!(!late.is_late(1));
+        let mut lag = Lag::default();
+        lag.answered(1, 10);
+        lag.missed(1, 10);
+        assert!(!lag.is_late(1));
     }
 
     proptest! {
@@ -76,15 +76,15 @@ mod tests {
         fn late_means_an_answer_was_missed_and_none_as_new_was_seen(
             events in prop::collection::vec((any::<bool>(), 0..3i32, 0..20i64), 0..60),
         ) {
-            let mut late = Late::default();
+            let mut lag = Lag::default();
             for (answered, partition, offset) in &events {
-                if *answered { late.answered(*partition, *offset) } else { late.missed(*partition, *offset) }
+                if *answered { lag.answered(*partition, *offset) } else { lag.missed(*partition, *offset) }
             }
             for partition in 0..3 {
                 let newest = |kind: bool| {
                     events.iter().filter(|e| e.0 == kind && e.1 == partition).map(|e| e.2).max().unwrap_or(-1)
                 };
-                prop_assert_eq!(late.is_late(partition), newest(false) > newest(true));
+                prop_assert_eq!(lag.is_late(partition), newest(false) > newest(true));
             }
         }
     }

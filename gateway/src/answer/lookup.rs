@@ -20,7 +20,7 @@ use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::answer::service::MiddleSettings;
+use crate::answer::settings::AnswerSettings;
 
 /// The dependency's name on `/readyz`. Not required: without it new uploads are answered by 202.
 pub const POSTGRES: &str = "postgres";
@@ -79,7 +79,7 @@ impl Lookup {
     /// # Errors
     /// The URL cannot be parsed.
     pub fn start(
-        settings: &MiddleSettings,
+        settings: &AnswerSettings,
         database: &DatabaseSettings,
         journal: &str,
         readiness: &Readiness,

@@ -1,11 +1,10 @@
-//! Which state of a key answers which record. Pure: the consumer's decision (design, section 6.2) seen from
-//! outside.
+//! Which state of a key answers which record. Pure: the consumer's decision seen from outside.
 
 use milepost_shared::journal::answer::{self, KeyState, Position};
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::result::ResultRecord;
 
-/// Stands for a journal time the broker did not tell: no window contains it and none is open at it, so only
+/// Stands for a journal time that the broker did not say: no window contains it and none is open at it, so only
 /// the record's own result counts.
 pub const UNKNOWN_TIME: JournalTime = JournalTime(i64::MAX);
 
@@ -13,7 +12,7 @@ pub const UNKNOWN_TIME: JournalTime = JournalTime(i64::MAX);
 /// key's window contains the record's time. A result of another record must not count merely because it is of
 /// the same key: it may be of an earlier window, emitted again or late.
 #[must_use]
-pub fn is_mine(record: Position, time: JournalTime, result: &ResultRecord) -> bool {
+pub fn is_result_for(record: Position, time: JournalTime, result: &ResultRecord) -> bool {
     result.record == record || is_answered_by(record, time, &result.state)
 }
 
@@ -23,8 +22,8 @@ pub fn is_answered_by(record: Position, time: JournalTime, state: &KeyState) -> 
     is_claim_of(record, time, state) || state.contains(time)
 }
 
-/// Whether the record is the one that claimed the key. The place alone does not tell, since a journal that was made anew uses
-/// it a second time; without a time it has to.
+/// Whether the record is the one that claimed the key. The position alone does not prove it, since a journal that was made
+/// anew uses it a second time; without a time it has to do.
 #[must_use]
 pub fn is_claim_of(record: Position, time: JournalTime, state: &KeyState) -> bool {
     state.source == record && (state.accepted_at == time || time == UNKNOWN_TIME)
@@ -77,25 +76,25 @@ mod tests {
     #[test]
     fn the_result_of_the_record_itself_counts_whatever_the_time() {
         let own = result(7, window(3, 100));
-        assert!(is_mine(at(7), JournalTime(50), &own));
-        assert!(is_mine(at(7), UNKNOWN_TIME, &own));
+        assert!(is_result_for(at(7), JournalTime(50), &own));
+        assert!(is_result_for(at(7), UNKNOWN_TIME, &own));
     }
 
     #[test]
     fn a_window_around_the_records_time_counts_whoever_claimed_it() {
         let other = result(9, window(3, 100));
-        assert!(is_mine(at(7), JournalTime(100), &other));
-        assert!(is_mine(at(7), JournalTime(109), &other));
-        assert!(!is_mine(at(7), JournalTime(110), &other), "the window's end is outside");
-        assert!(!is_mine(at(7), JournalTime(99), &other));
-        assert!(!is_mine(at(7), UNKNOWN_TIME, &other));
+        assert!(is_result_for(at(7), JournalTime(100), &other));
+        assert!(is_result_for(at(7), JournalTime(109), &other));
+        assert!(!is_result_for(at(7), JournalTime(110), &other), "the window's end is outside");
+        assert!(!is_result_for(at(7), JournalTime(99), &other));
+        assert!(!is_result_for(at(7), UNKNOWN_TIME, &other));
     }
 
     #[test]
     fn the_same_offset_of_another_partition_is_another_record() {
         let mut other = result(7, window(3, 100));
         other.record.partition = 2;
-        assert!(!is_mine(at(7), JournalTime(200), &other));
+        assert!(!is_result_for(at(7), JournalTime(200), &other));
     }
 
     #[test]
@@ -111,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_at_the_same_place_of_an_earlier_journal_is_no_answer() {
+    fn a_claim_at_the_same_position_of_an_earlier_journal_is_no_answer() {
         let claim = window(7, 100);
         assert!(
             is_answered_by(at(7), JournalTime(100), &claim) && is_answered_by(at(7), UNKNOWN_TIME, &claim)
@@ -129,7 +128,7 @@ mod tests {
         assert_eq!(answer_of(at(2), JournalTime(105), &windows), Some(&windows[0]));
     }
 
-    /// The consumer, as the design says it: decides records of one key in order, returns the claims and for
+    /// The consumer as it should be: decides records of one key in order, returns the claims and for
     /// each record the index of its answer.
     fn decide(times: &[i64]) -> (Vec<KeyState>, Vec<usize>) {
         let mut claims: Vec<KeyState> = Vec::new();
@@ -163,8 +162,8 @@ mod tests {
             for (offset, time) in (0..).zip(&times) {
                 for (record, answer) in (0..).zip(&answers) {
                     let result = result(record, claims[*answer].clone());
-                    let mine = is_mine(at(offset), JournalTime(*time), &result);
-                    prop_assert_eq!(mine, *answer == answers[usize::try_from(offset).unwrap()]);
+                    let is_taken = is_result_for(at(offset), JournalTime(*time), &result);
+                    prop_assert_eq!(is_taken, *answer == answers[usize::try_from(offset).unwrap()]);
                 }
             }
         }

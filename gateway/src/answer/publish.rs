@@ -25,7 +25,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::answer::matching::UNKNOWN_TIME;
 use crate::answer::outcome::{Accepted, Unavailable};
-use crate::answer::service::MiddleSettings;
+use crate::answer::settings::AnswerSettings;
 
 /// The dependency's name on `/readyz`.
 pub const KAFKA: &str = "kafka";
@@ -81,7 +81,7 @@ impl Publisher {
     /// # Errors
     /// librdkafka refuses a property.
     pub fn new(
-        settings: &MiddleSettings,
+        settings: &AnswerSettings,
         kafka: &KafkaSettings,
         readiness: &Readiness,
     ) -> anyhow::Result<Self> {
@@ -274,7 +274,7 @@ mod tests {
         #[command(flatten)]
         kafka: KafkaSettings,
         #[command(flatten)]
-        middle: MiddleSettings,
+        answers: AnswerSettings,
     }
 
     /// A real broker does not break a producer at will, so this one is librdkafka's own imitation.
@@ -295,7 +295,7 @@ mod tests {
     ) -> Arc<Publisher> {
         let brokers = format!("--kafka-brokers={}", cluster.bootstrap_servers());
         let settings = Program::parse_from(["test", &brokers].iter().chain(settings));
-        Arc::new(Publisher::new(&settings.middle, &settings.kafka, readiness).unwrap())
+        Arc::new(Publisher::new(&settings.answers, &settings.kafka, readiness).unwrap())
     }
 
     fn accepted() -> Accepted {

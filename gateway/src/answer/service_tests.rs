@@ -41,7 +41,7 @@ impl World {
             panic!("MILEPOST_TEST_KAFKA is not set; 'services/kafka start DIR PORT' starts what it names")
         });
         let kafka = KafkaSettings {
-            topic_prefix: format!("middle-{}-", Uuid::new_v4().simple()),
+            topic_prefix: format!("answers-{}-", Uuid::new_v4().simple()),
             partitions: 2,
             idempotency_ttl: TTL,
             consumer_outage_max: TTL,
@@ -147,14 +147,14 @@ impl World {
     }
 }
 
-fn settings(setting: &str) -> MiddleSettings {
+fn settings(setting: &str) -> AnswerSettings {
     #[derive(clap::Parser)]
     struct Program {
         #[command(flatten)]
-        middle: MiddleSettings,
+        answers: AnswerSettings,
     }
     let arguments = ["test", "--answer-poll=100ms", "--publish-timeout=2s", setting];
-    <Program as clap::Parser>::parse_from(arguments).middle
+    <Program as clap::Parser>::parse_from(arguments).answers
 }
 
 async fn eventually<T>(what: &str, attempt: impl AsyncFn() -> Option<T>) -> T {
@@ -224,7 +224,7 @@ async fn the_first_answer_is_no_replay_and_every_other_is() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_acknowledgement_tells_the_time_the_broker_stamped() {
+async fn the_acknowledgement_has_the_time_the_broker_stamped() {
     let world = World::new().await;
     let (answers, _) = world.gateway().await;
     let outcome = answers.answer(accepted("k", 48.0, Duration::ZERO)).await;
@@ -316,12 +316,12 @@ async fn a_client_that_hangs_up_cancels_nothing() {
     let mine = world.decide_next().await;
     world.emit(&mine).await;
     let key = mine.key_hash;
-    eventually("the answer is known", async || answers.0.cache.get(key)).await;
+    eventually("the answer is known", async || answers.0.finder.cache.get(key)).await;
     assert!(replayed(&answers.answer(accepted("k", 48.0, PATIENCE)).await, &mine.state));
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn while_a_partition_is_late_nobody_waits_and_the_status_tells() {
+async fn while_a_partition_is_late_nobody_waits_and_the_status_says_so() {
     let world = World::new().await;
     let (answers, _) = world.gateway().await;
     let key = KeyHash::new(ACCOUNT, "k");
@@ -332,8 +332,8 @@ async fn while_a_partition_is_late_nobody_waits_and_the_status_tells() {
 
     let mine = world.decide_next().await;
     world.store(&mine).await;
-    let told = answers.status(ACCOUNT, key, Some(second)).await;
-    assert!(matches!(told, Status::Final { state, conflict: false } if state == mine.state));
+    let status = answers.status(ACCOUNT, key, Some(second)).await;
+    assert!(matches!(status, Status::Final { state, conflict: false } if state == mine.state));
     world.progress(pending.position).await;
     assert!(matches!(answers.status(Uuid::from_u128(2), key, Some(pending)).await, Status::Unknown));
     assert!(matches!(answers.status(Uuid::from_u128(2), key, None).await, Status::Unknown));
@@ -341,7 +341,7 @@ async fn while_a_partition_is_late_nobody_waits_and_the_status_tells() {
     let partition = pending.position.partition;
     world.emit(&ResultRecord { record: second.position, ..mine }).await;
     eventually("the answers have caught up", async || {
-        (!lock(&answers.0.late).is_late(partition)).then_some(())
+        (!answers.0.lag.lock().is_late(partition)).then_some(())
     })
     .await;
 }
@@ -357,7 +357,7 @@ async fn a_restarted_gateway_is_warm_before_it_is_ready() {
     answers.drain(PATIENCE).await;
 
     let (restarted, _) = world.gateway().await;
-    assert_eq!(restarted.0.cache.get(mine.key_hash), Some(mine.state));
+    assert_eq!(restarted.0.finder.cache.get(mine.key_hash), Some(mine.state));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,7 +21,7 @@ use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use tokio_util::sync::CancellationToken;
 
-use crate::answer::service::MiddleSettings;
+use crate::answer::settings::AnswerSettings;
 
 /// The dependency's name on `/readyz`: up once the tail has caught up at start, and down while results cannot be read.
 pub const RESULTS: &str = "results";
@@ -53,7 +53,7 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
     /// librdkafka refuses a property, or there are no threads left.
     pub fn start(
         self,
-        settings: &MiddleSettings,
+        settings: &AnswerSettings,
         kafka: &KafkaSettings,
     ) -> anyhow::Result<std::thread::JoinHandle<()>> {
         let counters = ["read", "unreadable"]

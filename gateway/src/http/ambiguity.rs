@@ -1,8 +1,8 @@
 //! Heads of HTTP/1 requests, judged by their bytes before hyper reads them: what different servers would read
-//! differently is refused, not guessed at.
+//! differently is refused, not guessed.
 //!
 //! hyper keeps to itself much of what matters here: a `Content-Length` beside a `Transfer-Encoding` reaches no
-//! service, nor does the place of a head in the bytes; and what it refuses itself it answers without a page.
+//! service, nor does the position of a head in the bytes; and it answers what it refuses itself without a page.
 //! What passes here hyper takes as well, since it parses with httparse too.
 
 use std::mem::MaybeUninit;
@@ -12,7 +12,7 @@ use http::{Method, Uri};
 use httparse::{Header, ParserConfig, Request, Status};
 
 use crate::http::framing::Framing;
-use crate::http::problem::Problem;
+use crate::http::problem::{HEAD_TOO_LARGE, MALFORMED_REQUEST, Problem, ambiguous_request};
 
 /// Longest head, bytes, with the empty line at its end.
 pub const HEAD_BYTES_MAX: usize = 32 << 10;
@@ -30,7 +30,7 @@ pub struct Head {
 
 /// A head that gets its answer without being served.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refused {
+pub struct RefusedHead {
     /// The answer; the connection is closed after it.
     pub problem: Problem,
     /// The method is HEAD, so that the answer has no body.
@@ -40,9 +40,9 @@ pub struct Refused {
 /// Reads the head at the beginning of `bytes`; `None` if it is not whole yet.
 ///
 /// # Errors
-/// The request is refused: it is no HTTP/1, has no host or more than one, tells the length of its body in a
+/// The request is refused: it is not HTTP/1, has no host or more than one, gives the length of its body in a
 /// way that servers read differently, or has too large a head.
-pub fn read(bytes: &[u8]) -> Result<Option<Head>, Refused> {
+pub fn read(bytes: &[u8]) -> Result<Option<Head>, RefusedHead> {
     let mut fields = [const { MaybeUninit::uninit() }; FIELDS_MAX];
     let mut request = Request::new(&mut []);
     let parsed = ParserConfig::default().parse_request_with_uninit_headers(&mut request, bytes, &mut fields);
@@ -51,10 +51,10 @@ pub fn read(bytes: &[u8]) -> Result<Option<Head>, Refused> {
             judge(&request).map(|body| Some(Head { bytes: length, body }))
         }
         Ok(Status::Partial) if bytes.len() < HEAD_BYTES_MAX => return Ok(None),
-        Ok(_) | Err(httparse::Error::TooManyHeaders) => Err(Problem::HeadTooLarge),
-        Err(_) => Err(Problem::MalformedRequest),
+        Ok(_) | Err(httparse::Error::TooManyHeaders) => Err(HEAD_TOO_LARGE),
+        Err(_) => Err(MALFORMED_REQUEST),
     };
-    judged.map_err(|problem| Refused { problem, to_head: request.method == Some("HEAD") })
+    judged.map_err(|problem| RefusedHead { problem, to_head: request.method == Some("HEAD") })
 }
 
 /// Whether bytes that follow `before` others may have made a head whole.
@@ -71,18 +71,18 @@ fn judge(request: &Request<'_, '_>) -> Result<Framing, Problem> {
         // Most names are of another length.
         match name.len() {
             4 if name.eq_ignore_ascii_case("host") && host.replace(value).is_some() => {
-                return Err(Problem::AmbiguousRequest("The header Host is given more than once."));
+                return Err(ambiguous_request("The Host header is given more than once."));
             }
             14 if name.eq_ignore_ascii_case("content-length") => {
-                let told = digits(value)
-                    .ok_or(Problem::AmbiguousRequest("The header Content-Length is no length."))?;
-                if length.replace(told).is_some_and(|other| other != told) {
-                    return Err(Problem::AmbiguousRequest("The headers Content-Length differ."));
+                let given =
+                    digits(value).ok_or(ambiguous_request("The Content-Length header is not a length."))?;
+                if length.replace(given).is_some_and(|other| other != given) {
+                    return Err(ambiguous_request("The Content-Length headers differ."));
                 }
             }
             17 if name.eq_ignore_ascii_case("transfer-encoding") => {
                 if is_chunked || !value.eq_ignore_ascii_case(b"chunked") || request.version != Some(1) {
-                    return Err(Problem::AmbiguousRequest("The header Transfer-Encoding is not chunked."));
+                    return Err(ambiguous_request("The Transfer-Encoding header is not chunked."));
                 }
                 is_chunked = true;
             }
@@ -91,21 +91,19 @@ fn judge(request: &Request<'_, '_>) -> Result<Framing, Problem> {
     }
     check_host(host.copied(), request.version)?;
     match (length, is_chunked) {
-        (Some(_), true) => {
-            Err(Problem::AmbiguousRequest("The headers Content-Length and Transfer-Encoding are given both."))
-        }
+        (Some(_), true) => Err(ambiguous_request("Both Content-Length and Transfer-Encoding are given.")),
         (_, true) => Ok(Framing::CHUNKED),
         (length, false) => Ok(Framing::Length(length.unwrap_or_default())),
     }
 }
 
-/// Refuses a request line that httparse takes and hyper does not, or that is none (RFC 9112 section 3.2).
+/// Refuses a request line that httparse takes and hyper does not, or that is invalid (RFC 9112 section 3.2).
 fn check_line(request: &Request<'_, '_>) -> Result<(), Problem> {
     let (method, target) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
     if is_plain_path(target) || is_target(target, method == "CONNECT") {
-        Method::from_bytes(method.as_bytes()).map(drop).map_err(|_| Problem::MalformedRequest)
+        Method::from_bytes(method.as_bytes()).map(drop).map_err(|_| MALFORMED_REQUEST)
     } else {
-        Err(Problem::MalformedRequest)
+        Err(MALFORMED_REQUEST)
     }
 }
 
@@ -123,22 +121,22 @@ fn is_target(target: &str, is_connect: bool) -> bool {
 /// A length: digits and nothing else, also no sign.
 fn digits(value: &[u8]) -> Option<u64> {
     let text = std::str::from_utf8(value).ok().filter(|text| text.bytes().all(|b| b.is_ascii_digit()))?;
-    // hyper keeps the greatest numbers for itself.
+    // hyper reserves the greatest numbers.
     text.parse().ok().filter(|length| *length <= u64::MAX / 2)
 }
 
-/// Refuses a request that names no host or none that is one (RFC 9112 section 3.2).
+/// Refuses a request without a valid host (RFC 9112 section 3.2).
 fn check_host(host: Option<&[u8]>, version: Option<u8>) -> Result<(), Problem> {
     match host {
         Some(host) if is_host(host) => Ok(()),
-        Some(_) => Err(Problem::AmbiguousRequest("The header Host is no host.")),
+        Some(_) => Err(ambiguous_request("The Host header is not a valid host.")),
         None if version == Some(0) => Ok(()),
-        None => Err(Problem::AmbiguousRequest("The header Host is missing.")),
+        None => Err(ambiguous_request("The Host header is missing.")),
     }
 }
 
-/// A name or an address, and a port (RFC 3986 section 3.2). Empty is allowed. A list is not: a comma in a name
-/// is grammar, but two joined headers are what it would be.
+/// A name or an address, and a port (RFC 3986 section 3.2). Empty is allowed. A comma is not, though the
+/// grammar allows it in a name: it would be two headers joined.
 fn is_host(host: &[u8]) -> bool {
     let Ok(host) = std::str::from_utf8(host) else { return false };
     let (name, port) = match host.strip_prefix('[') {
@@ -162,14 +160,18 @@ fn is_host(host: &[u8]) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::borrow::Cow;
+
     use proptest::prelude::*;
 
     use super::*;
 
-    fn framing(fields: &str) -> Result<Framing, &'static str> {
+    fn framing(fields: &str) -> Result<Framing, Cow<'static, str>> {
         match read(format!("POST / HTTP/1.1\r\nHost: a\r\n{fields}\r\n").as_bytes()) {
             Ok(head) => Ok(head.expect("a whole head").body),
-            Err(Refused { problem: Problem::AmbiguousRequest(why), to_head: false }) => Err(why),
+            Err(RefusedHead { problem, to_head: false }) if problem.code == "ambiguous-request" => {
+                Err(problem.detail)
+            }
             Err(refused) => panic!("{refused:?}"),
         }
     }
@@ -279,7 +281,7 @@ mod tests {
         assert!(framing("Content-Length: 5\r\nTransfer-Encoding: chunked\r\n").is_err());
         assert!(framing("Transfer-Encoding: chunked\r\nContent-Length: 5\r\n").is_err());
         let old = "POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n";
-        assert!(matches!(refused(old), Problem::AmbiguousRequest(_)));
+        assert_eq!(refused(old).code, "ambiguous-request");
     }
 
     #[test]
@@ -290,13 +292,13 @@ mod tests {
         };
         let whole = Head { bytes: HEAD_BYTES_MAX, body: Framing::Length(0) };
         assert_eq!(read(of(HEAD_BYTES_MAX).as_bytes()), Ok(Some(whole)));
-        assert_eq!(refused(&of(HEAD_BYTES_MAX + 1)), Problem::HeadTooLarge);
+        assert_eq!(refused(&of(HEAD_BYTES_MAX + 1)), HEAD_TOO_LARGE);
         assert_eq!(read(&of(HEAD_BYTES_MAX).as_bytes()[..HEAD_BYTES_MAX - 1]), Ok(None));
-        assert_eq!(refused(&of(HEAD_BYTES_MAX + 1)[..HEAD_BYTES_MAX]), Problem::HeadTooLarge);
+        assert_eq!(refused(&of(HEAD_BYTES_MAX + 1)[..HEAD_BYTES_MAX]), HEAD_TOO_LARGE);
         let fields =
             |count: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(count - 1));
         assert!(read(fields(FIELDS_MAX).as_bytes()).is_ok());
-        assert_eq!(refused(&fields(FIELDS_MAX + 1)), Problem::HeadTooLarge);
+        assert_eq!(refused(&fields(FIELDS_MAX + 1)), HEAD_TOO_LARGE);
     }
 
     #[test]
@@ -314,7 +316,7 @@ mod tests {
             "GET a HTTP/1.1\r\n\r\n",
             "G<T / HTTP/1.1\r\n\r\n",
         ] {
-            assert_eq!(refused(bytes), Problem::MalformedRequest, "{bytes:?}");
+            assert_eq!(refused(bytes), MALFORMED_REQUEST, "{bytes:?}");
         }
         assert!(read(b"HEAD / HTTP/1.1\r\n\r\n").unwrap_err().to_head);
     }

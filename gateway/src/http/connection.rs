@@ -5,8 +5,8 @@
 //! connection may be idle for long, a head that has begun must be complete soon, and an answer must be taken; and
 //! one timer serves all requests: it is set anew only when it goes off before the deadline.
 //!
-//! hyper is given no byte behind a request until it asks for the next one, so what a client has sent ahead is known
-//! here. A head that is refused hyper never sees: to it the connection ends there, so that it answers what came
+//! hyper gets no byte behind a request until it asks for the next one, so what a client has sent ahead is known
+//! here. It never sees a head that is refused: for hyper the connection ends there, so that it answers what came
 //! before, and the refusal is written when it closes.
 
 use std::future::Future as _;
@@ -22,10 +22,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::http::ambiguity::{self, HEAD_BYTES_MAX, Head, Refused};
+use crate::http::ambiguity::{self, HEAD_BYTES_MAX, Head, RefusedHead};
 use crate::http::framing::Framing;
 use crate::http::linger::Linger;
-use crate::http::router::Front;
+use crate::http::refuser::Refuser;
 
 /// The deadlines of a connection, each counted from when there was first something to wait for.
 #[derive(Debug, Clone, Copy)]
@@ -41,19 +41,19 @@ pub struct Timeouts {
 /// A stream that fails with `TimedOut` where its client is too slow.
 pub struct Connection {
     stream: TcpStream,
-    front: Arc<Front>,
+    refuser: Arc<Refuser>,
     timeouts: Timeouts,
     /// What was read and not handed on: a head that is not whole, or what follows a request.
     ahead: BytesMut,
-    /// So many bytes of it were judged: they are handed on next.
+    /// How many bytes of it have been judged: they are handed on next.
     due: usize,
-    /// So many bytes of it are known to be no whole head.
+    /// How many bytes of it are known not to be a whole head.
     partial: usize,
     /// The rest of the body that is being read; between requests there is none.
     framing: Option<Framing>,
     /// Some of a head has come, and hyper knows nothing of it yet.
     has_begun: Arc<AtomicBool>,
-    /// The first head has an idle connection's patience for none of its bytes.
+    /// No head has come yet: even the silence before the first one has a head's deadline.
     is_new: bool,
     /// Of a head, or of the silence before one.
     deadline: Option<(Waiting, Instant)>,
@@ -78,10 +78,10 @@ enum Waiting {
 impl Connection {
     /// A new connection, as if its first head had begun.
     #[must_use]
-    pub fn new(stream: TcpStream, front: Arc<Front>, timeouts: Timeouts) -> Self {
+    pub fn new(stream: TcpStream, refuser: Arc<Refuser>, timeouts: Timeouts) -> Self {
         Self {
             stream,
-            front,
+            refuser,
             timeouts,
             ahead: BytesMut::new(),
             due: 0,
@@ -99,13 +99,13 @@ impl Connection {
         }
     }
 
-    /// Whether there is a head of which some has come and hyper knows nothing.
+    /// Whether part of a head has come that hyper does not know of.
     #[must_use]
     pub fn has_begun(&self) -> Arc<AtomicBool> {
         Arc::clone(&self.has_begun)
     }
 
-    /// Hands on what was judged, as far as there is room for it.
+    /// Hands on what has been judged, as far as there is room for it.
     fn hand_on(&mut self, buffer: &mut ReadBuf<'_>) {
         let bytes = self.due.min(buffer.remaining());
         buffer.put_slice(&self.ahead[..bytes]);
@@ -116,7 +116,7 @@ impl Connection {
         }
     }
 
-    /// Judges the head that what was read ahead begins with. True if it is decided what becomes of it.
+    /// Judges the head at the beginning of what was read ahead. True if that is decided.
     fn judge_ahead(&mut self) -> bool {
         let may_be = self.partial == 0
             || self.ahead.len() >= HEAD_BYTES_MAX
@@ -137,8 +137,8 @@ impl Connection {
         true
     }
 
-    /// Judges a head in place, in hyper's own buffer, which holds all that was read. What is no part of the
-    /// request is taken out of there.
+    /// Judges a head in place, in hyper's own buffer, which holds all that was read. What is not part of
+    /// the request is taken out of it.
     fn judge_read(&mut self, buffer: &mut ReadBuf<'_>, before: usize) {
         let bytes = &buffer.filled()[before..];
         let mut handed_on = 0;
@@ -165,11 +165,11 @@ impl Connection {
         (self.is_new, self.deadline, self.partial) = (false, None, 0);
     }
 
-    fn refuse(&mut self, refused: &Refused) {
-        self.refusal = Some(self.front.refuse_head(refused));
+    fn refuse(&mut self, refused: &RefusedHead) {
+        self.refusal = Some(self.refuser.head(refused));
     }
 
-    /// Reads from the stream; what was read is of the body that is on its way, or of the next head.
+    /// Reads from the stream: more of the body that is on its way, or of the next head.
     fn poll_more(&mut self, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<usize>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(context, buffer);

@@ -2,52 +2,39 @@
 
 use std::time::Duration;
 
-use http::header::{ACCEPT, ACCEPT_ENCODING, ALLOW, AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE};
-use http::header::{LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
-use http::{HeaderMap, HeaderValue, Method, Uri};
+use clap::Args;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use tower_http::cors::{AllowOrigin, Any, CorsLayer};
-
-use crate::admission::authenticate::X_API_KEY;
-use crate::http::router;
-use crate::native::decode;
-use crate::native::key;
-use crate::native::prefer;
-use crate::native::respond;
 
 /// Every page.
 const ANY: &str = "*";
-/// How long a browser may remember what it was told.
+/// How long a browser may remember the answer to a preflight.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 
-/// The layer for requests of these origins; `None` if there are none.
+/// Which web pages may use the API.
+#[derive(Debug, Clone, Args)]
+pub struct CorsSettings {
+    /// Origins of web pages that may send uploads, comma separated, such as `https://app.example,capacitor://localhost`;
+    /// * is any. Without it a browser lets none.
+    #[arg(long, env, value_delimiter = ',', value_parser = origin)]
+    pub cors_origins: Vec<HeaderValue>,
+}
+
+/// The layer for requests of these origins, which may set some headers and read others; `None` if there are none.
 #[must_use]
-pub fn layer(origins: &[HeaderValue]) -> Option<CorsLayer> {
+pub fn layer(
+    settings: &CorsSettings,
+    of_requests: &[HeaderName],
+    of_responses: &[HeaderName],
+) -> Option<CorsLayer> {
+    let origins = &settings.cors_origins;
     if origins.is_empty() {
         return None;
     }
     let layer = CorsLayer::new()
         .allow_methods([Method::POST, Method::GET, Method::HEAD])
-        .allow_headers([
-            X_API_KEY,
-            AUTHORIZATION,
-            ACCEPT,
-            CONTENT_TYPE,
-            CONTENT_ENCODING,
-            key::NAME,
-            key::ALIAS,
-            prefer::PREFER,
-            decode::TRACEPARENT,
-        ])
-        .expose_headers([
-            router::REQUEST_ID,
-            respond::REPLAYED,
-            respond::PREFERENCE_APPLIED,
-            RETRY_AFTER,
-            LOCATION,
-            ALLOW,
-            ACCEPT_ENCODING,
-            WWW_AUTHENTICATE,
-        ])
+        .allow_headers(of_requests.to_owned())
+        .expose_headers(of_responses.to_owned())
         .max_age(MAX_AGE);
     if origins.iter().any(|origin| origin == ANY) {
         return Some(layer.allow_origin(Any));
@@ -115,7 +102,8 @@ mod tests {
 
     #[test]
     fn without_origins_there_is_no_layer() {
-        assert!(layer(&[]).is_none());
-        assert!(layer(&[HeaderValue::from_static("*")]).is_some());
+        let layer = |cors_origins| layer(&CorsSettings { cors_origins }, &[], &[]);
+        assert!(layer(Vec::new()).is_none());
+        assert!(layer(vec![HeaderValue::from_static("*")]).is_some());
     }
 }

@@ -1,4 +1,4 @@
-//! Where the body of a request ends, told from its bytes on their way to hyper.
+//! Where the body of a request ends, found in its bytes on their way to hyper.
 //!
 //! hyper decodes the chunks, and refuses more than this does. That both find the same end is what keeps one
 //! request out of another, so this is strict: every line ends with CRLF, those of trailers too, where hyper
@@ -18,9 +18,9 @@ pub enum Framing {
 pub enum Chunks {
     /// A digit of a chunk's size, or what ends it.
     Size {
-        /// As far as it is told.
+        /// As far as it is known.
         size: u64,
-        /// How many digits told it.
+        /// By so many digits.
         digits: u8,
     },
     /// An extension, or the end of its line.
@@ -66,7 +66,7 @@ impl Framing {
         self == Self::Chunked(Chunks::Broken)
     }
 
-    /// Passes over the bytes that belong to the body, and tells how many they are: all, unless it ends or
+    /// Passes over the bytes that belong to the body, and returns how many they are: all, unless it ends or
     /// breaks before.
     pub fn pass(&mut self, bytes: &[u8]) -> usize {
         match self {

@@ -1,56 +1,66 @@
-//! The metrics that every request moves. Their series are looked up once: by name, each look-up would put name and
-//! labels together first.
+//! The metrics of every request. Their series are looked up once: by name, each look-up would put name and labels together
+//! first.
 
 use std::time::Duration;
 
 use http::StatusCode;
-use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
+use matchit::Router;
+use metrics::{Counter, Histogram, counter, histogram};
 
-/// How answers end, and where the answer of each can come from.
-const ENDS: [(&str, &[&str]); 4] = [
-    ("final", &["cache", "table", "results", "own", "joined"]),
-    ("conflict", &["cache", "table", "results", "joined"]),
-    ("pending", &["none"]),
-    ("unavailable", &["none"]),
-];
+/// Stands for a path without a route: a path is the client's own text.
+pub const NO_ROUTE: &str = "none";
 
-/// Series by the value of a label. They are few: to compare them all is quicker than to hash.
-type ByLabel<T> = Vec<(&'static str, T)>;
-
-fn labelled<'a, T>(series: &'a ByLabel<T>, label: &str) -> Option<&'a T> {
-    series.iter().find(|(of, _)| *of == label).map(|(_, series)| series)
+/// What is reported of every request, by route.
+pub struct HttpMetrics {
+    routes: Router<Series>,
+    no_route: Series,
 }
 
-/// What is told of every request.
-pub struct HttpMetrics {
-    /// Requests answered 200, by route. Other statuses are looked up by name.
-    ok: ByLabel<Counter>,
-    seconds: ByLabel<Histogram>,
+/// The series of one route.
+#[derive(Clone)]
+pub struct Series {
+    /// Its name in metrics and logs.
+    pub route: &'static str,
+    /// Requests answered 200, on a route. All others are looked up by name.
+    ok: Option<Counter>,
+    seconds: Histogram,
 }
 
 impl HttpMetrics {
-    /// The series of these routes, which exist from now on; `no_route` names all others.
-    #[must_use]
-    pub fn new(routes: &[&'static str], no_route: &'static str) -> Self {
-        let ok: ByLabel<Counter> =
-            routes.iter().map(|route| (*route, requests(route, StatusCode::OK))).collect();
-        for (_, counter) in &ok {
-            counter.absolute(0);
+    /// The series of these routes, as axum's router has them, which exist from now on.
+    ///
+    /// # Errors
+    /// Two routes overlap, or one is none.
+    pub fn new(routes: &[&'static str]) -> Result<Self, matchit::InsertError> {
+        let mut router = Router::new();
+        for route in routes {
+            let ok = requests(route, StatusCode::OK);
+            ok.absolute(0);
+            router.insert(*route, Series { ok: Some(ok), ..Series::new(route) })?;
         }
-        let seconds = |route| histogram!("milepost_gateway_http_request_seconds", "route" => route);
-        let all = routes.iter().copied().chain([no_route]);
-        Self { ok, seconds: all.map(|route| (route, seconds(route))).collect() }
+        Ok(Self { routes: router, no_route: Series::new(NO_ROUTE) })
+    }
+
+    /// The series of a path.
+    #[must_use]
+    pub fn of(&self, path: &str) -> &Series {
+        self.routes.at(path).map_or(&self.no_route, |matched| matched.value)
+    }
+}
+
+impl Series {
+    fn new(route: &'static str) -> Self {
+        let seconds = histogram!("milepost_gateway_http_request_seconds", "route" => route);
+        Self { route, ok: None, seconds }
     }
 
     /// Counts one request.
-    pub fn count(&self, route: &'static str, status: StatusCode, elapsed: Duration) {
-        match labelled(&self.ok, route).filter(|_| status == StatusCode::OK) {
-            Some(counter) => counter.increment(1),
-            None => requests(route, status).increment(1),
+    pub fn count(&self, status: StatusCode, elapsed: Duration) {
+        match self.ok.as_ref().filter(|_| status == StatusCode::OK) {
+            Some(ok) => ok.increment(1),
+            None => requests(self.route, status).increment(1),
         }
-        if let Some(seconds) = labelled(&self.seconds, route) {
-            seconds.record(elapsed);
-        }
+        self.seconds.record(elapsed);
     }
 }
 
@@ -58,50 +68,24 @@ fn requests(route: &'static str, status: StatusCode) -> Counter {
     counter!("milepost_gateway_http_requests_total", "route" => route, "status" => status.as_str().to_owned())
 }
 
-/// What is told of every accepted upload.
-pub struct AnswerMetrics {
-    uploads: Vec<(&'static str, &'static str, Counter)>,
-    seconds: ByLabel<Histogram>,
-    /// Partitions whose answers are late.
-    pub late_partitions: Gauge,
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-impl AnswerMetrics {
-    /// The series, which exist from now on.
-    #[must_use]
-    pub fn new() -> Self {
-        let mut uploads = Vec::new();
-        for (outcome, sources) in ENDS {
-            for source in sources {
-                let counter =
-                    counter!("milepost_gateway_uploads_total", "outcome" => outcome, "source" => *source);
-                counter.absolute(0);
-                uploads.push((outcome, *source, counter));
-            }
+    #[test]
+    fn a_path_is_counted_by_its_route() {
+        let metrics = HttpMetrics::new(&["/a", "/a/b", "/u/{id}"]).unwrap();
+        for (path, route) in [
+            ("/a", "/a"),
+            ("/a/b", "/a/b"),
+            ("/u/x", "/u/{id}"),
+            ("/u/", NO_ROUTE),
+            ("/u/x/y", NO_ROUTE),
+            ("/a/", NO_ROUTE),
+            ("", NO_ROUTE),
+            ("*", NO_ROUTE),
+        ] {
+            assert_eq!(metrics.of(path).route, route, "{path}");
         }
-        let seconds = |outcome| histogram!("milepost_gateway_answer_seconds", "outcome" => outcome);
-        let late_partitions = gauge!("milepost_gateway_late_partitions");
-        late_partitions.set(0);
-        Self {
-            uploads,
-            seconds: ENDS.map(|(outcome, _)| (outcome, seconds(outcome))).into(),
-            late_partitions,
-        }
-    }
-
-    /// Counts one upload.
-    pub fn count(&self, outcome: &'static str, source: &'static str, elapsed: Duration) {
-        if let Some((.., counter)) = self.uploads.iter().find(|(o, s, _)| (*o, *s) == (outcome, source)) {
-            counter.increment(1);
-        }
-        if let Some(seconds) = labelled(&self.seconds, outcome) {
-            seconds.record(elapsed);
-        }
-    }
-}
-
-impl Default for AnswerMetrics {
-    fn default() -> Self {
-        Self::new()
     }
 }

@@ -23,10 +23,12 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::http::access_log::AccessLog;
 use crate::http::ambiguity::HEAD_BYTES_MAX;
 use crate::http::connection::{Connection, Timeouts};
 use crate::http::linger::Linger;
-use crate::http::router::Front;
+use crate::http::refuser::Refuser;
+use crate::http::router::Pipeline;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -34,12 +36,12 @@ const SECOND: Duration = Duration::from_secs(1);
 const ACCEPTING: &str = "accepting";
 /// Bytes of one connection's buffer: the largest head, and the largest piece of a body.
 const BUFFER_BYTES: usize = HEAD_BYTES_MAX;
-/// Refusals being told at once; past it a connection is closed without a word.
+/// Connections being refused at once; past it one is closed without an answer.
 const REFUSALS_MAX: usize = 256;
-/// Longest time to tell a refusal.
+/// Longest time to refuse a connection.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often it is told what the log leaves out.
-const TELL_EVERY: Duration = Duration::from_secs(10);
+/// How often what the log leaves out is reported.
+const REPORT_EVERY: Duration = Duration::from_secs(10);
 /// Pause after a failed accept, which usually means that file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -49,6 +51,10 @@ pub struct ServerSettings {
     /// Most open connections; past it 503 [1..=1000000].
     #[arg(long, env, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub connections_max: u32,
+
+    /// Most requests being served at once, not counting bodies on their way; past it 503 [1..=1000000].
+    #[arg(long, env, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub requests_max: u32,
 
     /// Longest wait for the whole head of a request once it has begun [100ms..=5m].
     #[arg(long, env, default_value = "10s", value_parser = duration(100 * MS, 300 * SECOND))]
@@ -62,7 +68,7 @@ pub struct ServerSettings {
     #[arg(long, env, default_value = "10s", value_parser = duration(100 * MS, 300 * SECOND))]
     pub write_timeout: Duration,
 
-    /// Longest wait, once told to stop, for requests in flight. The program ends at most 5s later
+    /// Longest wait for requests in flight once the gateway is to stop. The program ends at most 5s later
     /// [100ms..=10m].
     #[arg(long, env, default_value = "25s", value_parser = duration(100 * MS, 600 * SECOND))]
     pub drain_timeout: Duration,
@@ -72,18 +78,20 @@ pub struct ServerSettings {
 /// has not ended by the drain timeout is cut off.
 pub async fn serve(
     listener: TcpListener,
-    front: Arc<Front>,
+    pipeline: Arc<Pipeline>,
+    refuser: Arc<Refuser>,
     settings: &ServerSettings,
     readiness: &Readiness,
     stop: &CancellationToken,
 ) {
-    let seats = Arc::new(Semaphore::new(usize::try_from(settings.connections_max).unwrap_or(usize::MAX)));
+    let slots = Arc::new(Semaphore::new(usize::try_from(settings.connections_max).unwrap_or(usize::MAX)));
     let refusals = Arc::new(Semaphore::new(REFUSALS_MAX));
     let refused = metrics::counter!("milepost_gateway_http_refused_connections_total");
     refused.absolute(0);
     let (connections, cut_off) = (TaskTracker::new(), CancellationToken::new());
     readiness.up(ACCEPTING);
-    tokio::spawn(tell_left_out(Arc::clone(&front), stop.clone()));
+    tokio::spawn(report_left_out(Arc::clone(&refuser.log), stop.clone()));
+    let ends = Ends { stop: stop.clone(), cut_off: cut_off.clone() };
     while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         let stream = match accepted {
             Ok((stream, _)) => stream,
@@ -93,19 +101,20 @@ pub async fn serve(
                 continue;
             }
         };
-        if let Ok(seat) = Arc::clone(&seats).try_acquire_owned() {
-            let serving = connection(stream, Arc::clone(&front), settings, (stop.clone(), cut_off.clone()));
+        if let Ok(slot) = Arc::clone(&slots).try_acquire_owned() {
+            let (pipeline, refuser) = (Arc::clone(&pipeline), Arc::clone(&refuser));
+            let serving = connection(stream, pipeline, refuser, settings, ends.clone());
             connections.spawn(async move {
                 let gauge = metrics::gauge!("milepost_gateway_http_connections");
                 gauge.increment(1);
                 serving.await;
                 gauge.decrement(1);
-                drop(seat);
+                drop(slot);
             });
         } else {
             refused.increment(1);
             if let Ok(turn) = Arc::clone(&refusals).try_acquire_owned() {
-                let answer = front.refuse_connection();
+                let answer = refuser.connection();
                 connections.spawn(async move {
                     let _ = timeout(REFUSAL_TIMEOUT, refuse(stream, &answer)).await;
                     drop(turn);
@@ -120,13 +129,13 @@ pub async fn serve(
         tracing::warn!(connections = connections.len(), "connections cut off at the end");
         cut_off.cancel();
     }
-    front.tell_left_out();
+    refuser.log.report_left_out();
 }
 
-/// Tells now and then how many refusals got no log line.
-async fn tell_left_out(front: Arc<Front>, stop: CancellationToken) {
-    while stop.run_until_cancelled(sleep(TELL_EVERY)).await.is_some() {
-        front.tell_left_out();
+/// Reports now and then how many refusals got no log line.
+async fn report_left_out(log: Arc<AccessLog>, stop: CancellationToken) {
+    while stop.run_until_cancelled(sleep(REPORT_EVERY)).await.is_some() {
+        log.report_left_out();
     }
 }
 
@@ -135,12 +144,22 @@ pub fn register(readiness: &Readiness) {
     readiness.register(ACCEPTING, true);
 }
 
+/// When a connection ends.
+#[derive(Clone)]
+struct Ends {
+    /// Cancelled when requests in flight are the last ones.
+    stop: CancellationToken,
+    /// Cancelled when nothing is waited for any more.
+    cut_off: CancellationToken,
+}
+
 /// Serves the requests of one connection, one after the other, until it ends or, after `stop`, is cut off.
 fn connection(
     stream: TcpStream,
-    front: Arc<Front>,
+    pipeline: Arc<Pipeline>,
+    refuser: Arc<Refuser>,
     settings: &ServerSettings,
-    (stop, cut_off): (CancellationToken, CancellationToken),
+    Ends { stop, cut_off }: Ends,
 ) -> impl Future<Output = ()> + use<> {
     // An answer is one small packet; it must not wait for the acknowledgement of the one before.
     let _ = stream.set_nodelay(true);
@@ -149,11 +168,11 @@ fn connection(
         idle: settings.idle_timeout,
         write: settings.write_timeout,
     };
-    let stream = Connection::new(stream, Arc::clone(&front), timeouts);
+    let stream = Connection::new(stream, refuser, timeouts);
     let has_begun = stream.has_begun();
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
-        let front = Arc::clone(&front);
-        async move { Ok::<_, Infallible>(front.answer(request).await) }
+        let pipeline = Arc::clone(&pipeline);
+        async move { Ok::<_, Infallible>(pipeline.answer(request).await) }
     });
     let mut serving = Box::pin(
         http1::Builder::new()
@@ -193,7 +212,7 @@ fn connection(
     }
 }
 
-/// Tells a client that there are too many, without reading what it wants.
+/// Refuses a client, without reading what it wants.
 async fn refuse(mut stream: TcpStream, answer: &[u8]) -> std::io::Result<()> {
     stream.write_all(answer).await?;
     stream.shutdown().await?;

@@ -1,39 +1,60 @@
-//! Makes an accepted upload of what was sent: decompressed, validated, keyed, fingerprinted. Pure but for the random key of
-//! an upload without one; nothing is stored.
+//! Makes an accepted upload of what was sent: decompressed, validated, keyed, fingerprinted. Pure, except for the random key
+//! of an upload without one; nothing is stored.
 
 use std::num::NonZero;
 use std::sync::Arc;
 use std::thread::available_parallelism;
 use std::time::Duration;
 
+use clap::Args;
 use http::{HeaderMap, HeaderName};
 use milepost_shared::journal::clock::{Clock, millis};
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::record;
 use milepost_shared::location::fingerprint::Fingerprint;
-use milepost_shared::location::{self, Rules, Shape, Upload};
+use milepost_shared::location::{self, LOCATIONS_MAX, Rules, Shape, Upload};
+use milepost_shared::program::settings::duration;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::admission::body::Held;
 use crate::admission::coding::{Codings, Undecoded};
-use crate::answer::outcome::{Accepted, Unavailable};
-use crate::http::problem::Problem;
-use crate::settings::UploadSettings;
+use crate::admission::problem::{UNREADABLE_BODY, body_too_large};
+use crate::answer::outcome::Accepted;
+use crate::http::problem::{INTERNAL, OVERLOAD, Problem};
+use crate::native::problem::invalid_upload;
 
+const DAY: Duration = Duration::from_secs(86_400);
 /// The header that links an upload to its sender's trace.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
-/// Bytes that are read at once, where the request is; some 250 microseconds. More of them go to a thread of their own, so
-/// that they hold up nobody else.
+/// Bytes that are decoded right away, on the request's own thread: about 250 microseconds. Longer bodies go to a blocking
+/// thread, so that they hold up nobody else.
 const SHORT: usize = 64 << 10;
-/// The same before decompression: each of many empty members takes a while.
+/// The same for compressed bytes: many empty members take a while too.
 const SHORT_COMPRESSED: usize = 8 << 10;
 /// Longest wait for such a thread. There are as many as cores.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
-/// Memory that reading a body takes at most, for each of its bytes, besides itself (`shared/tests/memory.rs`).
+/// The most memory that decoding a body takes per byte, besides the body itself (`shared/tests/memory.rs`).
 pub const MEMORY_PER_BYTE: usize = 7;
+
+/// What an upload may hold.
+#[derive(Debug, Clone, Args)]
+pub struct DecodeSettings {
+    /// Most locations of one upload; past it 413 [1..=10000].
+    #[arg(long, env, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=LOCATIONS_MAX as i64))]
+    pub locations_max: u32,
+
+    /// Least time of a location, milliseconds since 1970: what is below is taken for seconds and refused. 0 takes any
+    /// [0..=100000000000].
+    #[arg(long, env, default_value_t = 100_000_000_000, value_parser = clap::value_parser!(i64).range(0..=100_000_000_000))]
+    pub timestamp_min: i64,
+
+    /// How far a location's time may be ahead of the gateway's clock [0s..=3650d].
+    #[arg(long, env, default_value = "24h", value_parser = duration(Duration::ZERO, 3650 * DAY))]
+    pub timestamp_ahead_max: Duration,
+}
 
 /// What every upload is judged by.
 #[derive(Debug, Clone)]
@@ -43,7 +64,7 @@ pub struct Acceptance {
     timestamp_min: i64,
     timestamp_ahead_max: Duration,
     clock: Clock,
-    /// One permit for each long body that may be read at the same time.
+    /// One permit for each long body that may be decoded at the same time.
     turns: Arc<Semaphore>,
 }
 
@@ -54,7 +75,7 @@ pub struct Sent<'a> {
     pub account: Uuid,
     /// The client's key.
     pub key: Option<&'a str>,
-    /// Which of the two bodies it has to be.
+    /// Which of the two kinds of body it has to be.
     pub shape: Shape,
     /// All headers.
     pub headers: &'a HeaderMap,
@@ -65,11 +86,11 @@ pub struct Sent<'a> {
 }
 
 impl Acceptance {
-    /// Judges by these settings and this clock.
+    /// Judges by these settings and this clock. No body may have more bytes after decompression.
     #[must_use]
-    pub fn new(settings: &UploadSettings, clock: Clock) -> Self {
+    pub fn new(settings: &DecodeSettings, bytes_max: usize, clock: Clock) -> Self {
         Self {
-            bytes_max: usize::try_from(settings.body_bytes_max).unwrap_or(usize::MAX),
+            bytes_max,
             locations_max: usize::try_from(settings.locations_max).unwrap_or(usize::MAX),
             timestamp_min: settings.timestamp_min,
             timestamp_ahead_max: settings.timestamp_ahead_max,
@@ -78,10 +99,10 @@ impl Acceptance {
         }
     }
 
-    /// Accepts an upload. Its body's memory becomes the upload's.
+    /// Accepts an upload. The memory counted for its body is then counted for the upload.
     ///
     /// # Errors
-    /// [`Problem::InvalidUpload`], naming every fault; the body is not compressed as said, or is too large, or there is no
+    /// [`invalid_upload`], naming every fault; the body is not compressed as said, or is too large, or there is no
     /// memory or no thread for it.
     pub async fn accept(&self, mut held: Held, sent: Sent<'_>) -> Result<(Accepted, Held), Problem> {
         let (rules, shape) = (self.rules(), sent.shape);
@@ -118,7 +139,7 @@ impl Acceptance {
         }
     }
 
-    /// Reads a body that is short, also after decompression; `None` if it is not.
+    /// Decodes a body that is short, also after decompression; `None` if it is not.
     fn read_short(
         &self,
         sent: &[u8],
@@ -132,13 +153,14 @@ impl Acceptance {
         if codings.is_none() {
             return Some(read(sent, shape, rules));
         }
-        match decompress(sent, codings, SHORT.min(self.bytes_max)) {
-            Err(Problem::BodyTooLarge(_)) => None,
-            decompressed => Some(decompressed.and_then(|body| read(&body, shape, rules))),
+        match codings.take_off(sent, SHORT.min(self.bytes_max)) {
+            Err(Undecoded::TooLarge) => None,
+            Err(Undecoded::Broken) => Some(Err(UNREADABLE_BODY)),
+            Ok(body) => Some(read(&body, shape, rules)),
         }
     }
 
-    /// Reads a body on a thread that may be held up. If the client goes away meanwhile, its memory still counts until then.
+    /// Decodes a body on a blocking thread. Its memory counts until that has finished, even if the client hangs up.
     async fn read_long(
         &self,
         mut held: Held,
@@ -147,7 +169,7 @@ impl Acceptance {
         rules: Rules,
     ) -> Result<(Held, Result<Read, Problem>), Problem> {
         let turn = timeout(TURN_TIMEOUT, Arc::clone(&self.turns).acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else { return Err(Problem::Unavailable(Unavailable::Overload)) };
+        let Ok(Ok(turn)) = turn else { return Err(OVERLOAD) };
         let bytes_max = self.bytes_max;
         let body_bytes = if codings.is_none() { held.bytes.len() } else { bytes_max };
         held.reserve(body_bytes.saturating_mul(1 + MEMORY_PER_BYTE).saturating_sub(held.bytes.len()))?;
@@ -164,9 +186,9 @@ impl Acceptance {
         });
         match reading.await {
             Ok(read) => Ok(read),
-            Err(failed) => failed
-                .try_into_panic()
-                .map_or(Err(Problem::Internal), |panic| std::panic::resume_unwind(panic)),
+            Err(failed) => {
+                failed.try_into_panic().map_or(Err(INTERNAL), |panic| std::panic::resume_unwind(panic))
+            }
         }
     }
 }
@@ -176,13 +198,13 @@ type Read = (Upload, Fingerprint);
 
 fn decompress(sent: &[u8], codings: &Codings, bytes_max: usize) -> Result<Vec<u8>, Problem> {
     codings.take_off(sent, bytes_max).map_err(|undecoded| match undecoded {
-        Undecoded::Broken => Problem::UnreadableBody,
-        Undecoded::TooLarge => Problem::BodyTooLarge(bytes_max),
+        Undecoded::Broken => UNREADABLE_BODY,
+        Undecoded::TooLarge => body_too_large(bytes_max),
     })
 }
 
 fn read(body: &[u8], shape: Shape, rules: Rules) -> Result<Read, Problem> {
-    let upload = location::decode(body, shape, rules).map_err(Problem::InvalidUpload)?;
+    let upload = location::decode(body, shape, rules).map_err(|invalid| invalid_upload(&invalid))?;
     let fingerprint = Fingerprint::of(&upload);
     Ok((upload, fingerprint))
 }
@@ -201,7 +223,7 @@ mod tests {
     use milepost_shared::location::Invalid;
 
     use super::*;
-    use crate::admission::body::{Arriving, Bodies};
+    use crate::admission::body::Bodies;
     use crate::testing::settings;
 
     const ACCOUNT: Uuid = Uuid::from_u128(1);
@@ -226,8 +248,8 @@ mod tests {
     }
 
     async fn accept(shape: Shape, key: Option<&str>, body: &str) -> Result<Accepted, Problem> {
-        let (bodies, headers) = (Bodies::new(&settings(&[]).uploads), HeaderMap::new());
-        let held = bodies.read(&mut Arriving::new(body.to_owned().into())).await?;
+        let (bodies, headers) = (Bodies::new(&settings(&[]).bodies), HeaderMap::new());
+        let held = bodies.read(body.to_owned().into()).await?;
         acceptance().accept(held, sent(shape, key, &headers)).await.map(|(accepted, _)| accepted)
     }
 
@@ -257,19 +279,18 @@ mod tests {
     #[tokio::test]
     async fn the_settings_bound_number_and_time_of_locations() {
         let too_many = accept(Shape::Batch, None, &batch(&[3, 4, 5])).await.unwrap_err();
-        assert_eq!(too_many, Problem::InvalidUpload(Invalid::TooMany { max: 2 }));
+        assert_eq!(too_many, invalid_upload(&Invalid::TooMany { max: 2 }));
         assert!(accept(Shape::Batch, None, &batch(&[NOW_MS + 3_590_000])).await.is_ok());
         let ahead = accept(Shape::Batch, None, &batch(&[5, NOW_MS + 3_660_000])).await.unwrap_err();
-        let Problem::InvalidUpload(Invalid::Faults { faults, .. }) = ahead else { panic!("{ahead:?}") };
-        assert_eq!(faults[0].field, "locations[1].timestamp");
+        assert_eq!(ahead.members.unwrap()["faults"][0]["field"], "locations[1].timestamp");
         let seconds = accept(Shape::Batch, None, &batch(&[2, 1])).await.unwrap_err();
-        let Problem::InvalidUpload(Invalid::Faults { faults, .. }) = seconds else { panic!("{seconds:?}") };
-        assert_eq!(faults[0].message, "looks like seconds; milliseconds are wanted");
+        let fault = &seconds.members.unwrap()["faults"][0];
+        assert_eq!(fault["message"], "looks like seconds; milliseconds are wanted");
     }
 
     #[tokio::test]
     async fn a_short_body_is_read_at_once_and_a_long_one_holds_nobody_up() {
-        let (bodies, headers) = (Bodies::new(&settings(&[]).uploads), HeaderMap::new());
+        let (bodies, headers) = (Bodies::new(&settings(&[]).bodies), HeaderMap::new());
         let mut compressed = HeaderMap::new();
         compressed.insert("content-encoding", HeaderValue::from_static("zstd"));
         let short = batch(&[NOW_MS]);
@@ -280,7 +301,7 @@ mod tests {
             (zstd::stream::encode_all(short.as_bytes(), 3).unwrap(), &compressed, true),
             (zstd::stream::encode_all(long.as_bytes(), 3).unwrap(), &compressed, false),
         ] {
-            let held = bodies.read(&mut Arriving::new(body.into())).await.unwrap();
+            let held = bodies.read(body.into()).await.unwrap();
             let acceptance = acceptance();
             let mut accepting = std::pin::pin!(acceptance.accept(held, sent(Shape::Batch, None, headers)));
             let polled = futures::poll!(accepting.as_mut());
@@ -295,19 +316,19 @@ mod tests {
 
     #[tokio::test]
     async fn memory_counts_while_a_long_body_is_read_and_then_only_what_is_left() {
-        let bodies = Bodies::new(&settings(&["--body-memory-kib=8192"]).uploads);
+        let bodies = Bodies::new(&settings(&["--body-memory-kib=8192"]).bodies);
         let headers = HeaderMap::new();
         let long = |bytes: usize| {
             let body = batch(&[NOW_MS]).replace("]}", &format!("]{}}}", " ".repeat(bytes)));
             axum::body::Body::from(body)
         };
-        let first = bodies.read(&mut Arriving::new(long(1_000_000))).await.unwrap();
-        let second = bodies.read(&mut Arriving::new(long(1_000_000))).await.unwrap();
+        let first = bodies.read(long(1_000_000)).await.unwrap();
+        let second = bodies.read(long(1_000_000)).await.unwrap();
         let acceptance = acceptance();
         let refused = acceptance.accept(second, sent(Shape::Batch, None, &headers)).await;
-        assert_eq!(refused.map(drop), Err(Problem::Unavailable(Unavailable::Overload)));
+        assert_eq!(refused.map(drop), Err(OVERLOAD));
         let (_accepted, held) = acceptance.accept(first, sent(Shape::Batch, None, &headers)).await.unwrap();
-        let again = bodies.read(&mut Arriving::new(long(1_000_000))).await.unwrap();
+        let again = bodies.read(long(1_000_000)).await.unwrap();
         assert!(acceptance.accept(again, sent(Shape::Batch, None, &headers)).await.is_ok());
         drop(held);
     }

@@ -1,7 +1,8 @@
-//! The `Idempotency-Key` header: an RFC 8941 string in quotes, as the IETF draft has it, or the bare value,
+//! The `Idempotency-Key` header: a string of RFC 9651 in quotes, as the IETF draft has it, or the bare value,
 //! as most clients send it. Both forms of one value are one key. `X-Idempotency-Key` is another name of it.
 
 use http::{HeaderMap, HeaderName};
+use sfv::{BareItem, Item, Parser};
 
 /// The header's name.
 pub const NAME: HeaderName = HeaderName::from_static("idempotency-key");
@@ -17,7 +18,7 @@ pub const CHARS_MAX: usize = 255;
 /// # Errors
 /// What is wrong with it. A key that cannot be read is never taken for absent: the client relies on it.
 pub fn parse(headers: &HeaderMap) -> Result<Option<String>, String> {
-    let of_alias = |fault: &str| fault.replace("Idempotency-Key", "X-Idempotency-Key");
+    let of_alias = |fault: String| fault.replace("Idempotency-Key", "X-Idempotency-Key");
     match (one(headers, &NAME)?, one(headers, &ALIAS).map_err(of_alias)?) {
         (Some(key), Some(other)) if key != other => {
             Err("Idempotency-Key and X-Idempotency-Key have different values.".to_owned())
@@ -27,48 +28,35 @@ pub fn parse(headers: &HeaderMap) -> Result<Option<String>, String> {
 }
 
 /// The key in the one header of this name. A fault names `Idempotency-Key`.
-fn one(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, &'static str> {
+fn one(headers: &HeaderMap, name: &HeaderName) -> Result<Option<String>, String> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
-        return Err("Idempotency-Key is given more than once.");
+        return Err("Idempotency-Key is given more than once.".to_owned());
     }
-    let key = match value.as_bytes().split_first() {
-        None => return Err("Idempotency-Key is empty."),
-        Some((b'"', quoted)) => unquote(quoted)?,
-        Some(_) => value.as_bytes().to_vec(),
-    };
+    let invisible = || "Idempotency-Key may hold visible ASCII characters only.".to_owned();
+    let text = value.to_str().map_err(|_| invisible())?;
+    let is_quoted = text.starts_with('"');
+    let key = if is_quoted { unquote(text)? } else { text.to_owned() };
     if key.is_empty() {
-        return Err("Idempotency-Key is empty.");
+        Err("Idempotency-Key is empty.".to_owned())
+    } else if key.len() > CHARS_MAX {
+        Err("Idempotency-Key has more than 255 characters.".to_owned())
+    } else if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Err(invisible())
+    } else if !is_quoted && key.contains(',') {
+        Err("An Idempotency-Key with a comma must be in double quotes.".to_owned())
+    } else {
+        Ok(Some(key))
     }
-    if key.len() > CHARS_MAX {
-        return Err("Idempotency-Key has more than 255 characters.");
-    }
-    if !key.iter().all(u8::is_ascii_graphic) {
-        return Err("Idempotency-Key may hold visible ASCII characters only.");
-    }
-    if !value.as_bytes().starts_with(b"\"") && key.contains(&b',') {
-        return Err("A comma in Idempotency-Key has to be in double quotes, with the whole key.");
-    }
-    String::from_utf8(key).map(Some).map_err(|_| "Idempotency-Key may hold visible ASCII characters only.")
 }
 
-/// RFC 8941 section 4.2.5, behind the opening quote. Nothing may follow the closing one: parameters have no
-/// meaning here.
-fn unquote(quoted: &[u8]) -> Result<Vec<u8>, &'static str> {
-    let mut key = Vec::with_capacity(quoted.len());
-    let mut bytes = quoted.iter();
-    loop {
-        match bytes.next() {
-            None => return Err("Idempotency-Key has no closing quote."),
-            Some(b'"') if bytes.as_slice().is_empty() => return Ok(key),
-            Some(b'"') => return Err("Nothing may follow the closing quote of Idempotency-Key."),
-            Some(b'\\') => match bytes.next() {
-                Some(byte @ (b'"' | b'\\')) => key.push(*byte),
-                _ => return Err("A backslash in Idempotency-Key may only precede a quote or a backslash."),
-            },
-            Some(byte) => key.push(*byte),
-        }
+/// A string of RFC 9651 (section 3.3.3), without parameters, which have no meaning here.
+fn unquote(text: &str) -> Result<String, String> {
+    match Parser::new(text).parse::<Item>() {
+        Ok(Item { bare_item: BareItem::String(key), params }) if params.is_empty() => Ok(key.into()),
+        Ok(_) => Err("Nothing may follow the closing quote of Idempotency-Key.".to_owned()),
+        Err(error) => Err(format!("Idempotency-Key is not a quoted string: {error}.")),
     }
 }
 
@@ -129,17 +117,17 @@ mod tests {
             (&["schlüssel".as_bytes()], "visible ASCII"),
             (&[b"\"\xff\""], "visible ASCII"),
             (&[b"a, b"], "visible ASCII"),
-            (&[b"\"a"], "no closing quote"),
-            (&[b"\""], "no closing quote"),
+            (&[b"\"a"], "unterminated string"),
+            (&[b"\""], "unterminated string"),
             (&[b"\"a\";p=1"], "Nothing may follow"),
-            (&[b"\"a\"\"b\""], "Nothing may follow"),
-            (&[br#""a\b""#], "backslash"),
+            (&[b"\"a\"\"b\""], "trailing characters"),
+            (&[br#""a\b""#], "escape"),
             // Two headers that a proxy or `fetch` has joined.
             (&[b"k,k"], "comma"),
             (&[b"k,"], "comma"),
             (&[b",k"], "comma"),
             (&[b"k, k"], "visible ASCII"),
-            (&[b"\"k\", \"k\""], "Nothing may follow"),
+            (&[b"\"k\", \"k\""], "trailing characters"),
         ];
         for (values, message) in cases {
             let error = parsed(values).unwrap_err();
@@ -166,7 +154,7 @@ mod tests {
             ([(ALIAS, "k"), (ALIAS, "k")], "more than once"),
             ([(NAME, "k"), (ALIAS, "")], "empty"),
             ([(NAME, "k"), (ALIAS, "k,k")], "comma"),
-            ([(NAME, "\"k"), (ALIAS, "k")], "no closing quote"),
+            ([(NAME, "\"k"), (ALIAS, "k")], "unterminated string"),
         ] {
             let error = read(&pairs).unwrap_err();
             assert!(error.contains(message), "{pairs:?}: {error}");
@@ -181,9 +169,9 @@ mod tests {
                 headers.append(name, HeaderValue::from_str(value).unwrap());
                 parse(&headers).unwrap_err()
             };
-            let told = error(&NAME);
-            assert!(told.contains("Idempotency-Key") && !told.contains("X-"), "{told}");
-            assert_eq!(error(&ALIAS), told.replace("Idempotency-Key", "X-Idempotency-Key"));
+            let named = error(&NAME);
+            assert!(named.contains("Idempotency-Key") && !named.contains("X-"), "{named}");
+            assert_eq!(error(&ALIAS), named.replace("Idempotency-Key", "X-Idempotency-Key"));
         }
     }
 

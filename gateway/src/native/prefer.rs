@@ -2,12 +2,49 @@
 
 use std::time::Duration;
 
+use clap::Args;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use milepost_shared::program::settings::duration;
 
 /// The header's name.
 pub const PREFER: HeaderName = HeaderName::from_static("prefer");
 
-/// What a client prefers. What cannot be read is ignored, as RFC 7240 section 2 asks.
+/// How long an upload waits for its final answer.
+#[derive(Debug, Clone, Args)]
+pub struct WaitSettings {
+    /// How long an upload waits for its final answer before 202, if the client does not say [0ms..=5m].
+    #[arg(long, env, default_value = "10s", value_parser = duration(Duration::ZERO, Duration::from_secs(300)))]
+    pub answer_wait: Duration,
+
+    /// The longest such wait a client may ask for with 'Prefer: wait=N' [0ms..=5m].
+    #[arg(long, env, default_value = "20s", value_parser = duration(Duration::ZERO, Duration::from_secs(300)))]
+    pub wait_max: Duration,
+}
+
+/// How long an upload waits.
+#[derive(Debug, Clone, Copy)]
+pub struct Waits {
+    /// If the client does not say.
+    pub default: Duration,
+    /// Whatever it says.
+    pub max: Duration,
+}
+
+impl From<&WaitSettings> for Waits {
+    fn from(settings: &WaitSettings) -> Self {
+        Self { default: settings.answer_wait, max: settings.wait_max }
+    }
+}
+
+impl Waits {
+    /// Neither is longer than this.
+    #[must_use]
+    pub fn at_most(self, most: Duration) -> Self {
+        Self { default: self.default.min(most), max: self.max.min(most) }
+    }
+}
+
+/// What a client prefers. What cannot be read is ignored, as RFC 7240 section 2 demands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Preference {
     /// `respond-async`: take 202 rather than a wait.
@@ -34,15 +71,14 @@ impl Preference {
         preference
     }
 
-    /// How long to wait for the final answer: what was asked for, at most `max`; `default` without a
-    /// preference. Both preferences together mean to respond asynchronously after the wait (RFC 7240 section
+    /// How long to wait for the final answer: what was asked for, within the bound; the default without a preference. Both preferences together mean to respond asynchronously after the wait (RFC 7240 section
     /// 4.3).
     #[must_use]
-    pub fn patience(&self, default: Duration, max: Duration) -> Duration {
+    pub fn patience(&self, waits: Waits) -> Duration {
         match self.wait {
-            Some(wait) => wait.min(max),
+            Some(wait) => wait.min(waits.max),
             None if self.respond_async => Duration::ZERO,
-            None => default,
+            None => waits.default,
         }
     }
 
@@ -87,6 +123,7 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
+    const WAITS: Waits = Waits { default: Duration::from_secs(10), max: Duration::from_secs(30) };
 
     fn of(values: &[&str]) -> Preference {
         let mut headers = HeaderMap::new();
@@ -121,7 +158,7 @@ mod tests {
 
     #[test]
     fn patience_is_what_was_asked_for_within_the_bound() {
-        let patience = |values: &[&str]| of(values).patience(10 * SECOND, 30 * SECOND);
+        let patience = |values: &[&str]| of(values).patience(WAITS);
         assert_eq!(patience(&[]), 10 * SECOND);
         assert_eq!(patience(&["wait=3"]), 3 * SECOND);
         assert_eq!(patience(&["wait=31"]), 30 * SECOND);
@@ -144,7 +181,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_header_makes_it_panic_or_wait_too_long(value in "[ -~]{0,60}") {
-            prop_assert!(of(&[&value]).patience(SECOND, 30 * SECOND) <= 30 * SECOND);
+            prop_assert!(of(&[&value]).patience(WAITS) <= 30 * SECOND);
         }
     }
 }

@@ -1,17 +1,18 @@
-//! The receipt: what the `Location` of a 202 carries, so that any gateway can tell what became of the upload.
+//! The receipt: what the `Location` of a 202 carries, so that any gateway can find out what became of the upload.
 //!
 //! It names the record in the journal, which no gateway remembers. A tag binds it to the account and the key,
 //! so that a receipt that was altered, or shown by another account, is simply not known. The tag is no
-//! secret: who forges one learns nothing, because the state of a key is only ever told to its own account.
+//! secret: who forges one learns nothing, because the state of a key is only ever shown to its own account.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::key::KeyHash;
-use milepost_shared::location::fingerprint::Fingerprint;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
+
+use crate::answer::outcome::Receipt;
 
 const VERSION: u8 = 1;
 /// What the tag is a hash of begins with this, so that it is a hash of nothing else.
@@ -19,63 +20,35 @@ const DOMAIN: &[u8] = b"milepost receipt";
 const FIELDS: usize = 1 + 4 + 8 + 8 + 16;
 const TAG: usize = 16;
 
-/// Where the upload of a 202 stands in the journal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Receipt {
-    /// The record.
-    pub position: Position,
-    /// Its journal time; [`crate::answer::matching::UNKNOWN_TIME`] if the broker did not tell.
-    pub journal_time: JournalTime,
-    /// The first half of the upload's fingerprint: enough to tell it from another upload.
-    pub fingerprint: [u8; 16],
+/// The text for the `Location`: base64url without padding, 71 characters.
+#[must_use]
+pub fn encode(receipt: &Receipt, account: Uuid, key_hash: KeyHash) -> String {
+    let mut bytes = Vec::with_capacity(FIELDS + TAG);
+    bytes.push(VERSION);
+    bytes.extend_from_slice(&receipt.position.partition.to_be_bytes());
+    bytes.extend_from_slice(&receipt.position.offset.to_be_bytes());
+    bytes.extend_from_slice(&receipt.journal_time.0.to_be_bytes());
+    bytes.extend_from_slice(&receipt.fingerprint);
+    bytes.extend_from_slice(&tag(&bytes, account, key_hash));
+    URL_SAFE_NO_PAD.encode(bytes)
 }
 
-impl Receipt {
-    /// Of an upload that the journal acknowledged.
-    #[must_use]
-    pub fn new(position: Position, journal_time: JournalTime, fingerprint: Fingerprint) -> Self {
-        let mut half = [0; 16];
-        half.copy_from_slice(&fingerprint.0[..16]);
-        Self { position, journal_time, fingerprint: half }
+/// Reads a text back; `None` if it was not made for this account and key, was altered, or is of another version.
+#[must_use]
+pub fn decode(text: &str, account: Uuid, key_hash: KeyHash) -> Option<Receipt> {
+    let bytes: [u8; FIELDS + TAG] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
+    let (fields, given) = bytes.split_at(FIELDS);
+    if fields[0] != VERSION || given != tag(fields, account, key_hash) {
+        return None;
     }
-
-    /// Whether this is the receipt of an upload with that fingerprint.
-    #[must_use]
-    pub fn is_of(&self, fingerprint: Fingerprint) -> bool {
-        fingerprint.0.starts_with(&self.fingerprint)
-    }
-
-    /// The text for the `Location`: base64url without padding, 71 characters.
-    #[must_use]
-    pub fn encode(&self, account: Uuid, key_hash: KeyHash) -> String {
-        let mut bytes = Vec::with_capacity(FIELDS + TAG);
-        bytes.push(VERSION);
-        bytes.extend_from_slice(&self.position.partition.to_be_bytes());
-        bytes.extend_from_slice(&self.position.offset.to_be_bytes());
-        bytes.extend_from_slice(&self.journal_time.0.to_be_bytes());
-        bytes.extend_from_slice(&self.fingerprint);
-        bytes.extend_from_slice(&tag(&bytes, account, key_hash));
-        URL_SAFE_NO_PAD.encode(bytes)
-    }
-
-    /// Reads a text back; `None` if it was not made for this account and key, was altered, or is of another
-    /// version.
-    #[must_use]
-    pub fn decode(text: &str, account: Uuid, key_hash: KeyHash) -> Option<Self> {
-        let bytes: [u8; FIELDS + TAG] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
-        let (fields, given) = bytes.split_at(FIELDS);
-        if fields[0] != VERSION || given != tag(fields, account, key_hash) {
-            return None;
-        }
-        Some(Self {
-            position: Position {
-                partition: i32::from_be_bytes(fields[1..5].try_into().ok()?),
-                offset: i64::from_be_bytes(fields[5..13].try_into().ok()?),
-            },
-            journal_time: JournalTime(i64::from_be_bytes(fields[13..21].try_into().ok()?)),
-            fingerprint: fields[21..].try_into().ok()?,
-        })
-    }
+    Some(Receipt {
+        position: Position {
+            partition: i32::from_be_bytes(fields[1..5].try_into().ok()?),
+            offset: i64::from_be_bytes(fields[5..13].try_into().ok()?),
+        },
+        journal_time: JournalTime(i64::from_be_bytes(fields[13..21].try_into().ok()?)),
+        fingerprint: fields[21..].try_into().ok()?,
+    })
 }
 
 /// All parts have fixed lengths, so none runs into its neighbour.
@@ -109,44 +82,34 @@ mod tests {
     proptest! {
         #[test]
         fn a_receipt_survives_the_location((receipt, account, key) in receipts()) {
-            let text = receipt.encode(account, key);
+            let text = encode(&receipt, account, key);
             prop_assert_eq!(text.len(), 71);
             prop_assert!(text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_'));
-            prop_assert_eq!(Receipt::decode(&text, account, key), Some(receipt));
+            prop_assert_eq!(decode(&text, account, key), Some(receipt));
         }
 
         #[test]
         fn an_altered_receipt_is_not_known(
             (receipt, account, key) in receipts(), at in 0..53usize, bit in 0..8u8,
         ) {
-            let mut bytes = URL_SAFE_NO_PAD.decode(receipt.encode(account, key)).unwrap();
+            let mut bytes = URL_SAFE_NO_PAD.decode(encode(&receipt, account, key)).unwrap();
             bytes[at] ^= 1 << bit;
-            prop_assert_eq!(Receipt::decode(&URL_SAFE_NO_PAD.encode(bytes), account, key), None);
+            prop_assert_eq!(decode(&URL_SAFE_NO_PAD.encode(bytes), account, key), None);
         }
 
         #[test]
         fn another_account_or_key_does_not_know_it(
             (receipt, account, key) in receipts(), (_, other, other_key) in receipts(),
         ) {
-            let text = receipt.encode(account, key);
+            let text = encode(&receipt, account, key);
             prop_assume!(account != other && key != other_key);
-            prop_assert_eq!(Receipt::decode(&text, other, key), None);
-            prop_assert_eq!(Receipt::decode(&text, account, other_key), None);
+            prop_assert_eq!(decode(&text, other, key), None);
+            prop_assert_eq!(decode(&text, account, other_key), None);
         }
 
         #[test]
         fn no_text_makes_it_panic(text in ".{0,100}") {
-            prop_assert_eq!(Receipt::decode(&text, Uuid::nil(), KeyHash([0; 32])), None);
+            prop_assert_eq!(decode(&text, Uuid::nil(), KeyHash([0; 32])), None);
         }
-    }
-
-    #[test]
-    fn it_is_of_the_upload_it_was_made_for() {
-        let mut fingerprint = [3; 32];
-        let receipt =
-            Receipt::new(Position { partition: 0, offset: 0 }, JournalTime(0), Fingerprint(fingerprint));
-        assert!(receipt.is_of(Fingerprint(fingerprint)));
-        fingerprint[15] = 4;
-        assert!(!receipt.is_of(Fingerprint(fingerprint)));
     }
 }

@@ -11,7 +11,9 @@ use milepost_shared::journal::key::KeyHash;
 use uuid::Uuid;
 
 use crate::answer::outcome::Outcome;
-use crate::http::problem::{Problem, seconds};
+use crate::http::problem::seconds;
+use crate::native::problem::{KEY_REUSED, unavailable};
+use crate::native::receipt;
 
 /// When to ask for an answer that is pending.
 pub const RETRY_PENDING: Duration = Duration::from_secs(1);
@@ -37,10 +39,10 @@ pub struct Asked {
 pub fn respond(outcome: Outcome, asked: Asked) -> Response {
     let mut response = match outcome {
         Outcome::Final { state, replayed } => final_answer(state, replayed),
-        Outcome::Conflict => return Problem::KeyReused.into_response(),
-        Outcome::Unavailable(why) => return Problem::Unavailable(why).into_response(),
+        Outcome::Conflict => return KEY_REUSED.into_response(),
+        Outcome::Unavailable(why) => return unavailable(why).into_response(),
         Outcome::Pending(receipt) => {
-            let receipt = receipt.encode(asked.account, asked.key_hash);
+            let receipt = receipt::encode(&receipt, asked.account, asked.key_hash);
             let location = format!("/api/v1/uploads/{}?receipt={receipt}", asked.key_hash);
             let mut headers = HeaderMap::new();
             headers.insert(CONTENT_TYPE, JSON);
@@ -76,8 +78,7 @@ mod tests {
     use milepost_shared::location::fingerprint::Fingerprint;
 
     use super::*;
-    use crate::answer::outcome::Unavailable;
-    use crate::native::receipt::Receipt;
+    use crate::answer::outcome::{Receipt, Unavailable};
 
     const KEY: KeyHash = KeyHash([7; 32]);
     const ACCOUNT: Uuid = Uuid::from_u128(1);
@@ -121,7 +122,7 @@ mod tests {
         assert_eq!(response.headers()[PREFERENCE_APPLIED], "wait=3");
         let location = response.headers()[LOCATION].to_str().unwrap();
         let encoded = location.strip_prefix(&format!("/api/v1/uploads/{KEY}?receipt=")).unwrap();
-        assert_eq!(Receipt::decode(encoded, ACCOUNT, KEY), Some(receipt));
+        assert_eq!(receipt::decode(encoded, ACCOUNT, KEY), Some(receipt));
         let body = response.into_body().collect().await.unwrap().to_bytes();
         assert_eq!(&body[..], br#"{"status":"pending"}"#);
     }

@@ -8,9 +8,10 @@ use milepost_shared::journal::key::KeyHash;
 use serde::Serialize;
 use uuid::Uuid;
 
-use crate::answer::outcome::Status;
+use crate::answer::outcome::{Receipt, Status};
 use crate::http::problem::{Problem, seconds};
-use crate::native::receipt::Receipt;
+use crate::native::problem::{STATUS_UNAVAILABLE, UNKNOWN_UPLOAD};
+use crate::native::receipt;
 use crate::native::respond::RETRY_PENDING;
 
 /// Status of an upload that lost its key to another one.
@@ -32,14 +33,14 @@ enum Page {
 /// Reads which upload is asked for: the key hash from the path, the receipt from the query.
 ///
 /// # Errors
-/// [`Problem::UnknownUpload`] for anything that this gateway never wrote into a `Location` for this account:
-/// whether it is malformed, altered or another account's is not told.
+/// [`UNKNOWN_UPLOAD`] for anything that this gateway never wrote into a `Location` for this account:
+/// whether it is malformed, altered or another account's is not said.
 pub fn asked(path: &str, query: Option<&str>, account: Uuid) -> Result<(KeyHash, Option<Receipt>), Problem> {
-    let key_hash = path.parse().map_err(|_| Problem::UnknownUpload)?;
+    let key_hash = path.parse().map_err(|_| UNKNOWN_UPLOAD)?;
     let receipt =
         query.into_iter().flat_map(|query| query.split('&')).find_map(|pair| pair.strip_prefix("receipt="));
     let Some(text) = receipt else { return Ok((key_hash, None)) };
-    let receipt = Receipt::decode(text, account, key_hash).ok_or(Problem::UnknownUpload)?;
+    let receipt = receipt::decode(text, account, key_hash).ok_or(UNKNOWN_UPLOAD)?;
     Ok((key_hash, Some(receipt)))
 }
 
@@ -49,8 +50,8 @@ pub fn respond(status: Status) -> Response {
     let page = match status {
         Status::Pending => Page::Pending,
         Status::Final { state, conflict } => final_page(&state, conflict),
-        Status::Unknown => return Problem::UnknownUpload.into_response(),
-        Status::Unavailable => return Problem::StatusUnavailable.into_response(),
+        Status::Unknown => return UNKNOWN_UPLOAD.into_response(),
+        Status::Unavailable => return STATUS_UNAVAILABLE.into_response(),
     };
     let mut response = axum::Json(&page).into_response();
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
@@ -102,13 +103,13 @@ mod tests {
     async fn each_state_has_its_page() {
         assert_eq!(page(Status::Pending).await, (200, r#"{"status":"pending"}"#.to_owned()));
         assert!(respond(Status::Pending).headers().contains_key(RETRY_AFTER));
-        let tell = |body, conflict| page(Status::Final { state: state(body), conflict });
+        let page_of = |body, conflict| page(Status::Final { state: state(body), conflict });
         let text = r#"{"status":"final","httpStatus":200,"processedCount":3,"acceptedAt":10,"expiresAt":20}"#;
-        assert_eq!(tell(answer::body(3), false).await, (200, text.to_owned()));
+        assert_eq!(page_of(answer::body(3), false).await, (200, text.to_owned()));
         let text = r#"{"status":"final","httpStatus":422,"acceptedAt":10,"expiresAt":20}"#;
-        assert_eq!(tell(answer::body(3), true).await, (200, text.to_owned()));
+        assert_eq!(page_of(answer::body(3), true).await, (200, text.to_owned()));
         let text = r#"{"status":"final","httpStatus":200,"acceptedAt":10,"expiresAt":20}"#;
-        assert_eq!(tell("older".into(), false).await, (200, text.to_owned()));
+        assert_eq!(page_of("older".into(), false).await, (200, text.to_owned()));
         assert_eq!(page(Status::Unknown).await.0, 404);
         assert_eq!(page(Status::Unavailable).await.0, 503);
     }
@@ -116,7 +117,7 @@ mod tests {
     #[test]
     fn only_what_was_written_into_a_location_is_read() {
         let receipt = Receipt::new(POSITION, JournalTime(3), Fingerprint([0; 32]));
-        let query = format!("receipt={}", receipt.encode(ACCOUNT, KEY));
+        let query = format!("receipt={}", receipt::encode(&receipt, ACCOUNT, KEY));
         let path = KEY.to_string();
         assert_eq!(asked(&path, Some(&query), ACCOUNT), Ok((KEY, Some(receipt))));
         assert_eq!(asked(&path, Some(&format!("x=y&{query}")), ACCOUNT), Ok((KEY, Some(receipt))));
@@ -129,7 +130,7 @@ mod tests {
             (&path[1..], query.as_str(), ACCOUNT),
             (&path.to_uppercase().replace('0', "A"), query.as_str(), ACCOUNT),
         ] {
-            assert_eq!(asked(path, Some(query), account), Err(Problem::UnknownUpload), "{path} {query}");
+            assert_eq!(asked(path, Some(query), account), Err(UNKNOWN_UPLOAD), "{path} {query}");
         }
     }
 }

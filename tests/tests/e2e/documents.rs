@@ -13,7 +13,11 @@ use tokio::process::Command;
 const README: &str = include_str!("../../../README.md");
 const HTTP_API: &str = include_str!("../../../docs/http-api.md");
 const TOPICS: &str = include_str!("../../../docs/topics.md");
-const PROBLEM: &str = include_str!("../../../gateway/src/http/problem.rs");
+const PROBLEMS: [&str; 3] = [
+    include_str!("../../../gateway/src/http/problem.rs"),
+    include_str!("../../../gateway/src/admission/problem.rs"),
+    include_str!("../../../gateway/src/native/problem.rs"),
+];
 
 const SINGLE: &str = "/api/v1/locations";
 const BATCH: &str = "/api/v1/locations/batch";
@@ -49,10 +53,10 @@ fn documented() -> Vec<Row> {
 
 /// The statuses and codes that the gateway's source pairs.
 fn existing() -> BTreeSet<(u16, &'static str)> {
-    let source = PROBLEM.split("#[cfg(test)]").next().unwrap_or_default();
+    let sources = PROBLEMS.iter().filter_map(|source| source.split("#[cfg(test)]").next());
     let pair = |rest: &'static str| {
-        let (name, rest) = rest.split_once(", \"")?;
-        let (code, _) = rest.split_once('"')?;
+        let (name, rest) = rest.split_once(',')?;
+        let (code, _) = rest.split_once('"')?.1.split_once('"')?;
         let named = |status: &StatusCode| {
             status
                 .canonical_reason()
@@ -61,7 +65,9 @@ fn existing() -> BTreeSet<(u16, &'static str)> {
         let status = (100..600).filter_map(|status| StatusCode::from_u16(status).ok()).find(named)?;
         Some((status.as_u16(), code))
     };
-    source.split("(StatusCode::").skip(1).map(|rest| pair(rest).expect("a status and a code")).collect()
+    let made = sources.flat_map(|source| source.split("Problem::new(").skip(1));
+    let made = made.filter_map(|rest| rest.trim_start().strip_prefix("StatusCode::"));
+    made.map(|rest| pair(rest).expect("a status and a code")).collect()
 }
 
 #[test]

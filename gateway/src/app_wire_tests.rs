@@ -300,12 +300,12 @@ async fn a_client_that_writes_16_mib_before_it_reads_gets_its_refusal() {
             }
         }
     }
-    let mut seated = Vec::new();
+    let mut connected = Vec::new();
     for _ in 0..100 {
         let mut raw = gateway.connect().await;
         raw.send(head("GET /", "")).await;
         assert_eq!(raw.answer().await.status, 404);
-        seated.push(raw);
+        connected.push(raw);
     }
     let mut raw = gateway.connect().await;
     raw.send(&cases[0].0).await;
@@ -313,13 +313,13 @@ async fn a_client_that_writes_16_mib_before_it_reads_gets_its_refusal() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn bodies_on_their_way_take_no_places_of_requests() {
+async fn bodies_on_their_way_take_no_slots_of_requests() {
     let gateway = gateway(&["--requests-max=1"]).await;
     let mut slow = Vec::new();
     for _ in 0..5 {
         let mut raw = gateway.connect().await;
         raw.send(upload_head("Expect: 100-continue\r\n", BODY.len())).await;
-        // It is being read for sure once it is told to go on.
+        // It is being read for sure once it may go on.
         assert_eq!(raw.answer().await.status, 100);
         slow.push(raw);
     }
@@ -372,15 +372,15 @@ async fn no_answer_may_be_stored_by_caches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn without_allowed_origins_a_web_page_is_told_nothing() {
+async fn without_allowed_origins_a_web_page_learns_nothing() {
     let gateway = gateway(&[]).await;
     let asking = "Origin: https://app.example\r\nAccess-Control-Request-Method: POST\r\n";
     let answer = gateway.ask(head(&format!("OPTIONS {LOCATIONS}"), asking)).await;
     assert_eq!((answer.status, answer.header("allow")), (405, Some("POST")));
     let answers = [answer, gateway.ask(upload("Origin: https://app.example\r\n", BODY)).await];
     for answer in answers {
-        let told = |name: &http::HeaderName| name.as_str().starts_with("access-control-");
-        assert!(!answer.headers.keys().any(told) && answer.header("vary").is_none());
+        let is_cors = |name: &http::HeaderName| name.as_str().starts_with("access-control-");
+        assert!(!answer.headers.keys().any(is_cors) && answer.header("vary").is_none());
     }
 }
 

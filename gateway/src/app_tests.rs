@@ -1,9 +1,9 @@
-//! The front against a real listener, by clients that send bytes. The journal is away; Postgres is real.
+//! The gateway behind a real listener, by clients that send bytes. The journal is away; Postgres is real.
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use milepost_shared::journal::answer::KeyState;
 use milepost_shared::journal::key::KeyHash;
-use milepost_shared::location::{Rules, decode};
+use milepost_shared::location::{Rules, Shape, decode};
 use milepost_shared::program::crash::Crash;
 use milepost_shared::program::pages::Readiness;
 use milepost_shared::store::testing::{self, Role, TestDatabase};
@@ -17,6 +17,9 @@ use super::*;
 use crate::http::server;
 use crate::testing::{ACCOUNT, SECRET, create_key, settings};
 
+const LOCATIONS: &str = "/api/v1/locations";
+const BATCH: &str = "/api/v1/locations/batch";
+const UPLOADS: &str = "/api/v1/uploads/";
 const PATIENCE: Duration = Duration::from_secs(10);
 const BODY: &str = r#"{"deviceId":"d","timestamp":1773480413000,"latitude":48.2,"longitude":16.3}"#;
 
@@ -25,11 +28,11 @@ fn the_future_of_a_request_has_no_room_for_what_is_rare() {
     fn size_of_output<A, F: Future>(_: impl FnOnce(A) -> F) -> usize {
         size_of::<F>()
     }
-    let size = size_of_output(|(front, request): (Arc<Front>, http::Request<hyper::body::Incoming>)| {
-        front.answer(request)
-    });
-    // 4264 before what is rare was boxed.
-    assert!(size <= 3072, "{size} bytes are moved for each request");
+    let size =
+        size_of_output(|(pipeline, request): (Arc<Pipeline>, http::Request<hyper::body::Incoming>)| {
+            pipeline.answer(request)
+        });
+    assert!(size <= 2048, "{size} bytes are moved for each request");
 }
 
 struct Gateway {
@@ -51,18 +54,17 @@ async fn gateway(arguments: &[&str]) -> Gateway {
     let settings = settings(&arguments);
     let (readiness, stop) = (Readiness::default(), CancellationToken::new());
     let clock = Clock::new(0);
-    let (middle, kafka) = (&settings.middle, &settings.kafka);
     let crash = Crash::new(settings.tests.crash_at.clone());
-    let answers = Answers::start(middle, kafka, &settings.database, clock, crash, &readiness).unwrap();
-    let api_keys = ApiKeys::new(&settings.api_keys, database.options(Role::Gateway), &readiness);
-    let rates = Arc::new(Rates::new(&settings.uploads));
-    let parts = (api_keys, rates, answers);
-    let front = Arc::new(Front::new(&settings.uploads, parts, clock, stop.clone()));
+    let GatewaySettings { answers, kafka, database: at, .. } = &settings;
+    let answers = Answers::start(answers, kafka, at, clock, crash, &readiness).unwrap();
+    let app = App::new(&settings, answers, &readiness, &stop).unwrap();
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = tokio::spawn({
         let (readiness, stop) = (readiness.clone(), stop.clone());
-        async move { server::serve(listener, front, &settings.server, &readiness, &stop).await }
+        async move {
+            server::serve(listener, app.pipeline, app.refuser, &settings.server, &readiness, &stop).await
+        }
     });
     Gateway { address, stop, serving, readiness, database }
 }
@@ -118,7 +120,7 @@ impl Raw {
         answer
     }
 
-    /// Reads one answer that has no body, whatever length it tells.
+    /// Reads one answer that has no body, whatever length it says.
     async fn answer_to_head(&mut self) -> Answer {
         let head = loop {
             let end = self.received.windows(4).position(|window| window == b"\r\n\r\n");
@@ -144,7 +146,7 @@ impl Raw {
         read.is_ok_and(|read| read > 0)
     }
 
-    /// Waits until the gateway has closed the connection, without a further answer, and tells how long that
+    /// Waits until the gateway has closed the connection, without a further answer, and returns how long that
     /// took.
     async fn closed(&mut self) -> Duration {
         let begun = Moment::now();
@@ -390,10 +392,10 @@ async fn a_client_that_takes_no_answers_is_closed() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn past_the_limit_of_connections_a_new_one_gets_503_and_a_place_that_is_left_is_given_again() {
+async fn past_the_limit_of_connections_a_new_one_gets_503_and_a_slot_that_is_left_is_given_again() {
     let gateway = gateway(&["--connections-max=2"]).await;
-    let mut seated = [gateway.connect().await, gateway.connect().await];
-    for raw in &mut seated {
+    let mut connected = [gateway.connect().await, gateway.connect().await];
+    for raw in &mut connected {
         raw.send(head("GET /", "")).await;
         assert_eq!(raw.answer().await.status, 404);
     }
@@ -405,11 +407,9 @@ async fn past_the_limit_of_connections_a_new_one_gets_503_and_a_place_that_is_le
     assert_eq!(answer.header("content-type"), Some("application/problem+json"));
     assert!(answer.header("x-request-id").is_some());
     refused.closed().await;
-    drop(seated);
-    crate::testing::eventually("a place is free", async || {
-        gateway.ask(head("GET /", "")).await.status == 404
-    })
-    .await;
+    drop(connected);
+    crate::testing::eventually("a slot is free", async || gateway.ask(head("GET /", "")).await.status == 404)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -557,5 +557,5 @@ async fn a_panic_in_a_handler_is_a_500_with_a_fixed_page_and_the_server_lives_on
     assert_eq!(answer.status, 503);
 }
 
-#[path = "router_wire_tests.rs"]
+#[path = "app_wire_tests.rs"]
 mod wire;

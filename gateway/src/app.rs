@@ -1,0 +1,76 @@
+//! What the gateway is made of: the protocols, what they ask of every request, and the HTTP around them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use milepost_shared::journal::clock::Clock;
+use milepost_shared::program::pages::Readiness;
+use milepost_shared::store::connect;
+use tokio_util::sync::CancellationToken;
+
+use crate::admission::Admission;
+use crate::admission::authenticate::ApiKeys;
+use crate::admission::body::Bodies;
+use crate::admission::rate::Rates;
+use crate::answer::service::Answers;
+use crate::http::access_log::AccessLog;
+use crate::http::cors;
+use crate::http::metric::HttpMetrics;
+use crate::http::refuser::Refuser;
+use crate::http::router::Pipeline;
+use crate::http::slots::Slots;
+use crate::native::{self, Native};
+use crate::settings::GatewaySettings;
+
+/// What the server serves.
+pub struct App {
+    /// All routes.
+    pub pipeline: Arc<Pipeline>,
+    /// What it says to those that do not get that far.
+    pub refuser: Arc<Refuser>,
+}
+
+impl App {
+    /// Puts the layers together; `stop` is cancelled when the gateway begins to drain. To be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// The database's URL cannot be parsed.
+    pub fn new(
+        settings: &GatewaySettings,
+        answers: Answers,
+        readiness: &Readiness,
+        stop: &CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let clock = Clock::new(settings.tests.clock_offset_ms);
+        let admission = admission(settings, readiness, stop)?;
+        let slots = Arc::clone(&admission.slots);
+        let log = Arc::new(AccessLog::new(HttpMetrics::new(&native::ROUTES).context("routes")?));
+        let cors = cors::layer(&settings.cors, &native::REQUEST_HEADERS, &native::RESPONSE_HEADERS);
+        let routes = Native::new(&settings.native, admission, answers, clock, stop.clone()).routes();
+        let pipeline = Arc::new(Pipeline::new(routes, cors, slots, Arc::clone(&log), stop.clone()));
+        Ok(Self { pipeline, refuser: Arc::new(Refuser { log, clock }) })
+    }
+}
+
+fn admission(
+    settings: &GatewaySettings,
+    readiness: &Readiness,
+    stop: &CancellationToken,
+) -> anyhow::Result<Admission> {
+    let timeout = settings.api_keys.api_key_timeout.max(Duration::from_secs(5));
+    let options = connect::options(&settings.database.database_url, "milepost-gateway", timeout)?;
+    let api_keys = ApiKeys::new(&settings.api_keys, options, readiness);
+    tokio::spawn(api_keys.clone().refresh(stop.clone()));
+    let rates = Arc::new(Rates::new(&settings.rates));
+    tokio::spawn({
+        let (rates, stop) = (Arc::clone(&rates), stop.clone());
+        async move { rates.forget(&stop).await }
+    });
+    let slots = Arc::new(Slots::new(settings.server.requests_max));
+    Ok(Admission { api_keys, rates, bodies: Bodies::new(&settings.bodies), slots })
+}
+
+#[cfg(test)]
+#[path = "app_tests.rs"]
+mod tests;
