@@ -1,12 +1,13 @@
 //! Who may send, how fast and how much, whatever the protocol.
 //!
-//! [`authenticate`] and [`rate`] say who may, [`media`] what is understood; [`body`] reads it within bounds, and [`coding`]
-//! decodes what was compressed. [`problem`] is each of their refusals.
+//! [`authenticate`] and [`rate`] say who may, [`media`] what is understood; [`body`] reads it within bounds, [`coding`]
+//! decodes what was compressed, and [`parse`] has it parsed where it holds up nobody. [`problem`] is each of their refusals.
 
 pub mod authenticate;
 pub mod body;
 pub mod coding;
 pub mod media;
+pub mod parse;
 pub mod problem;
 pub mod rate;
 
@@ -17,6 +18,7 @@ use uuid::Uuid;
 
 use crate::admission::authenticate::ApiKeys;
 use crate::admission::body::Bodies;
+use crate::admission::parse::Parsers;
 use crate::admission::rate::Rates;
 use crate::http::problem::Problem;
 use crate::http::slots::Slots;
@@ -30,6 +32,8 @@ pub struct Admission {
     pub rates: Arc<Rates>,
     /// How much.
     pub bodies: Bodies,
+    /// By whom it is read.
+    pub parsers: Parsers,
     /// How many at once.
     pub slots: Arc<Slots>,
 }

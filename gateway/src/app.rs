@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::Admission;
 use crate::admission::authenticate::ApiKeys;
 use crate::admission::body::Bodies;
+use crate::admission::parse::Parsers;
 use crate::admission::rate::Rates;
 use crate::answer::service::Answers;
 use crate::http::access_log::AccessLog;
@@ -68,7 +69,9 @@ fn admission(
         async move { rates.forget(&stop).await }
     });
     let slots = Arc::new(Slots::new(settings.server.requests_max));
-    Ok(Admission { api_keys, rates, bodies: Bodies::new(&settings.bodies), slots })
+    let bodies = Bodies::new(&settings.bodies);
+    let parsers = Parsers::new(bodies.bytes_max);
+    Ok(Admission { api_keys, rates, bodies, parsers, slots })
 }
 
 #[cfg(test)]

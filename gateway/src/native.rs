@@ -36,7 +36,7 @@ use crate::answer::service::Answers;
 use crate::http::problem::Problem;
 use crate::http::router::REQUEST_ID;
 use crate::native::decode::{Acceptance, DecodeSettings, Sent};
-use crate::native::prefer::{Preference, WaitSettings, Waits};
+use crate::native::prefer::{Preference, WaitSettings};
 use crate::native::problem::invalid_key;
 use crate::native::respond::Asked;
 
@@ -91,7 +91,7 @@ pub struct Native {
     admission: Admission,
     acceptance: Acceptance,
     answers: Answers,
-    waits: Waits,
+    waits: WaitSettings,
     /// Cancelled when the gateway begins to drain.
     stop: CancellationToken,
 }
@@ -106,8 +106,8 @@ impl Native {
         clock: Clock,
         stop: CancellationToken,
     ) -> Self {
-        let acceptance = Acceptance::new(&settings.decode, admission.bodies.bytes_max, clock);
-        Self { admission, acceptance, answers, waits: Waits::from(&settings.waits), stop }
+        let acceptance = Acceptance::new(&settings.decode, admission.parsers.clone(), clock);
+        Self { admission, acceptance, answers, waits: settings.waits, stop }
     }
 
     /// Its routes.
@@ -136,12 +136,12 @@ impl Native {
         let patience = preference.patience(waits);
         let sent = Sent { account, key: key.as_deref(), shape, headers, codings, patience };
         let (accepted, _held) = self.acceptance.accept(held, sent).await?;
-        let preference_applied = preference.applied(waits.max);
+        let preference_applied = preference.applied(waits.wait_max);
         let asked = Asked { account, key_hash: accepted.key_hash, preference_applied };
         Ok(respond::respond(self.answers.answer(accepted).await, asked))
     }
 
-    fn waits(&self) -> Waits {
+    fn waits(&self) -> WaitSettings {
         if self.stop.is_cancelled() { self.waits.at_most(PATIENCE_AT_THE_END) } else { self.waits }
     }
 

@@ -9,12 +9,12 @@ use milepost_shared::program::settings::{
 
 use crate::admission::authenticate::ApiKeySettings;
 use crate::admission::body::BodySettings;
+use crate::admission::parse::MEMORY_PER_BYTE;
 use crate::admission::rate::RateSettings;
 use crate::answer::settings::AnswerSettings;
 use crate::http::cors::CorsSettings;
 use crate::http::server::ServerSettings;
 use crate::native::NativeSettings;
-use crate::native::decode::MEMORY_PER_BYTE;
 
 /// Takes location uploads over HTTP, publishes them to the journal and answers each of them once and for all.
 #[derive(Debug, Clone, Parser)]

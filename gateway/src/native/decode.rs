@@ -1,9 +1,6 @@
 //! Makes an accepted upload of what was sent: decompressed, validated, keyed, fingerprinted. Pure, except for the random key
 //! of an upload without one; nothing is stored.
 
-use std::num::NonZero;
-use std::sync::Arc;
-use std::thread::available_parallelism;
 use std::time::Duration;
 
 use clap::Args;
@@ -14,30 +11,18 @@ use milepost_shared::journal::record;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::location::{self, LOCATIONS_MAX, Rules, Shape, Upload};
 use milepost_shared::program::settings::duration;
-use tokio::sync::Semaphore;
-use tokio::time::timeout;
 use uuid::Uuid;
 
 use crate::admission::body::Held;
-use crate::admission::coding::{Codings, Undecoded};
-use crate::admission::problem::{UNREADABLE_BODY, body_too_large};
+use crate::admission::coding::Codings;
+use crate::admission::parse::Parsers;
 use crate::answer::outcome::Accepted;
-use crate::http::problem::{INTERNAL, OVERLOAD, Problem};
+use crate::http::problem::Problem;
 use crate::native::problem::invalid_upload;
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// The header that links an upload to its sender's trace.
 pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-
-/// Bytes that are decoded right away, on the request's own thread: about 250 microseconds. Longer bodies go to a blocking
-/// thread, so that they hold up nobody else.
-const SHORT: usize = 64 << 10;
-/// The same for compressed bytes: many empty members take a while too.
-const SHORT_COMPRESSED: usize = 8 << 10;
-/// Longest wait for such a thread. There are as many as cores.
-const TURN_TIMEOUT: Duration = Duration::from_secs(5);
-/// The most memory that decoding a body takes per byte, besides the body itself (`shared/tests/memory.rs`).
-pub const MEMORY_PER_BYTE: usize = 7;
 
 /// What an upload may hold.
 #[derive(Debug, Clone, Args)]
@@ -59,13 +44,9 @@ pub struct DecodeSettings {
 /// What every upload is judged by.
 #[derive(Debug, Clone)]
 pub struct Acceptance {
-    bytes_max: usize,
-    locations_max: usize,
-    timestamp_min: i64,
-    timestamp_ahead_max: Duration,
+    settings: DecodeSettings,
+    parsers: Parsers,
     clock: Clock,
-    /// One permit for each long body that may be decoded at the same time.
-    turns: Arc<Semaphore>,
 }
 
 /// What was sent, without its body.
@@ -86,35 +67,20 @@ pub struct Sent<'a> {
 }
 
 impl Acceptance {
-    /// Judges by these settings and this clock. No body may have more bytes after decompression.
+    /// Judges by these settings and this clock.
     #[must_use]
-    pub fn new(settings: &DecodeSettings, bytes_max: usize, clock: Clock) -> Self {
-        Self {
-            bytes_max,
-            locations_max: usize::try_from(settings.locations_max).unwrap_or(usize::MAX),
-            timestamp_min: settings.timestamp_min,
-            timestamp_ahead_max: settings.timestamp_ahead_max,
-            clock,
-            turns: Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get))),
-        }
+    pub fn new(settings: &DecodeSettings, parsers: Parsers, clock: Clock) -> Self {
+        Self { settings: settings.clone(), parsers, clock }
     }
 
     /// Accepts an upload. The memory counted for its body is then counted for the upload.
     ///
     /// # Errors
-    /// [`invalid_upload`], naming every fault; the body is not compressed as said, or is too large, or there is no
-    /// memory or no thread for it.
-    pub async fn accept(&self, mut held: Held, sent: Sent<'_>) -> Result<(Accepted, Held), Problem> {
+    /// [`invalid_upload`], naming every fault, or what [`Parsers::parse`] says.
+    pub async fn accept(&self, held: Held, sent: Sent<'_>) -> Result<(Accepted, Held), Problem> {
         let (rules, shape) = (self.rules(), sent.shape);
-        let at_once = self.read_short(&held.bytes, &sent.codings, shape, rules);
-        let (upload, fingerprint) = match at_once {
-            Some(read) => read?,
-            None => {
-                let read;
-                (held, read) = Box::pin(self.read_long(held, sent.codings, shape, rules)).await?;
-                read?
-            }
-        };
+        let parsing = self.parsers.parse(held, sent.codings, move |body| read(body, shape, rules));
+        let ((upload, fingerprint), mut held) = parsing.await?;
         held.replace(upload.heap_bytes())?;
         // Not a hash of anything: no client's key can be equal to it.
         let key_hash =
@@ -133,77 +99,14 @@ impl Acceptance {
 
     fn rules(&self) -> Rules {
         Rules {
-            locations_max: self.locations_max,
-            timestamp_min: self.timestamp_min,
-            timestamp_max: self.clock.now_ms().saturating_add(millis(self.timestamp_ahead_max)),
-        }
-    }
-
-    /// Decodes a body that is short, also after decompression; `None` if it is not.
-    fn read_short(
-        &self,
-        sent: &[u8],
-        codings: &Codings,
-        shape: Shape,
-        rules: Rules,
-    ) -> Option<Result<Read, Problem>> {
-        if sent.len() > if codings.is_none() { SHORT } else { SHORT_COMPRESSED } {
-            return None;
-        }
-        if codings.is_none() {
-            return Some(read(sent, shape, rules));
-        }
-        match codings.take_off(sent, SHORT.min(self.bytes_max)) {
-            Err(Undecoded::TooLarge) => None,
-            Err(Undecoded::Broken) => Some(Err(UNREADABLE_BODY)),
-            Ok(body) => Some(read(&body, shape, rules)),
-        }
-    }
-
-    /// Decodes a body on a blocking thread. Its memory counts until that has finished, even if the client hangs up.
-    async fn read_long(
-        &self,
-        mut held: Held,
-        codings: Codings,
-        shape: Shape,
-        rules: Rules,
-    ) -> Result<(Held, Result<Read, Problem>), Problem> {
-        let turn = timeout(TURN_TIMEOUT, Arc::clone(&self.turns).acquire_owned()).await;
-        let Ok(Ok(turn)) = turn else { return Err(OVERLOAD) };
-        let bytes_max = self.bytes_max;
-        let body_bytes = if codings.is_none() { held.bytes.len() } else { bytes_max };
-        held.reserve(body_bytes.saturating_mul(1 + MEMORY_PER_BYTE).saturating_sub(held.bytes.len()))?;
-        let reading = tokio::task::spawn_blocking(move || {
-            let _turn = turn;
-            if !codings.is_none() {
-                match decompress(&held.bytes, &codings, bytes_max) {
-                    Ok(body) => held.bytes = body,
-                    Err(problem) => return (held, Err(problem)),
-                }
-            }
-            let read = read(&held.bytes, shape, rules);
-            (held, read)
-        });
-        match reading.await {
-            Ok(read) => Ok(read),
-            Err(failed) => {
-                failed.try_into_panic().map_or(Err(INTERNAL), |panic| std::panic::resume_unwind(panic))
-            }
+            locations_max: usize::try_from(self.settings.locations_max).unwrap_or(usize::MAX),
+            timestamp_min: self.settings.timestamp_min,
+            timestamp_max: self.clock.now_ms().saturating_add(millis(self.settings.timestamp_ahead_max)),
         }
     }
 }
 
-/// An upload and its fingerprint.
-type Read = (Upload, Fingerprint);
-
-fn decompress(sent: &[u8], codings: &Codings, bytes_max: usize) -> Result<Vec<u8>, Problem> {
-    codings.take_off(sent, bytes_max).map_err(|undecoded| match undecoded {
-        Undecoded::Broken => UNREADABLE_BODY,
-        Undecoded::TooLarge => body_too_large(bytes_max),
-    })
-}
-
-fn read(body: &[u8], shape: Shape, rules: Rules) -> Result<Read, Problem> {
+fn read(body: &[u8], shape: Shape, rules: Rules) -> Result<(Upload, Fingerprint), Problem> {
     let upload = location::decode(body, shape, rules).map_err(|invalid| invalid_upload(&invalid))?;
     let fingerprint = Fingerprint::of(&upload);
     Ok((upload, fingerprint))
@@ -224,6 +127,7 @@ mod tests {
 
     use super::*;
     use crate::admission::body::Bodies;
+    use crate::http::problem::OVERLOAD;
     use crate::testing::settings;
 
     const ACCOUNT: Uuid = Uuid::from_u128(1);
@@ -231,15 +135,9 @@ mod tests {
 
     fn acceptance() -> Acceptance {
         let clock = Clock::new(NOW_MS - Clock::new(0).now_ms());
-        let turns = Arc::new(Semaphore::new(1));
-        Acceptance {
-            bytes_max: 1 << 20,
-            locations_max: 2,
-            timestamp_min: 2,
-            timestamp_ahead_max: Duration::from_secs(3600),
-            clock,
-            turns,
-        }
+        let hour = Duration::from_secs(3600);
+        let settings = DecodeSettings { locations_max: 2, timestamp_min: 2, timestamp_ahead_max: hour };
+        Acceptance { settings, parsers: Parsers::new(1 << 20), clock }
     }
 
     fn sent<'a>(shape: Shape, key: Option<&'a str>, headers: &'a HeaderMap) -> Sent<'a> {

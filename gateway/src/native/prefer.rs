@@ -10,7 +10,7 @@ use milepost_shared::program::settings::duration;
 pub const PREFER: HeaderName = HeaderName::from_static("prefer");
 
 /// How long an upload waits for its final answer.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Copy, Args)]
 pub struct WaitSettings {
     /// How long an upload waits for its final answer before 202, if the client does not say [0ms..=5m].
     #[arg(long, env, default_value = "10s", value_parser = duration(Duration::ZERO, Duration::from_secs(300)))]
@@ -21,26 +21,11 @@ pub struct WaitSettings {
     pub wait_max: Duration,
 }
 
-/// How long an upload waits.
-#[derive(Debug, Clone, Copy)]
-pub struct Waits {
-    /// If the client does not say.
-    pub default: Duration,
-    /// Whatever it says.
-    pub max: Duration,
-}
-
-impl From<&WaitSettings> for Waits {
-    fn from(settings: &WaitSettings) -> Self {
-        Self { default: settings.answer_wait, max: settings.wait_max }
-    }
-}
-
-impl Waits {
+impl WaitSettings {
     /// Neither is longer than this.
     #[must_use]
     pub fn at_most(self, most: Duration) -> Self {
-        Self { default: self.default.min(most), max: self.max.min(most) }
+        Self { answer_wait: self.answer_wait.min(most), wait_max: self.wait_max.min(most) }
     }
 }
 
@@ -74,11 +59,11 @@ impl Preference {
     /// How long to wait for the final answer: what was asked for, within the bound; the default without a preference. Both preferences together mean to respond asynchronously after the wait (RFC 7240 section
     /// 4.3).
     #[must_use]
-    pub fn patience(&self, waits: Waits) -> Duration {
+    pub fn patience(&self, waits: WaitSettings) -> Duration {
         match self.wait {
-            Some(wait) => wait.min(waits.max),
+            Some(wait) => wait.min(waits.wait_max),
             None if self.respond_async => Duration::ZERO,
-            None => waits.default,
+            None => waits.answer_wait,
         }
     }
 
@@ -123,7 +108,8 @@ mod tests {
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
-    const WAITS: Waits = Waits { default: Duration::from_secs(10), max: Duration::from_secs(30) };
+    const WAITS: WaitSettings =
+        WaitSettings { answer_wait: Duration::from_secs(10), wait_max: Duration::from_secs(30) };
 
     fn of(values: &[&str]) -> Preference {
         let mut headers = HeaderMap::new();
