@@ -1,4 +1,4 @@
-//! Content codings: how a body may be compressed, and how that is taken off once the whole of it is there.
+//! Content codings: how a body may be compressed, and how it is decompressed once it is there as a whole.
 
 use std::io::Read as _;
 
@@ -12,9 +12,9 @@ use zstd::bulk::Decompressor;
 use crate::admission::problem::unsupported_encoding;
 use crate::http::problem::Problem;
 
-/// Most codings of one body, one around the other.
+/// Most codings of one body, applied one after the other.
 const CODINGS_MAX: usize = 4;
-/// The first room for what comes out of a decoder, bytes; it doubles.
+/// The first size of the output buffer, bytes; it doubles.
 const ROOM: usize = 8 << 10;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,16 +29,16 @@ enum Coding {
     Zstd,
 }
 
-/// The codings of a body, in the order in which they were put on.
+/// The codings of a body, in the order in which they were applied.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Codings(Vec<Coding>);
 
-/// Why there is nothing under the codings.
+/// Why a body cannot be decompressed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Undecoded {
     /// What was sent is not in this coding from its first byte to its last.
     Broken,
-    /// There is more than allowed.
+    /// Its output is larger than allowed.
     TooLarge,
 }
 
@@ -58,13 +58,13 @@ impl Codings {
         if codings.len() > CODINGS_MAX { Err(unsupported_encoding()) } else { Ok(Self(codings)) }
     }
 
-    /// The body is as it was sent.
+    /// The body is not compressed.
     #[must_use]
     pub fn is_none(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Takes the codings off. None of what comes out between them may be larger than `bytes_max` either.
+    /// Takes the codings off. No intermediate output may be larger than `bytes_max` either.
     ///
     /// # Errors
     /// [`Undecoded`].
@@ -136,8 +136,8 @@ fn inflate(sent: &[u8], bytes_max: usize) -> Result<Vec<u8>, Undecoded> {
     }
 }
 
-/// The first two bytes of zlib: deflate, a window that exists, and a checksum of both. A deflate stream cannot begin like
-/// that, unless there are bits in the padding of an uncompressed block, where no encoder has any.
+/// The first two bytes of zlib: deflate, a valid window, and a checksum of both. A bare deflate stream cannot begin like
+/// that, unless the padding of an uncompressed block has bits set, which no encoder does.
 fn is_zlib(sent: &[u8]) -> bool {
     let &[method, flags, ..] = sent else { return false };
     method & 0x0f == 8 && method >> 4 <= 7 && u16::from_be_bytes([method, flags]) % 31 == 0
@@ -170,15 +170,15 @@ fn unbrotli(sent: &[u8], bytes_max: usize) -> Result<Vec<u8>, Undecoded> {
     }
 }
 
-/// Every frame, and nothing behind the last one. Not as a stream: that takes the window's memory, which the sender chooses.
+/// Every frame, and nothing behind the last one. Not as a stream: that takes as much memory as the sender's window.
 fn unzstd(sent: &[u8], bytes_max: usize) -> Result<Vec<u8>, Undecoded> {
-    // The room is what the frames declare, if that is less: if it does not suffice, they declare less than they hold.
+    // The buffer has the size that the frames declare, if that is less: if it is too small, they declare less than they hold.
     let may_be_large = Decompressor::upper_bound(sent).is_none_or(|declared| declared > bytes_max);
     let decoded = Decompressor::new().and_then(|mut zstd| zstd.decompress(sent, bytes_max));
     match decoded {
         Ok(_) if sent.is_empty() => Err(Undecoded::Broken),
         Ok(decoded) => Ok(decoded),
-        // There is no other way to know.
+        // The crate has no other way to tell this error from others.
         Err(error) if may_be_large && error.to_string().starts_with("Destination buffer is too small") => {
             Err(Undecoded::TooLarge)
         }
@@ -198,7 +198,7 @@ impl Output {
         Self { bytes: Vec::new(), length: 0, bytes_max }
     }
 
-    /// Room for a byte at least: also for one too many, since a decoder may have to be asked for its end.
+    /// Room for at least one byte, even one too many, since a decoder may need it to notice its end.
     fn room(&mut self) -> Result<&mut [u8], Undecoded> {
         if self.length > self.bytes_max {
             return Err(Undecoded::TooLarge);

@@ -1,4 +1,4 @@
-//! What the body is said to be, and what the client takes: JSON in UTF-8, both ways.
+//! What the body is said to be, and what the client accepts: JSON in UTF-8, both ways.
 
 use http::HeaderMap;
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
@@ -7,7 +7,7 @@ use crate::admission::coding::Codings;
 use crate::admission::problem::{NOT_ACCEPTABLE, UNSUPPORTED_MEDIA_TYPE};
 use crate::http::problem::Problem;
 
-/// Refuses a client that takes no JSON, with 406.
+/// Refuses a client that does not accept JSON, with 406.
 ///
 /// # Errors
 /// [`NOT_ACCEPTABLE`].
@@ -25,7 +25,7 @@ pub fn check_accept(headers: &HeaderMap) -> Result<(), Problem> {
                 _ => continue,
             };
             let taken = !parameters.split(';').any(is_zero_quality);
-            // Of equal ranges one that takes JSON is enough.
+            // Of ranges with equal precedence, one that accepts JSON is enough.
             best = best.max(Some((precedence, taken)));
         }
     }
@@ -39,7 +39,7 @@ fn is_zero_quality(parameter: &str) -> bool {
     })
 }
 
-/// Refuses a body that is not said to be JSON in UTF-8, or is compressed in a way unknown here, with 415. Returns how it is
+/// Refuses a body that is not declared as JSON in UTF-8, or is compressed in an unknown way, with 415. Returns how it is
 /// compressed.
 ///
 /// # Errors

@@ -1,4 +1,4 @@
-//! How fast one account may upload.
+//! How many uploads a second one account may send.
 
 use std::num::NonZeroU32;
 use std::time::Duration;
@@ -27,8 +27,7 @@ pub struct RateSettings {
     pub rate_burst: u32,
 }
 
-/// The rates of all accounts. As large as there are accounts that uploaded lately: only those that
-/// authenticated count.
+/// The rates of all accounts. It grows with the number of accounts that uploaded lately, which must have authenticated.
 pub struct Rates(Option<DefaultKeyedRateLimiter<Uuid>>);
 
 impl Rates {

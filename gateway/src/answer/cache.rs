@@ -16,7 +16,7 @@ const SHARED_BODY_MAX: usize = 256;
 /// Most different bodies shared; there is about one for each number of locations an upload can have.
 const SHARED_BODIES_MAX: usize = 1024;
 
-/// Newest known state of each key. It may be of a window that is over: who asks compares it with a time.
+/// The newest known state of each key. Its window may be over: the caller compares it with a time.
 pub struct AnswerCache {
     /// Without a capacity there is no cache.
     states: Option<Cache<KeyHash, KeyState>>,
@@ -27,7 +27,7 @@ impl AnswerCache {
     /// For at most `capacity` keys; 0 turns it off.
     #[must_use]
     pub fn new(capacity: u64) -> Self {
-        // The default policy weighs how often a key was asked for, and would turn away new keys for old ones.
+        // The default policy weighs how often a key was asked for, and would reject new keys in favour of old ones.
         let build = || Cache::builder().max_capacity(capacity).eviction_policy(EvictionPolicy::lru()).build();
         Self { states: (capacity > 0).then(build), bodies: Mutex::default() }
     }

@@ -1,4 +1,4 @@
-//! The uploads in flight on this gateway: copies join, and the results tail finds who waits.
+//! The uploads in flight on this gateway: copies join, and the results tail finds who is waiting.
 //!
 //! One [`Flight`] per key hash and fingerprint does the work; any number of requests watch its [`Stage`].
 //! It is registered ("armed") before anything is looked up, so that no result can pass unseen between looking
@@ -72,8 +72,8 @@ struct Flights {
     next_id: u64,
 }
 
-/// All flights. Cheap to clone. As many as there are requests in flight, which the server bounds, and records
-/// on their way to the journal, which the publisher bounds.
+/// All flights. Cheap to clone. There are at most as many as requests in flight, which the server bounds, and records on
+/// their way to the journal, which the publisher bounds.
 #[derive(Clone)]
 pub struct InFlight(Arc<Shared>);
 
@@ -90,7 +90,7 @@ impl Default for InFlight {
     }
 }
 
-/// The part of a request in a flight.
+/// The part that a request has in a flight.
 pub enum Role {
     /// It is the first: it has to do the work.
     Leads {
@@ -125,7 +125,7 @@ impl InFlight {
         Role::Leads { flight, results: arriving, watching }
     }
 
-    /// Hands a result to all who wait under its key. Never waits for them.
+    /// Hands a result to all flights of its key. Never waits for them.
     pub fn notify(&self, result: &ResultRecord) {
         let flights = self.0.flights.lock();
         let Some(armed) = flights.by_key.get(&result.key_hash) else { return };
@@ -142,7 +142,7 @@ impl InFlight {
         self.0.flights.lock().by_key.is_empty()
     }
 
-    /// Takes a flight off the list, if `leave` says so of the number of requests watching it.
+    /// Takes a flight off the list if `leave` agrees, given the number of requests watching it.
     fn remove(&self, key_hash: KeyHash, id: u64, leave: impl FnOnce(usize) -> bool) -> bool {
         let mut flights = self.0.flights.lock();
         let Slot::Occupied(mut armed) = flights.by_key.entry(key_hash) else { return true };
@@ -159,8 +159,7 @@ impl InFlight {
     }
 }
 
-/// One upload on its way. Dropping it, also by a panic, ends it: those who watch see that nothing more will
-/// come.
+/// One upload on its way. Dropping it ends it, in a panic too: those who watch see that nothing more will come.
 pub struct Flight {
     in_flight: InFlight,
     key_hash: KeyHash,
@@ -179,7 +178,7 @@ impl Flight {
         self.stage.send_replace(Stage::Ended(end));
     }
 
-    /// Returns once nobody watches any more, when the flight is off the list and nobody can join.
+    /// Returns once nobody watches any more; then the flight is off the list and nobody can join.
     pub async fn abandoned(&self) {
         loop {
             self.stage.closed().await;

@@ -4,9 +4,8 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use milepost_shared::journal::clock::{Clock, JournalTime};
 
-/// The wall clock, but never behind what the brokers were seen to stamp: a gateway whose clock is behind must
-/// not serve an answer long after its window. If it is ahead instead, copies are published and the consumer
-/// resolves them.
+/// The wall clock, but never behind the newest time that a broker was seen to stamp: a gateway whose clock is slow must
+/// not serve an answer long after its window. If the clock is fast, copies are published and the consumer resolves them.
 #[derive(Debug)]
 pub struct JournalClock {
     clock: Clock,
@@ -14,7 +13,7 @@ pub struct JournalClock {
 }
 
 impl JournalClock {
-    /// Nothing is seen yet.
+    /// No stamp has been seen yet.
     #[must_use]
     pub fn new(clock: Clock) -> Self {
         Self { clock, newest_ms: AtomicI64::new(i64::MIN) }
@@ -25,7 +24,7 @@ impl JournalClock {
         self.newest_ms.fetch_max(time.0, Ordering::Relaxed);
     }
 
-    /// Now, as far as known. Good for serving what is known, never to decide with.
+    /// Now, as far as known. Good enough to serve known answers, never to decide.
     #[must_use]
     pub fn now(&self) -> JournalTime {
         self.clock.now().max(JournalTime(self.newest_ms.load(Ordering::Relaxed)))

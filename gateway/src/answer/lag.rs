@@ -36,7 +36,7 @@ impl Lag {
         self.missed.contains_key(&partition)
     }
 
-    /// How many partitions are lag.
+    /// How many partitions are late.
     #[must_use]
     pub fn count(&self) -> usize {
         self.missed.len()

@@ -58,8 +58,8 @@ struct Service {
 }
 
 impl Answers {
-    /// Starts the producers, the results tail and the look-ups. Neither Kafka nor Postgres need be there;
-    /// `readiness` shows whether they are. To be called in a tokio runtime.
+    /// Starts the producers, the results tail and the look-ups. Neither Kafka nor Postgres needs to be up;
+    /// `readiness` shows whether they are. Must be called in a tokio runtime.
     ///
     /// # Errors
     /// A setting cannot be used.
@@ -119,15 +119,15 @@ impl Answers {
         Ok(Self(service))
     }
 
-    /// Brings an upload to its outcome: at once if its key is known, else through the journal. Waits for the
-    /// final answer as long as the upload's patience, and whatever the patience until the journal has it or
-    /// cannot be reached (a look-up and the publish timeout). Dropping the future does not cancel the upload.
+    /// Finds the outcome of an upload: at once if its key is known, else through the journal. Waits for the final answer as
+    /// long as the upload's patience lasts, and in any case until the journal has it or cannot be reached (at most a look-up
+    /// and the publish timeout). Dropping the future does not cancel the upload.
     pub async fn answer(&self, accepted: Accepted) -> Outcome {
         let begun = Instant::now();
         let arrived = self.0.finder.journal_clock.now();
         let (outcome, source) = match self.0.at_once(&accepted, arrived) {
             Some(known) => known,
-            // Boxed, so that what is known does not carry the room for it.
+            // Boxed, so that the future of a known answer has no room for it.
             None => Box::pin(self.0.join_or_lead(accepted, begun, arrived)).await,
         };
         self.0.finder.crash.point(CrashPoint::Answered);
@@ -141,8 +141,8 @@ impl Answers {
         outcome
     }
 
-    /// What became of an upload of this account. With a receipt: of that very upload, even if its key has
-    /// been used again since. Without: what the key stands for at the moment.
+    /// What became of an upload of this account. With a receipt, it is about that very upload, even if its key has been
+    /// used again since; without one, about what the key stands for at the moment.
     pub async fn status(&self, account: Uuid, key_hash: KeyHash, receipt: Option<Receipt>) -> Status {
         let Finder { cache, lookup, journal_clock, .. } = &*self.0.finder;
         let of_account = |state: &KeyState| state.account == account;
@@ -164,7 +164,7 @@ impl Answers {
         if let Some(state) = cached.filter(|state| matching::is_answered_by(position, time, state)) {
             return known(state);
         }
-        // Progress first: what it says is persisted, the windows read afterwards must show.
+        // Progress first: the windows read after it must show all that it says is persisted.
         let Some(next_offsets) = lookup.next_offsets().await else { return Status::Unavailable };
         let Found::Windows(mut windows) = lookup.windows(key_hash).await else {
             return Status::Unavailable;
@@ -180,8 +180,8 @@ impl Answers {
         }
     }
 
-    /// Ends: new uploads are refused, those on their way get their answers, the producers are flushed. What has
-    /// not ended at the deadline is given up.
+    /// Refuses new uploads, waits for the answers of those on their way, and flushes the producers. What has not
+    /// ended at the deadline is given up.
     pub async fn drain(&self, deadline: Duration) {
         let service = &self.0;
         let until = Instant::now() + deadline;
@@ -208,7 +208,7 @@ impl Answers {
 }
 
 impl Service {
-    /// The outcome, if it takes no wait: the usual retry, and the end of the gateway.
+    /// The outcome, if it is known without a wait: of most retries, and of all uploads once the gateway is stopping.
     fn at_once(&self, accepted: &Accepted, arrived: JournalTime) -> Option<(Outcome, &'static str)> {
         if self.flights.is_closed() {
             return Some((Outcome::Unavailable(Unavailable::Draining), "none"));
@@ -217,7 +217,7 @@ impl Service {
         Some(outcome(Stage::Ended(end), accepted.fingerprint, true))
     }
 
-    /// Joins a copy in flight or leads. What was not in the cache is looked for again once a flight is armed.
+    /// Joins a copy in flight or leads a flight. Looks into the cache again once the flight is armed.
     async fn join_or_lead(
         &self,
         accepted: Accepted,
@@ -248,14 +248,14 @@ impl Service {
         outcome(self.wait(watching, begun, patience).await, fingerprint, true)
     }
 
-    /// Watches a flight until it has ended or, once it is published, patience has run out or is in vain.
+    /// Watches a flight until it has ended or, once its upload is published, until patience runs out or is in vain.
     async fn wait(&self, mut watching: watch::Receiver<Stage>, begun: Instant, patience: Duration) -> Stage {
         loop {
             let stage = watching.borrow_and_update().clone();
             match &stage {
                 Stage::Ended(_) => return stage,
                 Stage::Started => {
-                    // A flight that ended without a word has panicked.
+                    // A flight that is gone without an end has panicked.
                     if watching.changed().await.is_err() {
                         return stage;
                     }
@@ -296,7 +296,7 @@ impl Service {
     }
 }
 
-/// Only who leads can own the answer that is no replay; all others, and all that come later, get copies.
+/// Only the request that leads can get an answer that is not a replay; all others get a copy.
 fn outcome(stage: Stage, fingerprint: Fingerprint, leads: bool) -> (Outcome, &'static str) {
     let label = |source| match source {
         _ if !leads => "joined",

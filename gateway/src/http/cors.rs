@@ -1,4 +1,4 @@
-//! Scripts of web pages: which pages may use this API from a browser or a WebView (Cross-Origin Resource Sharing).
+//! Which web pages may use this API by script, in a browser or a WebView (Cross-Origin Resource Sharing).
 
 use std::time::Duration;
 
@@ -62,7 +62,7 @@ pub fn origin(text: &str) -> Result<HeaderValue, String> {
     Err(wanted)
 }
 
-/// Whether a browser asks what a page may do, instead of doing it.
+/// Whether a browser asks for permission (a preflight) before the request itself.
 #[must_use]
 pub fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     *method == Method::OPTIONS && headers.contains_key(http::header::ACCESS_CONTROL_REQUEST_METHOD)

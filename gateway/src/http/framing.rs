@@ -1,8 +1,8 @@
 //! Where the body of a request ends, found in its bytes on their way to hyper.
 //!
-//! hyper decodes the chunks, and refuses more than this does. That both find the same end is what keeps one
-//! request out of another, so this is strict: every line ends with CRLF, those of trailers too, where hyper
-//! takes a bare LF for a part of the line and reads on into the next request.
+//! hyper decodes the chunks, and refuses more than this does. Both must find the same end, or one request could be smuggled
+//! into another. So this is strict: every line ends with CRLF, those of trailers too, where hyper takes a bare LF for a
+//! part of the line and reads on into the next request.
 
 /// What is still to come of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,7 +43,7 @@ pub enum Chunks {
     EndLf,
     /// Nothing.
     End,
-    /// Nothing: these are no chunks.
+    /// Nothing: these are not chunks.
     Broken,
 }
 
@@ -66,8 +66,7 @@ impl Framing {
         self == Self::Chunked(Chunks::Broken)
     }
 
-    /// Passes over the bytes that belong to the body, and returns how many they are: all, unless it ends or
-    /// breaks before.
+    /// Passes over the bytes that belong to the body, and returns their number: all, unless the body ends or breaks before.
     pub fn pass(&mut self, bytes: &[u8]) -> usize {
         match self {
             Self::Length(left) => skip(left, bytes.len()),
@@ -102,7 +101,7 @@ impl Chunks {
         passed
     }
 
-    /// What comes after a byte that is no data.
+    /// What comes after a byte that is not data.
     fn after(self, byte: u8) -> Self {
         match (self, byte) {
             (Self::Size { size, digits }, _) if byte.is_ascii_hexdigit() && digits < DIGITS_MAX => {

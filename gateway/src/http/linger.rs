@@ -1,5 +1,5 @@
-//! The end of a connection: closing it with bytes unread would make the client's system throw away the answer
-//! on its way. So a client that goes on sending is listened to for a while, and what it sends is thrown away.
+//! The end of a connection: closing it with bytes unread would make the client's system discard the answer on its way.
+//! So a client that goes on sending is listened to for a while, and what it sends is discarded.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};

@@ -40,7 +40,7 @@ const BUFFER_BYTES: usize = HEAD_BYTES_MAX;
 const REFUSALS_MAX: usize = 256;
 /// Longest time to refuse a connection.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(2);
-/// How often what the log leaves out is reported.
+/// How often the log reports what it has left out.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 /// Pause after a failed accept, which usually means that file descriptors have run out.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -147,9 +147,9 @@ pub fn register(readiness: &Readiness) {
 /// When a connection ends.
 #[derive(Clone)]
 struct Ends {
-    /// Cancelled when requests in flight are the last ones.
+    /// Cancelled when no further request is to be taken.
     stop: CancellationToken,
-    /// Cancelled when nothing is waited for any more.
+    /// Cancelled when requests in flight are not waited for any longer.
     cut_off: CancellationToken,
 }
 
@@ -186,7 +186,7 @@ fn connection(
             biased;
             ended = &mut serving => Some(ended),
             () = stop.cancelled() => {
-                // hyper would close it on a head that has begun, for it does not know of any.
+                // hyper would close it in the middle of a head, since it does not know of one that is not whole.
                 let head = poll_fn(|context| match serving.as_mut().poll(context) {
                     Poll::Pending if !has_begun.load(Ordering::Relaxed) => Poll::Ready(None),
                     serving => serving.map(Some),
@@ -200,8 +200,8 @@ fn connection(
                 }
             }
         };
-        // Where a client has offered to upgrade, hyper ends with the stream open, for another protocol to take it over.
-        // Asked once more it writes what is left of its answers and closes the stream; a closed one stays as it is.
+        // If a client has offered to upgrade, hyper ends with the stream open, so that another protocol can take it over.
+        // Polled once more, it writes the rest of its answers and closes the stream; a closed one stays as it is.
         let ended = match ended {
             Some(Ok(())) => cut_off.run_until_cancelled(serving).await,
             other => other,

@@ -19,11 +19,11 @@ use crate::native::receipt;
 pub const RETRY_PENDING: Duration = Duration::from_secs(1);
 /// Marks an answer that was given before.
 pub const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
-/// Says what was done as the client preferred.
+/// Says which preferences were honoured.
 pub const PREFERENCE_APPLIED: HeaderName = HeaderName::from_static("preference-applied");
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
-/// Whose upload it was, and what was done as the client preferred.
+/// Whose upload it was, and which preferences were honoured.
 #[derive(Debug, Clone)]
 pub struct Asked {
     /// Who sent it.
@@ -60,7 +60,7 @@ pub fn respond(outcome: Outcome, asked: Asked) -> Response {
 /// The stored bytes, whichever build stored them.
 fn final_answer(state: KeyState, replayed: bool) -> Response {
     let mut response = Response::new(Body::from(state.body));
-    // The table's own type allows what HTTP does not; then the upload is accepted all the same.
+    // The table's type allows numbers that HTTP does not; the upload is accepted all the same.
     *response.status_mut() = StatusCode::from_u16(state.status).unwrap_or(StatusCode::OK);
     response.headers_mut().insert(CONTENT_TYPE, JSON);
     if replayed {

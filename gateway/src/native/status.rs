@@ -33,8 +33,8 @@ enum Page {
 /// Reads which upload is asked for: the key hash from the path, the receipt from the query.
 ///
 /// # Errors
-/// [`UNKNOWN_UPLOAD`] for anything that this gateway never wrote into a `Location` for this account:
-/// whether it is malformed, altered or another account's is not said.
+/// [`UNKNOWN_UPLOAD`] for anything that no gateway wrote into a `Location` for this account, without saying whether it is
+/// malformed, altered or another account's.
 pub fn asked(path: &str, query: Option<&str>, account: Uuid) -> Result<(KeyHash, Option<Receipt>), Problem> {
     let key_hash = path.parse().map_err(|_| UNKNOWN_UPLOAD)?;
     let receipt =
@@ -44,7 +44,7 @@ pub fn asked(path: &str, query: Option<&str>, account: Uuid) -> Result<(KeyHash,
     Ok((key_hash, Some(receipt)))
 }
 
-/// The response to the question.
+/// The response to a question about an upload.
 #[must_use]
 pub fn respond(status: Status) -> Response {
     let page = match status {
