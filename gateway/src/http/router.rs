@@ -1,6 +1,6 @@
 //! What every request passes on its way to its route and back: a request id, a log line, a bound, the end of its body.
 //!
-//! One future around axum's [`Router`](axum::Router) instead of a stack of layers: each layer of a router puts the request
+//! One future around axum's [`Router`] instead of a stack of layers: each layer of a router puts the request
 //! and its future into boxes of their own.
 
 use std::convert::Infallible;
