@@ -3,7 +3,7 @@
 //! [`service`] finds or makes it: known from the [`cache`], or by a [`lookup`] in the table; otherwise the one request of a key
 //! that leads publishes it ([`publish`]), and the result that the [`tail`] reads is matched ([`matching`])
 //! with what is [`in_flight`]. Others with the same key join its [`flight`]. [`journal_clock`] and [`lag`] know how far the
-//! journal and its consumer are. The end is an [`outcome`], which [`metric`] counts; [`settings`] bounds it all.
+//! journal and its consumer are. The end is an [`outcome`], which [`metric`] counts.
 
 pub mod cache;
 pub mod flight;
@@ -16,5 +16,4 @@ pub mod metric;
 pub mod outcome;
 pub mod publish;
 pub mod service;
-pub mod settings;
 pub mod tail;

@@ -11,7 +11,7 @@ use crate::admission::authenticate::ApiKeySettings;
 use crate::admission::body::BodySettings;
 use crate::admission::parse::MEMORY_PER_BYTE;
 use crate::admission::rate::RateSettings;
-use crate::answer::settings::AnswerSettings;
+use crate::answer::service::AnswerSettings;
 use crate::http::cors::CorsSettings;
 use crate::http::server::ServerSettings;
 use crate::native::NativeSettings;
@@ -75,7 +75,7 @@ pub struct GatewaySettings {
 
 impl Settings for GatewaySettings {
     fn faults(&self) -> Vec<String> {
-        let mut faults = self.answers.faults();
+        let mut faults = self.answers.publish.faults();
         let (bodies, waits) = (&self.bodies, &self.native.waits);
         if waits.answer_wait > waits.wait_max {
             faults.push("ANSWER_WAIT must not be longer than WAIT_MAX".to_owned());

@@ -5,23 +5,25 @@
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use clap::Args;
 use milepost_shared::journal::answer::KeyState;
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::program::pages::Readiness;
-use milepost_shared::program::settings::DatabaseSettings;
+use milepost_shared::program::settings::{DatabaseSettings, duration};
 use milepost_shared::store::connection::Connections;
 use milepost_shared::store::{connect, lookup};
+use parking_lot::{Mutex, MutexGuard};
 use sqlx::PgConnection;
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::answer::settings::AnswerSettings;
-
+const MS: Duration = Duration::from_millis(1);
+const MINUTE: Duration = Duration::from_secs(60);
 /// The dependency's name on `/readyz`. Not required: without it new uploads are answered by 202.
 pub const POSTGRES: &str = "postgres";
 /// Most keys of one query.
@@ -31,6 +33,22 @@ const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// How long nothing is asked after a failure, at first and at most.
 const PAUSE_MIN: Duration = Duration::from_millis(500);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// The bounds of look-ups.
+#[derive(Debug, Clone, Args)]
+pub struct LookupSettings {
+    /// Longest wait for a look-up in the table; without an answer the upload is published [10ms..=30s].
+    #[arg(long, env, default_value = "1s", value_parser = duration(10 * MS, MINUTE / 2))]
+    pub lookup_timeout: Duration,
+
+    /// Most look-ups waiting; one more is taken as not known [1..=1000000].
+    #[arg(long, env, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub lookup_queue: u32,
+
+    /// Database connections for look-ups; one more is used to watch the consumer's progress [1..=100].
+    #[arg(long, env, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub lookup_connections: u32,
+}
 
 /// What the table knows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -79,11 +97,12 @@ impl Lookup {
     /// # Errors
     /// The URL cannot be parsed.
     pub fn start(
-        settings: &AnswerSettings,
+        settings: &LookupSettings,
         database: &DatabaseSettings,
         journal: &str,
         readiness: &Readiness,
-        (tasks, stop): (&TaskTracker, &CancellationToken),
+        tasks: &TaskTracker,
+        stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
         drop(metrics::histogram!("milepost_gateway_lookup_batch_records"));
         for result in ["ok", "failed"] {
@@ -226,7 +245,7 @@ impl Database {
     }
 
     fn circuit(&self) -> MutexGuard<'_, Circuit> {
-        self.circuit.lock().unwrap_or_else(PoisonError::into_inner)
+        self.circuit.lock()
     }
 }
 

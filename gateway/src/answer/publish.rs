@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use clap::Args;
 use metrics::Histogram;
 use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::clock::JournalTime;
@@ -16,7 +17,7 @@ use milepost_shared::kafka::producer::Producer;
 use milepost_shared::kafka::topics::TopicNames;
 use milepost_shared::kafka::trouble::Troubles;
 use milepost_shared::program::pages::Readiness;
-use milepost_shared::program::settings::KafkaSettings;
+use milepost_shared::program::settings::{KafkaSettings, duration};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, OwnedHeaders, Timestamp};
 use rdkafka::producer::FutureRecord;
@@ -25,8 +26,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::answer::matching::UNKNOWN_TIME;
 use crate::answer::outcome::{Accepted, Unavailable};
-use crate::answer::settings::AnswerSettings;
 
+const MS: Duration = Duration::from_millis(1);
+const MINUTE: Duration = Duration::from_secs(60);
 /// The dependency's name on `/readyz`.
 pub const KAFKA: &str = "kafka";
 /// How often the brokers are asked whether they are there, and how long one answer may take (a stop may wait
@@ -36,6 +38,42 @@ const WATCH_TIMEOUT: Duration = Duration::from_secs(2);
 /// A gateway that is not ready is sent no uploads: after so long without one it counts as mended, and the next one tells.
 const UNTRIED_MAX: Duration = Duration::from_secs(30);
 const PUBLISHING: &str = "publishing";
+
+/// The bounds of publishing.
+#[derive(Debug, Clone, Args)]
+pub struct PublishSettings {
+    /// Longest wait for the journal's acknowledgement before 503 [100ms..=1m].
+    #[arg(long, env, default_value = "5s", value_parser = duration(100 * MS, MINUTE))]
+    pub publish_timeout: Duration,
+
+    /// How long a record waits for others to be sent together when PUBLISH_LINGER_FROM are on their way [0ms..=1s].
+    #[arg(long, env, default_value = "2ms", value_parser = duration(Duration::ZERO, 1000 * MS))]
+    pub publish_linger: Duration,
+
+    /// With so many uploads on their way to the journal a further record lingers [0..=1000000].
+    #[arg(long, env, default_value_t = 16, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
+    pub publish_linger_from: u32,
+
+    /// Most uploads on their way to the journal, of each of the two kinds (those that linger and those that do not); past it 503 [1..=1000000].
+    #[arg(long, env, default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub publish_in_flight: u32,
+
+    /// Memory for uploads on their way to the journal, KiB, of each of the two kinds; past it 503 [8192..=2097151].
+    #[arg(long, env, default_value_t = 131_072)]
+    #[arg(value_parser = clap::value_parser!(u32).range(8192..=2_097_151))]
+    pub publish_buffer_kib: u32,
+}
+
+impl PublishSettings {
+    /// Faults that no single setting shows, one sentence each.
+    #[must_use]
+    pub fn faults(&self) -> Vec<String> {
+        (self.publish_linger >= self.publish_timeout)
+            .then(|| "PUBLISH_LINGER must be shorter than PUBLISH_TIMEOUT".to_owned())
+            .into_iter()
+            .collect()
+    }
+}
 
 /// Where the journal put a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +119,7 @@ impl Publisher {
     /// # Errors
     /// librdkafka refuses a property.
     pub fn new(
-        settings: &AnswerSettings,
+        settings: &PublishSettings,
         kafka: &KafkaSettings,
         readiness: &Readiness,
     ) -> anyhow::Result<Self> {
@@ -274,7 +312,7 @@ mod tests {
         #[command(flatten)]
         kafka: KafkaSettings,
         #[command(flatten)]
-        answers: AnswerSettings,
+        publish: PublishSettings,
     }
 
     /// A real broker does not break a producer at will, so this one is librdkafka's own imitation.
@@ -295,7 +333,7 @@ mod tests {
     ) -> Arc<Publisher> {
         let brokers = format!("--kafka-brokers={}", cluster.bootstrap_servers());
         let settings = Program::parse_from(["test", &brokers].iter().chain(settings));
-        Arc::new(Publisher::new(&settings.answers, &settings.kafka, readiness).unwrap())
+        Arc::new(Publisher::new(&settings.publish, &settings.kafka, readiness).unwrap())
     }
 
     fn accepted() -> Accepted {

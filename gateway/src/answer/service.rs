@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use clap::Args;
 use milepost_shared::journal::answer::{KeyState, Position};
 use milepost_shared::journal::clock::{Clock, JournalTime};
 use milepost_shared::journal::key::KeyHash;
@@ -16,7 +17,7 @@ use milepost_shared::kafka::topics::TopicNames;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::program::crash::{Crash, CrashPoint};
 use milepost_shared::program::pages::Readiness;
-use milepost_shared::program::settings::{DatabaseSettings, KafkaSettings};
+use milepost_shared::program::settings::{DatabaseSettings, KafkaSettings, duration};
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -29,15 +30,40 @@ use crate::answer::flight::Finder;
 use crate::answer::in_flight::{End, InFlight, Role, Source, Stage};
 use crate::answer::journal_clock::JournalClock;
 use crate::answer::lag::Lag;
-use crate::answer::lookup::{Found, Lookup};
+use crate::answer::lookup::{Found, Lookup, LookupSettings};
 use crate::answer::matching;
 use crate::answer::metric::AnswerMetrics;
 use crate::answer::outcome::{Accepted, Outcome, Receipt, Status, Unavailable};
-use crate::answer::publish::Publisher;
-use crate::answer::settings::AnswerSettings;
-use crate::answer::tail::Tail;
+use crate::answer::publish::{PublishSettings, Publisher};
+use crate::answer::tail::{Tail, TailSettings};
 
 const MS: Duration = Duration::from_millis(1);
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// The bounds of finding and making answers.
+#[derive(Debug, Clone, Args)]
+pub struct AnswerSettings {
+    /// Answers kept in memory; one takes about 300 bytes. 0 turns the cache off [0..=100000000].
+    #[arg(long, env, default_value_t = 1_000_000)]
+    #[arg(value_parser = clap::value_parser!(u64).range(0..=100_000_000))]
+    pub cache_entries: u64,
+
+    /// How often a waiting upload looks into the table, in case its result does not arrive [50ms..=1m].
+    #[arg(long, env, default_value = "500ms", value_parser = duration(50 * MS, MINUTE))]
+    pub answer_poll: Duration,
+
+    /// How the results are followed.
+    #[command(flatten)]
+    pub tail: TailSettings,
+
+    /// How the table is asked.
+    #[command(flatten)]
+    pub lookup: LookupSettings,
+
+    /// How uploads are published.
+    #[command(flatten)]
+    pub publish: PublishSettings,
+}
 
 /// The way from an accepted upload to its outcome. Cheap to clone.
 #[derive(Clone)]
@@ -74,11 +100,11 @@ impl Answers {
         let stop = CancellationToken::new();
         let background = TaskTracker::new();
         let journal = TopicNames::new(&kafka.topic_prefix).uploads;
-        let lookup = Lookup::start(settings, database, &journal, readiness, (&background, &stop))?;
+        let lookup = Lookup::start(&settings.lookup, database, &journal, readiness, &background, &stop)?;
         let finder = Arc::new(Finder {
             cache: AnswerCache::new(settings.cache_entries),
             lookup,
-            publisher: Arc::new(Publisher::new(settings, kafka, readiness)?),
+            publisher: Arc::new(Publisher::new(&settings.publish, kafka, readiness)?),
             journal_clock: JournalClock::new(clock),
             crash,
             answer_poll: settings.answer_poll,
@@ -115,7 +141,7 @@ impl Answers {
             readiness: readiness.clone(),
             stop,
         };
-        *service.tail.lock() = Some(tail.start(settings, kafka)?);
+        *service.tail.lock() = Some(tail.start(&settings.tail, kafka)?);
         Ok(Self(service))
     }
 

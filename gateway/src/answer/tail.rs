@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
+use clap::Args;
 use metrics::Counter;
 use milepost_shared::journal::clock::{Clock, JournalTime, millis};
 use milepost_shared::journal::result::ResultRecord;
@@ -15,14 +16,14 @@ use milepost_shared::kafka::reader::{self, Reader, Reading};
 use milepost_shared::kafka::topics::TopicNames;
 use milepost_shared::kafka::trouble::Troubles;
 use milepost_shared::program::pages::Readiness;
-use milepost_shared::program::settings::KafkaSettings;
+use milepost_shared::program::settings::{KafkaSettings, duration};
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, KafkaResult};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use tokio_util::sync::CancellationToken;
 
-use crate::answer::settings::AnswerSettings;
-
+const MS: Duration = Duration::from_millis(1);
+const MINUTE: Duration = Duration::from_secs(60);
 /// The dependency's name on `/readyz`: up once the tail has caught up at start, and down while results cannot be read.
 pub const RESULTS: &str = "results";
 /// Longest silence before the stop token is looked at.
@@ -33,6 +34,18 @@ const OFFSETS_TIMEOUT: Duration = Duration::from_secs(2);
 const BEGINNING: &str = "beginning";
 /// Between two attempts to start.
 const RETRY: Duration = Duration::from_millis(500);
+
+/// How much of the results is read at start.
+#[derive(Debug, Clone, Args)]
+pub struct TailSettings {
+    /// How far back the results topic is read at start to fill the cache [0s..=24h].
+    #[arg(long, env, default_value = "10m", value_parser = duration(Duration::ZERO, 1440 * MINUTE))]
+    pub warm_up: Duration,
+
+    /// Longest time the gateway is kept from being ready by that [100ms..=10m].
+    #[arg(long, env, default_value = "30s", value_parser = duration(100 * MS, 10 * MINUTE))]
+    pub warm_up_max: Duration,
+}
 
 /// What the tail needs to know.
 pub struct Tail<H> {
@@ -53,7 +66,7 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
     /// librdkafka refuses a property, or there are no threads left.
     pub fn start(
         self,
-        settings: &AnswerSettings,
+        settings: &TailSettings,
         kafka: &KafkaSettings,
     ) -> anyhow::Result<std::thread::JoinHandle<()>> {
         let counters = ["read", "unreadable"]
