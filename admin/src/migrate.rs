@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use milepost_shared::store::{migrate, partitions, public};
+use milepost_shared::store::{migrate, partitions, roles};
 
 use crate::arguments::Migrate;
 use crate::database;
@@ -23,11 +23,11 @@ pub async fn migrate(command: &Migrate) -> anyhow::Result<()> {
         ("milepost_consumer", &command.consumer_db_password),
     ] {
         if let Some(password) = password {
-            migrate::set_password(&mut connection, role, password).await?;
+            roles::set_password(&mut connection, role, password).await?;
             println!("role {role} has the password given");
         }
     }
-    for what in public::left_open(&mut connection).await? {
+    for what in roles::left_open(&mut connection).await? {
         eprintln!(
             "every role of the server may {what}: run this once as a superuser, who can take that away"
         );

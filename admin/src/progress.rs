@@ -2,7 +2,7 @@
 
 use anyhow::{Context as _, bail};
 use milepost_shared::journal::clock::JournalTime;
-use milepost_shared::kafka::topics::TopicNames;
+use milepost_shared::kafka::names::TopicNames;
 use milepost_shared::store::progress;
 
 use crate::arguments::{ListProgress, SetProgress};

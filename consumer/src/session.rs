@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use milepost_shared::journal::clock::Clock;
-use milepost_shared::kafka::topics::TopicNames;
+use milepost_shared::kafka::names::TopicNames;
 use milepost_shared::kafka::trouble::Troubles;
 use milepost_shared::program::backoff::Backoff;
 use milepost_shared::program::crash::{Crash, CrashPoint};

@@ -1,10 +1,10 @@
 //! Kafka, as all programs use it.
 //!
-//! [`client`] configures every client, [`topics`] says how the three topics are named and must be configured, [`trouble`] what an
-//! operator should read of errors that stand. [`producer`] sends, and [`reader`] is what
-//! readers share.
+//! [`client`] configures every client, [`producer`] sends, and [`reader`] is what readers share. [`names`] and [`topics`] say how the three
+//! topics are named and must be configured, [`trouble`] what an operator should read of errors that stand.
 
 pub mod client;
+pub mod names;
 pub mod producer;
 pub mod reader;
 pub mod topics;

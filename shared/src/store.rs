@@ -1,6 +1,6 @@
 //! Every SQL statement of Milepost, by who runs it: the gateway reads ([`lookup`], [`api_keys`]), the consumer writes
 //! ([`batch`], [`copy`], [`progress`], [`partitions`]), the administrator manages ([`accounts`], [`dead_letters`], [`locations`],
-//! [`migrate`], [`public`]).
+//! [`migrate`], [`roles`]).
 //!
 //! [`connect`] says how programs connect, [`connection`] keeps connections from one query to the next.
 //!
@@ -18,6 +18,6 @@ pub mod lookup;
 pub mod migrate;
 pub mod partitions;
 pub mod progress;
-pub mod public;
+pub mod roles;
 #[cfg(any(test, feature = "test-support"))]
 pub mod testing;

@@ -11,7 +11,7 @@ use anyhow::{Context as _, ensure};
 use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::record::JournalRecord;
-use milepost_shared::kafka::topics::TopicNames;
+use milepost_shared::kafka::names::TopicNames;
 use milepost_shared::location::Upload;
 use milepost_shared::program::settings::KafkaSettings;
 use milepost_shared::store::testing::Role;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::clock::JournalTime;
-use milepost_shared::kafka::topics::TopicNames;
+use milepost_shared::kafka::names::TopicNames;
 use milepost_tests::{Kafka, Tables};
 use uuid::Uuid;
 

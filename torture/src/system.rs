@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::future::try_join_all;
-use milepost_shared::kafka::topics::TopicNames;
+use milepost_shared::kafka::names::TopicNames;
 use milepost_tests::{
     Account, Planted, Program, Role, Server, Services, Via, World, WorldSettings, eventually, free_port,
 };

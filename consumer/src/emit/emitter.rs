@@ -22,8 +22,8 @@ use milepost_shared::journal::fact::{
 use milepost_shared::journal::record::JournalRecord;
 use milepost_shared::journal::result::ResultRecord;
 use milepost_shared::kafka::client;
+use milepost_shared::kafka::names::TopicNames;
 use milepost_shared::kafka::producer::Producer;
-use milepost_shared::kafka::topics::TopicNames;
 use milepost_shared::kafka::trouble::PATIENCE;
 use milepost_shared::program::backoff::Backoff;
 use milepost_shared::program::crash::{Crash, CrashPoint};

@@ -13,7 +13,7 @@ use milepost_shared::journal::answer::{KeyState, Position};
 use milepost_shared::journal::clock::{Clock, JournalTime};
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::result::ResultRecord;
-use milepost_shared::kafka::topics::TopicNames;
+use milepost_shared::kafka::names::TopicNames;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::program::crash::{Crash, CrashPoint};
 use milepost_shared::program::pages::Readiness;

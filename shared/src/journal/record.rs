@@ -152,7 +152,7 @@ mod tests {
     use prost_reflect::{DescriptorPool, DynamicMessage};
 
     use super::*;
-    use crate::kafka::topics::RECORD_BYTES_MAX;
+    use crate::kafka::names::RECORD_BYTES_MAX;
     use crate::location::{LOCATIONS_MAX, Location, Shape};
 
     fn record() -> JournalRecord {

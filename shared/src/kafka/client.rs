@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::journal::clock::millis;
-use crate::kafka::topics::{RECORD_BYTES_MAX, TopicNames};
+use crate::kafka::names::{RECORD_BYTES_MAX, TopicNames};
 use crate::program::settings::KafkaSettings;
 
 /// Most records of one request, of one partition.

@@ -1,4 +1,4 @@
-//! The three topics: their names, how they are created, and the rules their real configuration must keep.
+//! The three topics: how they are created, and the rules their real configuration must keep.
 //!
 //! Both programs and `milepost-admin topics check` compare what the brokers say with [`violations`] and refuse to run on
 //! any: a retention shorter than the TTL would lose uploads or forget keys too early (design, section 3).
@@ -20,10 +20,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::journal::clock::millis;
 use crate::kafka::client;
+use crate::kafka::names::{RECORD_BYTES_MAX, TopicNames};
 use crate::program::settings::KafkaSettings;
 
-/// Largest record, bytes. The gateway's body limit lies well below it, since JSON may grow a little on its way.
-pub const RECORD_BYTES_MAX: usize = 4 << 20;
 /// Longest wait for the cluster to answer an administrative request.
 const ADMIN_TIMEOUT: Duration = Duration::from_secs(20);
 /// How often a program that runs looks whether partitions were added, and how long one answer may take.
@@ -31,35 +30,6 @@ const WATCH_EVERY: Duration = Duration::from_secs(2);
 const WATCH_TIMEOUT: Duration = Duration::from_secs(2);
 /// The retention of facts when topics are created.
 const LOCATIONS_RETENTION: Duration = Duration::from_secs(30 * 86_400);
-
-/// The names of an installation's topics.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicNames {
-    /// The journal: gateway to consumer.
-    pub uploads: String,
-    /// The answers: consumer to every gateway.
-    pub results: String,
-    /// The facts: consumer to subscribers.
-    pub locations: String,
-}
-
-impl TopicNames {
-    /// The names behind a prefix.
-    #[must_use]
-    pub fn new(prefix: &str) -> Self {
-        Self {
-            uploads: format!("{prefix}location-uploads"),
-            results: format!("{prefix}location-results"),
-            locations: format!("{prefix}locations"),
-        }
-    }
-
-    /// The consumer group's name behind a prefix.
-    #[must_use]
-    pub fn group(prefix: &str) -> String {
-        format!("{prefix}milepost-consumer")
-    }
-}
 
 /// What the brokers say about a topic.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::{Connection as _, Executor as _, PgConnection};
+use sqlx::{Executor as _, PgConnection};
 
-use super::public;
+use super::roles;
 use crate::program::backoff::Backoff;
 
 pub(super) static MIGRATOR: Migrator = sqlx::migrate!("../migrations");
@@ -54,7 +54,7 @@ pub async fn migrate(connection: &mut PgConnection, mut say: impl FnMut(String))
 
 async fn attempt(connection: &mut PgConnection) -> Result<(), MigrateError> {
     MIGRATOR.run_direct(&mut *connection).await?;
-    Ok(public::restrict(connection).await?)
+    Ok(roles::restrict(connection).await?)
 }
 
 /// Whether a lock could not be had in time, or two migrations met in a row of the cluster.
@@ -106,39 +106,6 @@ pub async fn check_version(connection: &mut PgConnection) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Lets one transaction at a time change roles and what PUBLIC may do. The function it calls is Postgres' own.
-pub(super) const ROLES_LOCK: &str = "SELECT pg_catalog.pg_advisory_xact_lock(\
-     pg_catalog.hashtextextended('milepost.roles'::pg_catalog.text, 0::pg_catalog.int8))";
-
-/// Gives a role of the cluster a password.
-///
-/// # Errors
-/// The role does not exist, or the connected one may not change it. The error does not quote the password.
-pub async fn set_password(connection: &mut PgConnection, role: &str, password: &str) -> anyhow::Result<()> {
-    alter_role(connection, role, password)
-        .await
-        .with_context(|| format!("cannot set the password of role {role}"))
-}
-
-async fn alter_role(connection: &mut PgConnection, role: &str, password: &str) -> sqlx::Result<()> {
-    let mut transaction = connection.begin().await?;
-    // Postgres fails the second of two changes at once, and containers that start together all migrate.
-    sqlx::query(ROLES_LOCK).execute(&mut *transaction).await?;
-    // ALTER ROLE takes no bind values; the server itself quotes what goes into the statement.
-    let statement: String =
-        sqlx::query_scalar("SELECT pg_catalog.format('ALTER ROLE %I PASSWORD %L', $1::text, $2::text)")
-            .bind(role)
-            .bind(password)
-            .fetch_one(&mut *transaction)
-            .await?;
-    sqlx::raw_sql(&statement).execute(&mut *transaction).await?;
-    transaction.commit().await
-}
-
 #[cfg(test)]
 #[path = "migrate_tests.rs"]
 mod tests;
-
-#[cfg(test)]
-#[path = "roles_tests.rs"]
-mod roles_tests;

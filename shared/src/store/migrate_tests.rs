@@ -4,6 +4,7 @@ use uuid::Uuid;
 
 use super::*;
 use crate::store::partitions;
+use crate::store::roles::set_password;
 use crate::store::testing::{Role, database};
 
 #[tokio::test]

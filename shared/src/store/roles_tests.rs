@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
 use crate::store::migrate::migrate;
-use crate::store::public;
+use crate::store::roles;
 use crate::store::testing::{Role, database};
 
 const INSUFFICIENT_PRIVILEGE: &str = "42501";
@@ -405,10 +405,10 @@ async fn public_may_neither_connect_nor_make_temporary_tables_nor_create_nor_loc
         .execute("GRANT CREATE ON SCHEMA public TO PUBLIC; GRANT EXECUTE ON FUNCTION lo_creat(int) TO PUBLIC")
         .await
         .unwrap();
-    let open = public::left_open(&mut owner).await.unwrap();
+    let open = roles::left_open(&mut owner).await.unwrap();
     assert_eq!(open, ["connect", "create in the schema public", "make large objects"]);
     migrate(&mut owner, |line| panic!("{line}")).await.unwrap();
-    assert_eq!(public::left_open(&mut owner).await.unwrap(), Vec::<String>::new());
+    assert_eq!(roles::left_open(&mut owner).await.unwrap(), Vec::<String>::new());
     let others: i64 = sqlx::query_scalar(
         "SELECT count(*) FROM pg_database d, aclexplode(datacl) a WHERE datname = current_database() \
          AND (grantee = 0 OR grantee::regrole::text LIKE 'milepost\\_%' AND privilege_type <> 'CONNECT')",

@@ -9,7 +9,7 @@ use futures::future::try_join_all;
 use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::record::{self, JournalRecord};
-use milepost_shared::kafka::topics::TopicNames;
+use milepost_shared::kafka::names::TopicNames;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::location::{Location, Upload};
 use milepost_shared::program::crash::CrashPoint;

@@ -65,7 +65,7 @@ async fn the_hole_that_a_transaction_leaves_is_passed_counted_and_logged_and_an_
     // With the whole journal to be emitted again, holes included, each fact is seen once by the one-integer rule.
     world.caught_up().await?;
     consumer.stop().await?;
-    world.kafka.delete_group(&milepost_shared::kafka::topics::TopicNames::group(&world.prefix)).await?;
+    world.kafka.delete_group(&milepost_shared::kafka::names::TopicNames::group(&world.prefix)).await?;
     consumer.start().await?;
     let loads = [before, behind, after, meanwhile, last];
     let mut expected: Vec<&Upload> = loads.iter().flat_map(Load::expected).collect();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use milepost_shared::kafka::topics::TopicNames;
+use milepost_shared::kafka::names::TopicNames;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
 use sqlx::PgConnection;

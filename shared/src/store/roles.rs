@@ -1,10 +1,13 @@
-//! What PUBLIC, which is every role of the cluster, may do in this database: nothing that Milepost does not need.
-//!
-//! Not in a migration, because a dump of a database does not carry all of it: it is checked every time.
+//! What roles may do in this database, as far as no migration says it: PUBLIC, which is every role of the cluster, nothing that
+//! Milepost does not need. A dump of a database does not carry all of that, so it is checked at every migration. And the
+//! passwords of the programs' roles.
 
+use anyhow::Context as _;
 use sqlx::{Connection as _, Executor as _, PgConnection};
 
-use super::migrate::ROLES_LOCK;
+/// Lets one transaction at a time change roles and what PUBLIC may do. The function it calls is Postgres' own.
+const ROLES_LOCK: &str = "SELECT pg_catalog.pg_advisory_xact_lock(\
+     pg_catalog.hashtextextended('milepost.roles'::pg_catalog.text, 0::pg_catalog.int8))";
 
 /// Each statement that revokes something from PUBLIC that it still has. The owner of the tables keeps what it needs, even when
 /// a superuser does this for it, and the programs' roles may still connect. Temporary tables, large objects and advisory locks
@@ -53,3 +56,32 @@ pub async fn left_open(connection: &mut PgConnection) -> sqlx::Result<Vec<String
     what.dedup();
     Ok(what)
 }
+
+/// Gives a role of the cluster a password.
+///
+/// # Errors
+/// The role does not exist, or the connected one may not change it. The error does not quote the password.
+pub async fn set_password(connection: &mut PgConnection, role: &str, password: &str) -> anyhow::Result<()> {
+    alter_role(connection, role, password)
+        .await
+        .with_context(|| format!("cannot set the password of role {role}"))
+}
+
+async fn alter_role(connection: &mut PgConnection, role: &str, password: &str) -> sqlx::Result<()> {
+    let mut transaction = connection.begin().await?;
+    // Postgres fails the second of two changes at once, and containers that start together all migrate.
+    sqlx::query(ROLES_LOCK).execute(&mut *transaction).await?;
+    // ALTER ROLE takes no bind values; the server itself quotes what goes into the statement.
+    let statement: String =
+        sqlx::query_scalar("SELECT pg_catalog.format('ALTER ROLE %I PASSWORD %L', $1::text, $2::text)")
+            .bind(role)
+            .bind(password)
+            .fetch_one(&mut *transaction)
+            .await?;
+    sqlx::raw_sql(&statement).execute(&mut *transaction).await?;
+    transaction.commit().await
+}
+
+#[cfg(test)]
+#[path = "roles_tests.rs"]
+mod tests;
