@@ -65,7 +65,7 @@ fn next(reader: &Reader) -> anyhow::Result<Option<BorrowedMessage<'_>>> {
         match reader.poll(left) {
             Some(Ok(message)) => return Ok(Some(message)),
             Some(Err(KafkaError::PartitionEOF(_))) => return Ok(None),
-            // The client goes on by itself; what it does not get over is told at the deadline.
+            // The client goes on by itself; what it does not get over is reported at the deadline.
             Some(Err(error)) if Instant::now() >= deadline => return Err(error).context("cannot read"),
             Some(Err(error)) if error.rdkafka_error_code().is_none() => {
                 return Err(error).context("cannot read");

@@ -121,7 +121,7 @@ impl Load {
 /// Rolls the next build over this one and back. The programs of this build are in `bin_dir`.
 ///
 /// # Errors
-/// Something was lost, dead-lettered, told twice or answered in two ways; or the programs do not start.
+/// Something was lost, dead-lettered, emitted twice or answered in two ways; or the programs do not start.
 pub async fn roll(bin_dir: PathBuf) -> anyhow::Result<()> {
     let next = mutants::plant("next-version").await?;
     let (kafka, postgres) = tokio::try_join!(Server::kafka(), Server::postgres())?;
@@ -188,7 +188,7 @@ async fn restart_as(programs: &mut [Program], build: &Path) -> anyhow::Result<()
     .map(drop)
 }
 
-/// Waits as docs/operations.md tells whoever goes back: until all that is in the journal by now is persisted.
+/// Waits as docs/operations.md asks of whoever goes back: until all that is in the journal by now is persisted.
 async fn await_persisted(world: &World) -> anyhow::Result<()> {
     let ends = world.kafka.ends(&world.topics.uploads).await?;
     eventually(PATIENCE, "what the next gateways wrote is persisted", async || {
@@ -201,7 +201,7 @@ async fn await_persisted(world: &World) -> anyhow::Result<()> {
     .await
 }
 
-/// Each upload is stored and told once, as it was sent, and nothing is a dead letter.
+/// Each upload is stored and emitted once, as it was sent, and nothing is a dead letter.
 async fn check(world: &World, sent: &[Sent]) -> anyhow::Result<()> {
     world.caught_up_within(PATIENCE).await?;
     let letters = world.tables.dead_letters().await?;
@@ -226,17 +226,22 @@ async fn check(world: &World, sent: &[Sent]) -> anyhow::Result<()> {
         "{counted} locations have the new field, {locations} were sent"
     );
 
-    let (mut subscriber, mut told, mut told_new) = (Subscriber::default(), BTreeSet::new(), 0);
+    let (mut subscriber, mut emitted, mut emitted_new) = (Subscriber::default(), BTreeSet::new(), 0);
     for record in world.kafka.read(&world.topics.locations).await? {
         let fact = Fact::read(&record)?;
         if subscriber.accepts(fact.partition, fact.source_offset) {
-            told_new += usize::from(fact.value["locations"][0].get("verticalAccuracy").is_some());
-            ensure!(told.insert(fact.device.clone()), "an upload is told twice");
+            emitted_new += usize::from(fact.value["locations"][0].get("verticalAccuracy").is_some());
+            ensure!(emitted.insert(fact.device.clone()), "an upload is emitted twice");
         }
     }
     let devices: BTreeSet<String> = sent.iter().map(|one| one.upload.device.clone()).collect();
-    ensure!(told == devices, "{} uploads are told, {} were sent, or they differ", told.len(), devices.len());
-    ensure!(told_new == new.len(), "{told_new} facts have the new field, {} uploads", new.len());
+    ensure!(
+        emitted == devices,
+        "{} uploads are emitted, {} were sent, or they differ",
+        emitted.len(),
+        devices.len()
+    );
+    ensure!(emitted_new == new.len(), "{emitted_new} facts have the new field, {} uploads", new.len());
 
     // The next build's gateways write the next schema where it is needed, and nowhere else.
     let mut schemas: HashMap<Option<u32>, BTreeSet<Vec<u8>>> = HashMap::new();

@@ -40,28 +40,28 @@ fn bits(location: &Location) -> Vec<Option<u64>> {
 /// An upload as JSON, of which nothing but the names of its fields is Milepost's own code.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Told {
+pub struct JsonUpload {
     device_id: String,
     locations: Vec<Map<String, Value>>,
 }
 
-impl From<Told> for Upload {
-    fn from(told: Told) -> Self {
-        Self { device: told.device_id, locations: told.locations.iter().map(location).collect() }
+impl From<JsonUpload> for Upload {
+    fn from(sent: JsonUpload) -> Self {
+        Self { device: sent.device_id, locations: sent.locations.iter().map(location).collect() }
     }
 }
 
-/// What is missing has a value that no errand sends.
-fn location(told: &Map<String, Value>) -> Location {
-    let timestamp = told.get("timestamp").and_then(Value::as_i64);
+/// What is missing has a value that no operation sends.
+fn location(sent: &Map<String, Value>) -> Location {
+    let timestamp = sent.get("timestamp").and_then(Value::as_i64);
     let mut location = Location::new(timestamp.unwrap_or(-1), f64::NAN, f64::NAN);
     for number in &NUMBERS {
-        if let Some(value) = told.get(number.name).and_then(Value::as_f64) {
+        if let Some(value) = sent.get(number.name).and_then(Value::as_f64) {
             (number.set)(&mut location, value);
         }
     }
     for text in &TEXTS {
-        if let Some(value) = told.get(text.name).and_then(Value::as_str) {
+        if let Some(value) = sent.get(text.name).and_then(Value::as_str) {
             (text.set)(&mut location, value.to_owned());
         }
     }
@@ -83,8 +83,8 @@ mod tests {
     #[test]
     fn what_was_sent_is_recognised_in_json_too() {
         let sent = operation::upload(SEED, id());
-        let told: Told = serde_json::from_slice(&serde_json::to_vec(&sent).unwrap()).unwrap();
-        assert_eq!(compare(SEED, &told.into()), (Some(id()), None));
+        let sent: JsonUpload = serde_json::from_slice(&serde_json::to_vec(&sent).unwrap()).unwrap();
+        assert_eq!(compare(SEED, &sent.into()), (Some(id()), None));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use uuid::Uuid;
 
 use crate::evidence::{JournalEntry, SeenFact, Sources};
 use crate::operation::UploadId;
-use crate::original::{self, Told};
+use crate::original::{self, JsonUpload};
 
 /// What a record of the journal is. All that is not, bit for bit, what an operation sent is poison.
 #[must_use]
@@ -80,7 +80,7 @@ fn read(sources: &Sources, record: &Record, fact: &mut SeenFact) -> anyhow::Resu
     ensure!(head.schema == 1, "schema {}", head.schema);
     ensure!(head.account == account, "account {} in its value", head.account);
     fact.received_at = JournalTime(head.received_at);
-    let upload: Told = serde_json::from_slice(value).context("not the JSON promised")?;
+    let upload: JsonUpload = serde_json::from_slice(value).context("not the JSON promised")?;
     let upload = upload.into();
     let (id, fault) = original::compare(sources.seed, &upload);
     fact.upload = id;

@@ -7,7 +7,7 @@ use uuid::Uuid;
 use crate::journal::clock::JournalTime;
 use crate::location::fingerprint::Fingerprint;
 
-/// Where a record stands in the journal. Unique in the life of a journal; one that is made anew begins at offset 0 again.
+/// Where a record stands in the journal. Unique in the life of a journal; one that is rewound uses offsets again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Position {
     /// Partition of `location-uploads`.
@@ -58,7 +58,7 @@ impl KeyState {
     }
 
     /// Whether the window is still open at `time`. A time before the window counts as inside: a broker's clock may step
-    /// back, and the key is claimed all the same (design, section 6.2).
+    /// back, and the key is claimed all the same.
     #[must_use]
     pub fn is_open_at(&self, time: JournalTime) -> bool {
         time < self.expires_at
@@ -72,7 +72,7 @@ impl KeyState {
 }
 
 /// Puts the windows of one key into their one order: journal time, in which each claim of a key is later than the one before.
-/// Offsets do not tell it, since a journal that is made anew uses them a second time.
+/// Offsets do not give that order, since a rewound journal uses them a second time.
 pub fn oldest_first(windows: &mut [KeyState]) {
     windows.sort_unstable_by_key(|state| state.accepted_at);
 }
@@ -84,8 +84,8 @@ pub fn newest<'a>(windows: impl IntoIterator<Item = &'a KeyState>) -> Option<&'a
 
 /// The window that a record met, or opened: the newest of those claimed up to it, out of all windows of its key.
 ///
-/// What is claimed up to a record stands before it. In a journal that was made anew an earlier claim may have any offset, and
-/// shows by its time. In one journal both agree: a claim behind the record is later than the end of the window it met.
+/// What is claimed up to a record stands before it. In a rewound journal an earlier claim may have any offset, and shows by its
+/// time. In one journal both agree: a claim behind the record is later than the end of the window it met.
 #[must_use]
 pub fn met(record: Position, time: JournalTime, windows: &[KeyState]) -> Option<&KeyState> {
     newest(windows.iter().filter(|state| {

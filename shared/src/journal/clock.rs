@@ -1,6 +1,6 @@
 //! The two kinds of time, kept apart by type.
 //!
-//! [`JournalTime`] decides (design, section 6.2): it is the LogAppendTime of a record in the journal, the same for every
+//! [`JournalTime`] opens and closes windows: it is the LogAppendTime of a record in the journal, the same for every
 //! reader and every replay. A [`Clock`] only serves what may be wrong without harm: whether a cached answer is worth
 //! serving, whether a phone's time is too far ahead, how long something took.
 

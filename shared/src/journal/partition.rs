@@ -1,6 +1,6 @@
 //! The partition of a key, as the Java client's default partitioner and librdkafka's `murmur2_random` choose it.
 //!
-//! It is computed from the setting `PARTITIONS` and never from what the brokers tell: were partitions added to the journal,
+//! It is computed from the setting `PARTITIONS` and never from what the brokers report: were partitions added to the journal,
 //! a client that asks the brokers would send the next copy of a key to another one, and the order within a key would be
 //! lost.
 

@@ -1,7 +1,7 @@
 //! The schema of a value in the journal or among the results.
 //!
 //! A build reads every schema up to its own, and writes the lowest that can hold what a record says: so what an old build can
-//! read it gets, and what it cannot is told apart from poison. For that the schema comes first in each value, whatever else
+//! read it gets, and what it cannot is distinguished from poison. For that the schema comes first in each value, whatever else
 //! a later build changes: field 1, in four bytes of which two are zero. No other bytes begin like that by chance.
 
 /// Field 1, of 32 bits.

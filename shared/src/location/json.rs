@@ -1,7 +1,7 @@
 //! JSON as it is read: value by value, as it was written, and without building what nobody asked for.
 //!
 //! `serde_json::Value` keeps the last of two equal fields and so hides a fault; a derived struct stops at its first fault
-//! and accepts positional arrays. Both matter here: every fault is named (design, section 8). And a tree of all values may
+//! and accepts positional arrays. Both matter here: every fault is named. And a tree of all values may
 //! take a hundred times the memory of its text, so there is none.
 
 use std::borrow::Cow;
