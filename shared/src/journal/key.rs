@@ -9,6 +9,12 @@ use uuid::Uuid;
 /// Version of the hashing rule, part of what is hashed. A new rule needs a new number, and a time in which both count.
 const VERSION: u8 = 1;
 
+/// What the input of a hash begins with that stands for no client's key: a version of the rule for these is never 0.
+const NO_CLIENTS: u8 = 0;
+/// Behind it, what the hash stands for instead, and the version of its rule.
+const POINT: [u8; 2] = [b'p', 1];
+const SET_ASIDE: [u8; 2] = [b'a', 1];
+
 /// SHA-256 of (version, account, key), length-prefixed, so that no two pairs share an input. As a Kafka key it is written
 /// as 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -21,10 +27,48 @@ impl KeyHash {
         let mut hasher = Sha256::new();
         hasher.update([VERSION, 16]);
         hasher.update(account.as_bytes());
-        hasher.update((key.len() as u64).to_be_bytes());
-        hasher.update(key.as_bytes());
+        push_text(&mut hasher, key);
         Self(hasher.finalize().into())
     }
+
+    /// The hash of a point that came without a key: of an account's device, at a time, milliseconds since 1970, and a place.
+    /// Nothing else of a point counts. Coordinates count bit by bit, but -0.0 is 0.0. No client's key has this hash.
+    #[must_use]
+    pub fn of_point(account: Uuid, device: &str, timestamp: i64, latitude: f64, longitude: f64) -> Self {
+        let mut hasher = Self::without_key(POINT, account);
+        push_text(&mut hasher, device);
+        hasher.update(timestamp.to_be_bytes());
+        for degrees in [latitude, longitude] {
+            // The sum of -0.0 and 0.0 is 0.0; no other number changes.
+            hasher.update((degrees + 0.0).to_bits().to_be_bytes());
+        }
+        Self(hasher.finalize().into())
+    }
+
+    /// The hash of a point that was set aside: of an account's app, for a reason, as it was sent. No client's key and no
+    /// point has this hash.
+    #[must_use]
+    pub fn of_set_aside(account: Uuid, app: &str, reason: &str, raw: &str) -> Self {
+        let mut hasher = Self::without_key(SET_ASIDE, account);
+        for text in [app, reason, raw] {
+            push_text(&mut hasher, text);
+        }
+        Self(hasher.finalize().into())
+    }
+
+    fn without_key(of: [u8; 2], account: Uuid) -> Sha256 {
+        let [what, version] = of;
+        let mut hasher = Sha256::new();
+        hasher.update([NO_CLIENTS, what, version, 16]);
+        hasher.update(account.as_bytes());
+        hasher
+    }
+}
+
+/// With its length before it, so that neighbours do not run into each other.
+fn push_text(hasher: &mut Sha256, text: &str) {
+    hasher.update((text.len() as u64).to_be_bytes());
+    hasher.update(text.as_bytes());
 }
 
 impl fmt::Display for KeyHash {
@@ -65,6 +109,8 @@ impl FromStr for KeyHash {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     const A: Uuid = Uuid::from_u128(1);
@@ -86,6 +132,64 @@ mod tests {
     fn the_rule_never_changes_for_keys_already_out_there() {
         let hash = KeyHash::new(Uuid::from_u128(0x1234), "order-66");
         assert_eq!(hash.to_string(), "1e14255a4530f6123ed2ff607be14e647905aab342003c5ef56df21561b72c13");
+    }
+
+    #[test]
+    fn the_rule_for_points_never_changes_for_those_already_out_there() {
+        let account = Uuid::from_u128(0x1234);
+        let point = KeyHash::of_point(account, "pixel8", 1_786_439_998_000, 48.2101001, 16.3700002);
+        assert_eq!(point.to_string(), "fb873d3f0473fcbe5544333de2d4a72daea6084d7be71fdf20e77ecf54064fdc");
+        let nowhere = KeyHash::of_point(account, "", 0, 0.0, 0.0);
+        assert_eq!(nowhere.to_string(), "66739a054f675c7e5092bb0866e8c30e79f6a428e86fb895ee7ed82c634d8ae1");
+        let aside = KeyHash::of_set_aside(account, "overland", "no-time", "{}");
+        assert_eq!(aside.to_string(), "13c727c3c63d87608543c6625eac26166dcc42de016a2eb7bbd3f6af918dc5c9");
+    }
+
+    #[test]
+    fn a_zero_has_no_sign() {
+        let at = |latitude, longitude| KeyHash::of_point(A, "d", 1, latitude, longitude);
+        assert_eq!(at(-0.0, 0.0), at(0.0, -0.0));
+        assert_ne!(at(0.0, 1.0), at(-0.0, -1.0));
+    }
+
+    #[test]
+    fn what_is_set_aside_is_known_by_all_that_is_said_of_it() {
+        let of =
+            |account, app, reason, raw| KeyHash::of_set_aside(Uuid::from_u128(account), app, reason, raw);
+        let hashes = [
+            of(1, "a", "b", "c"),
+            of(2, "a", "b", "c"),
+            of(1, "ab", "", "c"),
+            of(1, "a", "bc", ""),
+            of(1, "a", "b", ""),
+        ];
+        for (i, hash) in hashes.iter().enumerate() {
+            assert!(!hashes[..i].contains(hash));
+        }
+    }
+
+    /// What a point is known by.
+    type Known = (u128, String, i64, f64, f64);
+
+    fn known() -> impl Strategy<Value = Known> {
+        // Few of each, so that some are often equal.
+        let degrees = || prop_oneof![Just(0.0), Just(-0.0), Just(1.5), -90.0..=90.0f64];
+        (0..2u128, "[ab]{0,2}", 0..2i64, degrees(), degrees())
+    }
+
+    proptest! {
+        #[test]
+        fn points_have_one_hash_if_and_only_if_they_are_one_point(a in known(), b in known()) {
+            let hash = |(account, device, time, latitude, longitude): &Known| {
+                KeyHash::of_point(Uuid::from_u128(*account), device, *time, *latitude, *longitude)
+            };
+            prop_assert_eq!(hash(&a) == hash(&b), a == b);
+        }
+
+        #[test]
+        fn no_clients_key_is_a_point(key in "\\PC{0,60}", device in "\\PC{0,20}", time: i64) {
+            prop_assert_ne!(KeyHash::new(A, &key), KeyHash::of_point(A, &device, time, 0.0, 0.0));
+        }
     }
 
     #[test]
