@@ -4,6 +4,7 @@
 //! - [`http`] is HTTP/1.1 on connections: deadlines, heads that all readers understand alike, problems.
 //! - [`admission`] says who may send, how fast and how much, and reads what was sent.
 //! - [`native`] is the JSON API: it makes uploads of requests and responses of outcomes.
+//! - [`phones`] reads what phone apps send as they are: points of requests.
 //! - [`settings`] is the command line, [`app`] puts the layers together.
 
 pub mod admission;
@@ -11,6 +12,7 @@ pub mod answer;
 pub mod app;
 pub mod http;
 pub mod native;
+pub mod phones;
 pub mod settings;
 
 #[cfg(test)]

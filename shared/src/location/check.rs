@@ -36,7 +36,8 @@ impl Rules {
 
 /// The last millisecond of the year 9999, far inside what Postgres can hold.
 const YEAR_9999_MS: i64 = 253_402_300_799_999;
-const DEVICE_CHARS_MAX: usize = 128;
+/// Most characters of a device's name.
+pub const DEVICE_CHARS_MAX: usize = 128;
 
 pub(super) fn check_device(device: &str) -> Result<(), String> {
     check_text(device, DEVICE_CHARS_MAX)?;

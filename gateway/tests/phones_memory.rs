@@ -1,0 +1,42 @@
+//! What the bodies of phone apps cost in memory while they are read.
+//!
+//! A test program of its own, since counting replaces its allocator.
+
+use milepost_gateway::phones::{Protocol, Request, Rules, decode};
+
+const BYTES_MAX: usize = 1 << 18;
+
+fn peak(protocol: Protocol, body: &[u8]) -> usize {
+    let request = Request { protocol, path: "/k", query: "", user_agent: "", device_header: "", body };
+    let rules = Rules { bound: None, arrival: 1_796_083_200_000, timestamp_max: 1_796_083_500_000 };
+    let peak = allocation_counter::measure(|| drop(decode(&request, &rules))).bytes_max;
+    usize::try_from(peak).expect("fits")
+}
+
+fn list(before: &str, item: &str) -> String {
+    let items = vec![item; (BYTES_MAX - 100) / (item.len() + 1)].join(",");
+    format!("{before}[{items}]}}")
+}
+
+#[test]
+fn bodies_of_phones_are_read_within_a_bounded_multiple_of_their_size() {
+    let fix = r#"{"type":"Feature","geometry":{"type":"Point","coordinates":[16.3738189,48.2081743]},"properties":{"timestamp":
+        "2026-03-14T09:26:53Z","altitude":171,"speed":14,"course":143,"horizontal_accuracy":5,"device_id":"jane-iphone"}}"#;
+    for (protocol, before, item, times) in [
+        (Protocol::Overland, r#"{"locations":"#, fix, 3),
+        (Protocol::Overland, r#"{"locations":"#, "0", 8),
+        (Protocol::Overland, r#"{"locations":"#, "{}", 18),
+        (Protocol::Overland, r#"{"x":"#, "{}", 1),
+        (Protocol::Overland, r#"{"locations":[],"current":"#, "{}", 1),
+        (Protocol::Traccar, r#"{"location":"#, r#"{"lat":1,"lon":2,"tst":3}"#, 18),
+        (Protocol::Traccar, r#"{"location":"#, r#"{"lat":1,"lon":2,"tst":0}"#, 18),
+        (Protocol::Gpslogger, r#"{"points":"#, "[1.0000000,2.0000000,345]", 18),
+        (Protocol::Gpslogger, r#"{"points":"#, "[[[[]]]]", 18),
+        (Protocol::Owntracks, r#"{"_type":"dump","x":"#, r#"{"a":1}"#, 1),
+        (Protocol::Owntracks, r#"{"_type":"location","topic":"#, r#"{"a":1}"#, 1),
+    ] {
+        let body = list(before, item);
+        let peak = peak(protocol, body.as_bytes());
+        assert!(peak <= times * BYTES_MAX, "{before} {item}: {peak}");
+    }
+}
