@@ -21,3 +21,7 @@ pub mod progress;
 pub mod roles;
 #[cfg(any(test, feature = "test-support"))]
 pub mod testing;
+
+#[cfg(test)]
+#[path = "store/statements_tests.rs"]
+mod tests;

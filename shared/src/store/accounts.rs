@@ -85,7 +85,7 @@ pub async fn create_key(
 pub async fn keys(connection: &mut PgConnection, account: Option<Uuid>) -> sqlx::Result<Vec<ApiKey>> {
     sqlx::query_as(
         "SELECT prefix, account_id, created_at, revoked_at FROM api_keys \
-         WHERE $1 IS NULL OR account_id = $1 ORDER BY id",
+         WHERE $1::uuid IS NULL OR account_id = $1 ORDER BY id",
     )
     .bind(account)
     .fetch_all(connection)

@@ -278,7 +278,7 @@ pub(super) fn location_columns() -> String {
     format!("device_id, captured_at, {fields}, received_at, source_partition, source_offset, ordinal")
 }
 
-static INSERT_LOCATIONS: LazyLock<String> = LazyLock::new(|| {
+pub(super) static INSERT_LOCATIONS: LazyLock<String> = LazyLock::new(|| {
     let types = ["bigint", "timestamptz"].into_iter().chain(NUMBERS.iter().map(|_| "float8"));
     let types = types.chain(TEXTS.iter().map(|_| "text")).chain(["timestamptz", "int", "bigint", "int"]);
     let arrays: Vec<String> = (1..).zip(types).map(|(place, of)| format!("${place}::{of}[]")).collect();
