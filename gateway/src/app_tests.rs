@@ -7,6 +7,7 @@ use milepost_shared::location::{Rules, Shape, decode};
 use milepost_shared::program::crash::Crash;
 use milepost_shared::program::pages::Readiness;
 use milepost_shared::store::testing::{self, Role, TestDatabase};
+use milepost_shared::testing::eventually;
 use sqlx::types::time::OffsetDateTime;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -408,8 +409,8 @@ async fn past_the_limit_of_connections_a_new_one_gets_503_and_a_slot_that_is_lef
     assert!(answer.header("x-request-id").is_some());
     refused.closed().await;
     drop(connected);
-    crate::testing::eventually("a slot is free", async || gateway.ask(head("GET /", "")).await.status == 404)
-        .await;
+    let served = async || Ok((gateway.ask(head("GET /", "")).await.status == 404).then_some(()));
+    eventually(PATIENCE, "a slot is free", served).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -423,13 +424,13 @@ async fn past_the_limit_of_requests_in_flight_a_new_one_gets_503() {
         second.send(head("GET /", "Content-Length: 2\r\n") + "{}").await;
         let answer = second.answer().await;
         if answer.status != 503 {
-            return false;
+            return Ok(None);
         }
         assert_eq!((answer.code().as_str(), answer.header("connection")), ("overload", None));
         assert_eq!(answer.header("retry-after"), Some("2"));
-        true
+        Ok(Some(()))
     };
-    crate::testing::eventually("the first is being served", refused).await;
+    eventually(PATIENCE, "the first is being served", refused).await.unwrap();
     assert_eq!(first.answer().await.code(), "journal-unavailable");
     assert_eq!(gateway.ask(head("GET /", "")).await.status, 404);
 }

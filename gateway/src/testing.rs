@@ -1,12 +1,9 @@
-//! Test support: an account with a key on a real Postgres, settings, and waiting for a condition.
-
-use std::time::Duration;
+//! Test support: an account with a key on a real Postgres, and settings.
 
 use clap::Parser as _;
 use milepost_shared::store::accounts::{self, Account, ApiKey};
 use milepost_shared::store::testing::{Role, TestDatabase};
 use sha2::{Digest as _, Sha256};
-use tokio::time::{Instant, sleep};
 use uuid::Uuid;
 
 use crate::settings::GatewaySettings;
@@ -39,13 +36,4 @@ pub async fn create_key(database: &TestDatabase, secret: &str) {
 pub async fn revoke_key(database: &TestDatabase, secret: &str) {
     let mut owner = database.connect(Role::Owner).await;
     assert!(accounts::revoke_key(&mut owner, &secret[..PREFIX_LENGTH], EPOCH).await.expect("a key"));
-}
-
-/// Waits for a condition, ten seconds at most.
-pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(10);
-    while !condition().await {
-        assert!(Instant::now() < deadline, "not in time: {what}");
-        sleep(Duration::from_millis(10)).await;
-    }
 }

@@ -2,10 +2,12 @@ use http::HeaderValue;
 use milepost_shared::program::settings::Settings as _;
 use milepost_shared::store::connect;
 use milepost_shared::store::testing::{self, Role, TestDatabase};
+use milepost_shared::testing::eventually;
 
 use super::*;
-use crate::testing::{ACCOUNT, SECRET, create_key, eventually, revoke_key, settings};
+use crate::testing::{ACCOUNT, SECRET, create_key, revoke_key, settings};
 
+const PATIENCE: Duration = Duration::from_secs(10);
 const OTHER: &str = "mp_other000_yyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyyy";
 
 fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -16,7 +18,7 @@ fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
     headers
 }
 
-struct World {
+struct KeyFixture {
     database: TestDatabase,
     api_keys: ApiKeys,
     readiness: Readiness,
@@ -24,7 +26,7 @@ struct World {
 }
 
 /// A database with one key, and a gateway's keys that are loaded from it.
-async fn world(refresh: &str) -> World {
+async fn fixture(refresh: &str) -> KeyFixture {
     let database = testing::database().await;
     create_key(&database, SECRET).await;
     let settings = settings(&["--api-key-refresh", refresh]);
@@ -32,13 +34,15 @@ async fn world(refresh: &str) -> World {
     let readiness = Readiness::default();
     let api_keys = ApiKeys::new(&settings.api_keys, database.options(Role::Gateway), &readiness);
     let stop = CancellationToken::new();
-    World { database, api_keys, readiness, stop }
+    KeyFixture { database, api_keys, readiness, stop }
 }
 
-impl World {
+impl KeyFixture {
     async fn load(&self) {
         tokio::spawn(self.api_keys.clone().refresh(self.stop.clone()));
-        eventually("keys are loaded", async || self.readiness.is_ready()).await;
+        eventually(PATIENCE, "keys are loaded", async || Ok(self.readiness.is_ready().then_some(())))
+            .await
+            .unwrap();
     }
 
     async fn with(&self, secret: &str) -> Result<Uuid, Problem> {
@@ -46,7 +50,7 @@ impl World {
     }
 }
 
-impl Drop for World {
+impl Drop for KeyFixture {
     fn drop(&mut self) {
         self.stop.cancel();
     }
@@ -108,37 +112,41 @@ fn what_is_no_single_well_formed_secret_is_none() {
 
 #[tokio::test]
 async fn known_new_unknown_and_malformed_keys_are_kept_apart() {
-    let world = world("50s").await;
-    world.load().await;
-    assert_eq!(world.with(SECRET).await, Ok(ACCOUNT));
+    let fixture = fixture("50s").await;
+    fixture.load().await;
+    assert_eq!(fixture.with(SECRET).await, Ok(ACCOUNT));
     let unknown = OTHER.replace('y', "z");
-    assert_eq!(world.with(&unknown).await, Err(UNAUTHORIZED));
-    assert_eq!(world.with("nonsense").await, Err(UNAUTHORIZED));
+    assert_eq!(fixture.with(&unknown).await, Err(UNAUTHORIZED));
+    assert_eq!(fixture.with("nonsense").await, Err(UNAUTHORIZED));
     // Made after the gateway has loaded all keys.
-    create_key(&world.database, OTHER).await;
-    assert_eq!(world.with(OTHER).await, Ok(ACCOUNT));
+    create_key(&fixture.database, OTHER).await;
+    assert_eq!(fixture.with(OTHER).await, Ok(ACCOUNT));
 }
 
 #[tokio::test]
 async fn a_revoked_key_is_unknown_after_the_next_refresh() {
-    let world = world("100ms").await;
-    world.load().await;
-    assert_eq!(world.with(SECRET).await, Ok(ACCOUNT));
-    revoke_key(&world.database, SECRET).await;
-    eventually("the key is revoked", async || world.with(SECRET).await == Err(UNAUTHORIZED)).await;
+    let fixture = fixture("100ms").await;
+    fixture.load().await;
+    assert_eq!(fixture.with(SECRET).await, Ok(ACCOUNT));
+    revoke_key(&fixture.database, SECRET).await;
+    eventually(PATIENCE, "the key is revoked", async || {
+        Ok((fixture.with(SECRET).await == Err(UNAUTHORIZED)).then_some(()))
+    })
+    .await
+    .unwrap();
 }
 
 #[tokio::test]
 async fn without_postgres_known_keys_go_on_working_and_others_cannot_be_verified() {
-    let mut world = world("100ms").await;
-    world.load().await;
-    world.database = testing::database().await;
-    let unverified = async || world.with(OTHER).await == Err(CREDENTIALS_UNVERIFIED);
-    eventually("Postgres is away", unverified).await;
-    assert_eq!(world.with(SECRET).await, Ok(ACCOUNT));
-    assert!(world.readiness.is_ready());
+    let mut fixture = fixture("100ms").await;
+    fixture.load().await;
+    fixture.database = testing::database().await;
+    let unverified = async || Ok((fixture.with(OTHER).await == Err(CREDENTIALS_UNVERIFIED)).then_some(()));
+    eventually(PATIENCE, "Postgres is away", unverified).await.unwrap();
+    assert_eq!(fixture.with(SECRET).await, Ok(ACCOUNT));
+    assert!(fixture.readiness.is_ready());
     // That needs no database.
-    assert_eq!(world.with("nonsense").await, Err(UNAUTHORIZED));
+    assert_eq!(fixture.with("nonsense").await, Err(UNAUTHORIZED));
 }
 
 #[tokio::test]

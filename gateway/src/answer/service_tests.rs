@@ -13,6 +13,7 @@ use milepost_shared::kafka::topics::TopicAdmin;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::location::{Location, Upload};
 use milepost_shared::store::testing::{Role, TestDatabase, database};
+use milepost_shared::testing::eventually;
 use rdkafka::config::ClientConfig;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::message::Message as _;
@@ -27,15 +28,15 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// Nothing listens here.
 const NOWHERE: &str = "127.0.0.1:9";
 
-/// An installation of its own: topics, database, and the consumer's part in the hands of the test.
-struct World {
+/// What a gateway works with: topics and a database of its own, and the consumer's part in the hands of the test.
+struct Backend {
     database: TestDatabase,
     kafka: KafkaSettings,
     journal: BaseConsumer,
     results: FutureProducer,
 }
 
-impl World {
+impl Backend {
     async fn new() -> Self {
         #[expect(clippy::disallowed_methods, reason = "tests have no settings struct")]
         let brokers = std::env::var("MILEPOST_TEST_KAFKA").unwrap_or_else(|_| {
@@ -70,7 +71,9 @@ impl World {
     async fn gateway(&self) -> (Answers, Readiness) {
         let readiness = Readiness::default();
         let answers = self.start(&readiness, &self.kafka, self.database.url(Role::Gateway), "--warm-up=10m");
-        eventually("the gateway is ready", async || readiness.is_ready().then_some(())).await;
+        eventually(PATIENCE, "the gateway is ready", async || Ok(readiness.is_ready().then_some(())))
+            .await
+            .unwrap();
         (answers, readiness)
     }
 
@@ -82,13 +85,14 @@ impl World {
 
     /// The next record of the journal.
     async fn read(&self) -> (JournalRecord, Position, JournalTime) {
-        eventually("the journal has a record", async || {
-            let message = self.journal.poll(Duration::ZERO)?.unwrap();
+        eventually(PATIENCE, "the journal has a record", async || {
+            let Some(message) = self.journal.poll(Duration::ZERO).transpose()? else { return Ok(None) };
             let record = JournalRecord::decode(message.key(), message.payload()).unwrap();
             let position = Position { partition: message.partition(), offset: message.offset() };
-            Some((record, position, JournalTime(message.timestamp().to_millis().unwrap())))
+            Ok(Some((record, position, JournalTime(message.timestamp().to_millis().unwrap()))))
         })
         .await
+        .unwrap()
     }
 
     /// Decides the next record as new.
@@ -158,17 +162,6 @@ fn settings(setting: &str) -> AnswerSettings {
     <Program as clap::Parser>::parse_from(arguments).answers
 }
 
-async fn eventually<T>(what: &str, attempt: impl AsyncFn() -> Option<T>) -> T {
-    let until = Instant::now() + Duration::from_secs(20);
-    loop {
-        if let Some(found) = attempt().await {
-            return found;
-        }
-        assert!(Instant::now() < until, "not in time: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
 fn accepted(key: &str, latitude: f64, patience: Duration) -> Accepted {
     let upload = Upload { device: "d".to_owned(), locations: vec![Location::new(1, latitude, 16.0)] };
     Accepted {
@@ -201,19 +194,19 @@ fn receipt(outcome: &Outcome) -> Receipt {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_first_answer_is_no_replay_and_every_other_is() {
-    let world = World::new().await;
-    let (first, _) = world.gateway().await;
-    let (second, _) = world.gateway().await;
+    let backend = Backend::new().await;
+    let (first, _) = backend.gateway().await;
+    let (second, _) = backend.gateway().await;
     let leader = answering(&first, accepted("k", 48.0, PATIENCE));
-    let mine = world.decide_next().await;
+    let mine = backend.decide_next().await;
     let joined = answering(&first, accepted("k", 48.0, PATIENCE));
     let elsewhere = answering(&second, accepted("k", 48.0, PATIENCE));
     let other = answering(&first, accepted("k", 49.0, PATIENCE));
     // The two that did not join have records of their own, which find the key taken.
-    let copies = [world.read().await.1, world.read().await.1];
-    world.emit(&mine).await;
+    let copies = [backend.read().await.1, backend.read().await.1];
+    backend.emit(&mine).await;
     for record in copies {
-        world.emit(&ResultRecord { record, ..mine.clone() }).await;
+        backend.emit(&ResultRecord { record, ..mine.clone() }).await;
     }
     assert!(!replayed(&leader.await.unwrap(), &mine.state));
     assert!(replayed(&joined.await.unwrap(), &mine.state));
@@ -226,10 +219,10 @@ async fn the_first_answer_is_no_replay_and_every_other_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_acknowledgement_has_the_time_the_broker_stamped() {
-    let world = World::new().await;
-    let (answers, _) = world.gateway().await;
+    let backend = Backend::new().await;
+    let (answers, _) = backend.gateway().await;
     let outcome = answers.answer(accepted("k", 48.0, Duration::ZERO)).await;
-    let (record, position, time) = world.read().await;
+    let (record, position, time) = backend.read().await;
     let receipt = receipt(&outcome);
     assert_eq!((receipt.position, receipt.journal_time), (position, time));
     assert!(receipt.is_of(record.fingerprint));
@@ -237,13 +230,13 @@ async fn the_acknowledgement_has_the_time_the_broker_stamped() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn when_the_topic_is_silent_the_table_answers() {
-    let world = World::new().await;
-    let (answers, _) = world.gateway().await;
+    let backend = Backend::new().await;
+    let (answers, _) = backend.gateway().await;
     let leader = answering(&answers, accepted("k", 48.0, PATIENCE));
-    let mine = world.decide_next().await;
-    world.store(&mine).await;
+    let mine = backend.decide_next().await;
+    backend.store(&mine).await;
     assert!(!replayed(&leader.await.unwrap(), &mine.state));
-    let (other, _) = world.gateway().await;
+    let (other, _) = backend.gateway().await;
     assert!(replayed(&other.answer(accepted("k", 48.0, PATIENCE)).await, &mine.state));
 }
 
@@ -251,31 +244,33 @@ async fn when_the_topic_is_silent_the_table_answers() {
 async fn cut_short(mut result: ResultRecord) -> ResultRecord {
     result.state.expires_at = result.state.accepted_at.plus(MS);
     let over = result.state.expires_at;
-    eventually("the window is over", async || (Clock::new(0).now() > over).then_some(())).await;
+    eventually(PATIENCE, "the window is over", async || Ok((Clock::new(0).now() > over).then_some(())))
+        .await
+        .unwrap();
     result
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn after_its_window_a_key_goes_through_the_journal_again() {
-    let world = World::new().await;
-    let (answers, _) = world.gateway().await;
+    let backend = Backend::new().await;
+    let (answers, _) = backend.gateway().await;
     let first = answering(&answers, accepted("k", 48.0, PATIENCE));
-    let old = cut_short(world.decide_next().await).await;
-    world.store(&old).await;
-    world.emit(&old).await;
+    let old = cut_short(backend.decide_next().await).await;
+    backend.store(&old).await;
+    backend.emit(&old).await;
     assert!(!replayed(&first.await.unwrap(), &old.state));
 
     // Neither the cache nor the table of a gateway without one may replay it, nor call another upload a conflict.
     let without_cache = Readiness::default();
-    let url = world.database.url(Role::Gateway);
-    let without_cache = world.start(&without_cache, &world.kafka, url, "--cache-entries=0");
+    let url = backend.database.url(Role::Gateway);
+    let without_cache = backend.start(&without_cache, &backend.kafka, url, "--cache-entries=0");
     let second = answering(&answers, accepted("k", 49.0, PATIENCE));
-    let new = world.decide_next().await;
+    let new = backend.decide_next().await;
     let copy = answering(&without_cache, accepted("k", 49.0, PATIENCE));
-    let (_, record, _) = world.read().await;
-    world.store(&new).await;
+    let (_, record, _) = backend.read().await;
+    backend.store(&new).await;
     for record in [new.record, record] {
-        world.emit(&ResultRecord { record, ..new.clone() }).await;
+        backend.emit(&ResultRecord { record, ..new.clone() }).await;
     }
     assert!(!replayed(&second.await.unwrap(), &new.state));
     assert!(replayed(&copy.await.unwrap(), &new.state));
@@ -283,25 +278,27 @@ async fn after_its_window_a_key_goes_through_the_journal_again() {
     // Of two windows in the table the newest counts. This gateway has seen no result.
     let readiness = Readiness::default();
     let started_after =
-        world.start(&readiness, &world.kafka, world.database.url(Role::Gateway), "--warm-up=0s");
-    eventually("the gateway is ready", async || readiness.is_ready().then_some(())).await;
+        backend.start(&readiness, &backend.kafka, backend.database.url(Role::Gateway), "--warm-up=0s");
+    eventually(PATIENCE, "the gateway is ready", async || Ok(readiness.is_ready().then_some(())))
+        .await
+        .unwrap();
     assert!(replayed(&started_after.answer(accepted("k", 49.0, PATIENCE)).await, &new.state));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_copy_that_came_after_the_window_of_the_flight_it_joined_goes_through_the_journal_itself() {
-    let world = World::new().await;
-    let (answers, _) = world.gateway().await;
+    let backend = Backend::new().await;
+    let (answers, _) = backend.gateway().await;
     let first = answering(&answers, accepted("k", 48.0, PATIENCE));
-    let old = cut_short(world.decide_next().await).await;
+    let old = cut_short(backend.decide_next().await).await;
     let joined = answers.answer(accepted("k", 48.0, PATIENCE));
     tokio::pin!(joined);
     assert!(futures::poll!(joined.as_mut()).is_pending(), "it has joined");
-    world.emit(&old).await;
+    backend.emit(&old).await;
     assert!(!replayed(&first.await.unwrap(), &old.state));
     let consumer = async {
-        let new = world.decide_next().await;
-        world.emit(&new).await;
+        let new = backend.decide_next().await;
+        backend.emit(&new).await;
         new
     };
     let (outcome, new) = tokio::join!(joined, consumer);
@@ -310,67 +307,70 @@ async fn a_copy_that_came_after_the_window_of_the_flight_it_joined_goes_through_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_hangs_up_cancels_nothing() {
-    let world = World::new().await;
-    let (answers, _) = world.gateway().await;
+    let backend = Backend::new().await;
+    let (answers, _) = backend.gateway().await;
     let gone = timeout(Duration::ZERO, answers.answer(accepted("k", 48.0, PATIENCE))).await;
     assert!(gone.is_err(), "it must hang up before the answer");
-    let mine = world.decide_next().await;
-    world.emit(&mine).await;
+    let mine = backend.decide_next().await;
+    backend.emit(&mine).await;
     let key = mine.key_hash;
-    eventually("the answer is known", async || answers.0.finder.cache.get(key)).await;
+    eventually(PATIENCE, "the answer is known", async || Ok(answers.0.finder.cache.get(key))).await.unwrap();
     assert!(replayed(&answers.answer(accepted("k", 48.0, PATIENCE)).await, &mine.state));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_a_partition_is_late_nobody_waits_and_the_status_says_so() {
-    let world = World::new().await;
-    let (answers, _) = world.gateway().await;
+    let backend = Backend::new().await;
+    let (answers, _) = backend.gateway().await;
     let key = KeyHash::new(ACCOUNT, "k");
     let pending = receipt(&answers.answer(accepted("k", 48.0, Duration::from_millis(200))).await);
     assert!(matches!(answers.status(ACCOUNT, key, Some(pending)).await, Status::Pending));
     let at_once = timeout(PATIENCE / 2, answers.answer(accepted("k", 48.0, PATIENCE))).await;
     let second = receipt(&at_once.expect("the partition is known to be late"));
 
-    let mine = world.decide_next().await;
-    world.store(&mine).await;
+    let mine = backend.decide_next().await;
+    backend.store(&mine).await;
     let status = answers.status(ACCOUNT, key, Some(second)).await;
     assert!(matches!(status, Status::Final { state, conflict: false } if state == mine.state));
-    world.progress(pending.position).await;
+    backend.progress(pending.position).await;
     assert!(matches!(answers.status(Uuid::from_u128(2), key, Some(pending)).await, Status::Unknown));
     assert!(matches!(answers.status(Uuid::from_u128(2), key, None).await, Status::Unknown));
 
     let partition = pending.position.partition;
-    world.emit(&ResultRecord { record: second.position, ..mine }).await;
-    eventually("the answers have caught up", async || {
-        (!answers.0.lag.lock().is_late(partition)).then_some(())
+    backend.emit(&ResultRecord { record: second.position, ..mine }).await;
+    eventually(PATIENCE, "the answers have caught up", async || {
+        Ok((!answers.0.lag.lock().is_late(partition)).then_some(()))
     })
-    .await;
+    .await
+    .unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restarted_gateway_is_warm_before_it_is_ready() {
-    let world = World::new().await;
-    let (answers, _) = world.gateway().await;
+    let backend = Backend::new().await;
+    let (answers, _) = backend.gateway().await;
     let leader = answering(&answers, accepted("k", 48.0, PATIENCE));
-    let mine = world.decide_next().await;
-    world.emit(&mine).await;
+    let mine = backend.decide_next().await;
+    backend.emit(&mine).await;
     assert!(!replayed(&leader.await.unwrap(), &mine.state));
     answers.drain(PATIENCE).await;
 
-    let (restarted, _) = world.gateway().await;
+    let (restarted, _) = backend.gateway().await;
     assert_eq!(restarted.0.finder.cache.get(mine.key_hash), Some(mine.state));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_database_the_journal_and_the_topic_are_enough() {
-    let world = World::new().await;
+    let backend = Backend::new().await;
     let readiness = Readiness::default();
     let url = format!("postgres://milepost@{NOWHERE}/milepost");
-    let answers = world.start(&readiness, &world.kafka, url, "--lookup-timeout=200ms");
-    eventually("the gateway is ready", async || readiness.is_ready().then_some(())).await;
+    let answers = backend.start(&readiness, &backend.kafka, url, "--lookup-timeout=200ms");
+    eventually(PATIENCE, "the gateway is ready", async || Ok(readiness.is_ready().then_some(())))
+        .await
+        .unwrap();
     let leader = answering(&answers, accepted("k", 48.0, PATIENCE));
-    let mine = world.decide_next().await;
-    world.emit(&mine).await;
+    let mine = backend.decide_next().await;
+    backend.emit(&mine).await;
     assert!(!replayed(&leader.await.unwrap(), &mine.state));
     assert!(replayed(&answers.answer(accepted("k", 48.0, PATIENCE)).await, &mine.state));
     assert!(matches!(answers.status(ACCOUNT, KeyHash([0; 32]), None).await, Status::Unavailable));
@@ -378,16 +378,16 @@ async fn without_the_database_the_journal_and_the_topic_are_enough() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_journal_known_keys_are_replayed_and_new_ones_refused_in_time() {
-    let world = World::new().await;
-    let (answers, _) = world.gateway().await;
+    let backend = Backend::new().await;
+    let (answers, _) = backend.gateway().await;
     let leader = answering(&answers, accepted("k", 48.0, PATIENCE));
-    let mine = world.decide_next().await;
-    world.store(&mine).await;
+    let mine = backend.decide_next().await;
+    backend.store(&mine).await;
     assert!(!replayed(&leader.await.unwrap(), &mine.state));
 
-    let nowhere = KafkaSettings { kafka_brokers: NOWHERE.to_owned(), ..world.kafka.clone() };
-    let url = world.database.url(Role::Gateway);
-    let alone = world.start(&Readiness::default(), &nowhere, url, "--warm-up=0s");
+    let nowhere = KafkaSettings { kafka_brokers: NOWHERE.to_owned(), ..backend.kafka.clone() };
+    let url = backend.database.url(Role::Gateway);
+    let alone = backend.start(&Readiness::default(), &nowhere, url, "--warm-up=0s");
     for _ in ["table", "cache"] {
         assert!(replayed(&alone.answer(accepted("k", 48.0, PATIENCE)).await, &mine.state));
     }
@@ -397,16 +397,18 @@ async fn without_the_journal_known_keys_are_replayed_and_new_ones_refused_in_tim
 
 #[tokio::test(flavor = "multi_thread")]
 async fn draining_answers_those_on_their_way_and_refuses_new_ones() {
-    let world = World::new().await;
-    let (answers, _) = world.gateway().await;
+    let backend = Backend::new().await;
+    let (answers, _) = backend.gateway().await;
     let leader = answering(&answers, accepted("k", 48.0, PATIENCE));
-    let mine = world.decide_next().await;
+    let mine = backend.decide_next().await;
     let draining = answers.clone();
     let draining = tokio::spawn(async move { draining.drain(PATIENCE).await });
-    eventually("the gateway is draining", async || answers.0.flights.is_closed().then_some(())).await;
+    eventually(PATIENCE, "the gateway is draining", async || Ok(answers.0.flights.is_closed().then_some(())))
+        .await
+        .unwrap();
     let refused = answers.answer(accepted("new", 48.0, PATIENCE)).await;
     assert!(matches!(refused, Outcome::Unavailable(Unavailable::Draining)));
-    world.emit(&mine).await;
+    backend.emit(&mine).await;
     assert!(!replayed(&leader.await.unwrap(), &mine.state));
     timeout(PATIENCE / 2, draining).await.expect("nothing is left to wait for").unwrap();
 }
