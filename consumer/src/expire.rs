@@ -1,4 +1,4 @@
-//! Expire: table partitions are made ahead of time and dropped when every window in them is over (design, section 6.2).
+//! Expire: table partitions are made ahead of time and dropped when every window in them is over.
 //!
 //! A partition of keys is dropped only when *journal* time has passed its last window in every partition of the journal,
 //! and everything from it has been emitted. So expiry never overtakes a consumer that lags behind.

@@ -132,7 +132,7 @@ async fn a_request_that_offers_an_upgrade_gets_its_refusal_also_while_the_gatewa
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn requests_in_one_stream_are_told_apart_wherever_it_is_cut() {
+async fn requests_in_one_stream_are_separated_wherever_it_is_cut() {
     let gateway = gateway(&[]).await;
     let requests = [
         post("Transfer-Encoding: chunked\r\n", "3;a=b\r\n{ }\r\n00\r\nX: y\r\nZ:\r\n\r\n"),

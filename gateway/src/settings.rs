@@ -111,7 +111,7 @@ mod tests {
         match parse::<GatewaySettings>(&arguments) {
             Ok(_) => Vec::new(),
             Err(Refused::Faults(faults)) => faults,
-            Err(Refused::Told(told)) => panic!("{told}"),
+            Err(Refused::Help(help)) => panic!("{help}"),
         }
     }
 

@@ -322,7 +322,7 @@ impl Emitter {
         }
         counter!(metric::PRODUCER_REBUILDS).increment(1);
         for producer in [&self.results, &self.facts] {
-            if let Err(error) = producer.make_anew() {
+            if let Err(error) = producer.rebuild() {
                 tracing::error!(%error, "cannot make a producer");
             }
         }

@@ -33,7 +33,7 @@ const REVOKE_TIMEOUT: Duration = Duration::from_secs(5);
 /// What can stand in trouble.
 const JOINING: &str = "joining";
 
-/// Why polling ended by itself. All of them are for an operator, or for a new session, to mend.
+/// Why polling ended by itself. All of them are for an operator, or for a new session, to fix.
 #[derive(Debug, thiserror::Error)]
 pub enum PollError {
     /// The journal lacks records that are needed.
@@ -142,7 +142,7 @@ impl Membership {
     }
 
     /// The first offset of each partition that is stamped later than everything persisted. Absent if there is none, or if
-    /// nothing tells how late that is: nothing is persisted, or an operator has placed the progress.
+    /// nothing says how late that is: nothing is persisted, or an operator has placed the progress.
     fn stamped_later(
         &self,
         consumer: &MemberConsumer,

@@ -169,7 +169,7 @@ impl Poller {
     /// # Errors
     /// [`PollError`]
     pub fn run(mut self, stop: &CancellationToken) -> Result<(), PollError> {
-        self.tell_stopped();
+        self.report_stopped();
         while !stop.is_cancelled() {
             if self.consumer.context().lost.is_cancelled() {
                 return Err(PollError::NoBrokers);
@@ -256,24 +256,24 @@ impl Poller {
         }
         tracing::error!(partition, offset, "{reason}");
         self.stopped.insert(partition, (generation, reason));
-        self.tell_stopped();
+        self.report_stopped();
         let mut one = TopicPartitionList::new();
         one.add_partition(&self.membership.topic, partition);
         self.consumer.pause(&one)?;
         Ok(())
     }
 
-    /// A stopped partition that is another consumer's now, or was assigned again, is not this one's to tell of.
+    /// A stopped partition that is another consumer's now, or was assigned again, is not this one's to report.
     fn forget_stopped(&mut self) {
         let assignment = &self.membership.assignment;
         let before = self.stopped.len();
         self.stopped.retain(|partition, (generation, _)| assignment.is_current(*partition, *generation));
         if self.stopped.len() != before {
-            self.tell_stopped();
+            self.report_stopped();
         }
     }
 
-    fn tell_stopped(&self) {
+    fn report_stopped(&self) {
         let readiness = &self.membership.readiness;
         gauge!(metric::STOPPED).set(u32::try_from(self.stopped.len()).unwrap_or(0));
         match self.stopped.values().next() {
@@ -286,7 +286,7 @@ impl Poller {
         }
     }
 
-    /// Gives the batch to the persister if it wants one, and tells whether. No batch waits for records that are not there.
+    /// Gives the batch to the persister if it wants one, and says whether. No batch waits for records that are not there.
     fn hand_over(&mut self) -> KafkaResult<bool> {
         let wanted = self.wanted.try_acquire().map(SemaphorePermit::forget).is_ok();
         if wanted {
@@ -299,7 +299,7 @@ impl Poller {
         let batch = std::mem::take(&mut self.batch);
         match self.polled.try_send(Polled::Batch(batch)) {
             Ok(()) => return self.resume(),
-            // What assignments have told fills it for a moment: the batch stays, and is wanted on.
+            // What assignments have sent fills it for a moment: the batch stays, and is wanted on.
             Err(TrySendError::Full(Polled::Batch(batch))) => {
                 self.batch = batch;
                 self.wanted.add_permits(1);
@@ -328,7 +328,7 @@ impl Poller {
             counter!(metric::PAUSES).increment(1);
             self.consumer.pause(&self.consumer.assignment()?)?;
             self.paused = true;
-            // What stands is told again when the pause is over.
+            // What stands is reported again when the pause is over.
             self.reading.forget();
         }
         Ok(())
@@ -392,7 +392,7 @@ fn running(
 }
 
 /// Offsets between two records that are nobody's: a transaction's end has one, and an aborted transaction was none of
-/// Milepost's. What was deleted is no hole: the brokers tell that a position lies before the journal's beginning.
+/// Milepost's. What was deleted is no hole: the brokers report that a position lies before the journal's beginning.
 fn pass_hole(partition: i32, offset: i64, assigned: Assigned) -> Result<(), PollError> {
     let Assigned { expected, persisted_below, .. } = assigned;
     if offset < expected {

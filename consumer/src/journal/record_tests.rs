@@ -59,8 +59,8 @@ fn a_traceparent_that_no_gateway_hands_on_makes_its_record_poison() {
 fn a_record_that_was_persisted_with_such_a_traceparent_is_emitted_again_without_it() {
     let message = message(value(), NOW, &["00"]);
     let record = |persisted| decode(&message, &KnownAccounts::default(), persisted).unwrap();
-    let told = record(message.offset() + 1);
-    assert!(matches!(told.content, Content::Upload(_)) && told.traceparent.is_none());
+    let again = record(message.offset() + 1);
+    assert!(matches!(again.content, Content::Upload(_)) && again.traceparent.is_none());
     assert_eq!(reason(record(message.offset())), "the header traceparent is none");
 }
 

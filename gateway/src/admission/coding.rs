@@ -178,7 +178,7 @@ fn unzstd(sent: &[u8], bytes_max: usize) -> Result<Vec<u8>, Undecoded> {
     match decoded {
         Ok(_) if sent.is_empty() => Err(Undecoded::Broken),
         Ok(decoded) => Ok(decoded),
-        // The crate has no other way to tell this error from others.
+        // The crate has no other way to distinguish this error from others.
         Err(error) if may_be_large && error.to_string().starts_with("Destination buffer is too small") => {
             Err(Undecoded::TooLarge)
         }

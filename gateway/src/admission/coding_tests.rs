@@ -145,7 +145,7 @@ fn what_comes_out_is_bounded_to_the_byte() {
 }
 
 #[test]
-fn a_frame_that_holds_more_than_it_tells_is_broken_and_not_too_large() {
+fn a_frame_that_holds_more_than_it_declares_is_broken_and_not_too_large() {
     let frame = |declared: u8| {
         let mut frame = zstd::zstd_safe::MAGICNUMBER.to_le_bytes().to_vec();
         // A single segment of so many bytes; then "a", and last "b", each in a block as it is.

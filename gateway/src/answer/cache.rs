@@ -102,10 +102,10 @@ mod tests {
     #[test]
     fn a_claim_of_a_journal_that_was_made_anew_is_newer_whatever_its_offset() {
         let cache = AnswerCache::new(10);
-        let anew = KeyState { source: Position { partition: 0, offset: 2 }, ..state(9, 1) };
+        let newer = KeyState { source: Position { partition: 0, offset: 2 }, ..state(9, 1) };
         cache.insert(key(1), &state(5, 1));
-        cache.insert(key(1), &anew);
-        assert_eq!(cache.get(key(1)), Some(anew));
+        cache.insert(key(1), &newer);
+        assert_eq!(cache.get(key(1)), Some(newer));
     }
 
     #[test]

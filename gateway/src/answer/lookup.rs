@@ -160,13 +160,13 @@ impl Lookup {
         asking.await.ok().flatten()
     }
 
-    /// Reads progress every second, for readiness and for `tell`, until `stop`.
-    pub async fn watch_progress(self, tell: impl Fn(HashMap<i32, i64>), stop: CancellationToken) {
+    /// Reads progress every second, for readiness and for `report`, until `stop`.
+    pub async fn watch_progress(self, report: impl Fn(HashMap<i32, i64>), stop: CancellationToken) {
         let mut every = tokio::time::interval(PROGRESS_EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(every.tick()).await.is_some() {
             if let Some(next_offsets) = self.next_offsets().await {
-                tell(next_offsets);
+                report(next_offsets);
             }
         }
     }

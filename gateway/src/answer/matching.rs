@@ -22,8 +22,8 @@ pub fn is_answered_by(record: Position, time: JournalTime, state: &KeyState) -> 
     is_claim_of(record, time, state) || state.contains(time)
 }
 
-/// Whether the record is the one that claimed the key. The position alone does not prove it, since a journal that was made
-/// anew uses it a second time; without a time it has to do.
+/// Whether the record is the one that claimed the key. The position alone does not prove it, since a journal that was
+/// recreated uses it a second time; without a time it has to do.
 #[must_use]
 pub fn is_claim_of(record: Position, time: JournalTime, state: &KeyState) -> bool {
     state.source == record && (state.accepted_at == time || time == UNKNOWN_TIME)

@@ -54,7 +54,7 @@ pub struct Receipt {
     pub position: Position,
     /// Its journal time; [`crate::answer::matching::UNKNOWN_TIME`] if the broker did not say.
     pub journal_time: JournalTime,
-    /// The first half of the upload's fingerprint: enough to tell it from another upload.
+    /// The first half of the upload's fingerprint: enough to distinguish it from another upload.
     pub fingerprint: [u8; 16],
 }
 

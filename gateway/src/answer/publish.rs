@@ -35,7 +35,8 @@ pub const KAFKA: &str = "kafka";
 /// for it).
 const WATCH_EVERY: Duration = Duration::from_secs(2);
 const WATCH_TIMEOUT: Duration = Duration::from_secs(2);
-/// A gateway that is not ready is sent no uploads: after so long without one it counts as mended, and the next one tells.
+/// A gateway that is not ready is sent no uploads: after so long without one its troubles count as over, and the next upload shows
+/// whether they are.
 const UNTRIED_MAX: Duration = Duration::from_secs(30);
 const PUBLISHING: &str = "publishing";
 
@@ -160,7 +161,7 @@ impl Publisher {
     pub async fn publish(&self, accepted: &Accepted) -> Result<Published, Unavailable> {
         let key = accepted.key_hash.to_string();
         let value = record::encode(accepted.account, accepted.fingerprint, &accepted.upload);
-        // Not the client's choice, which goes by what the brokers tell.
+        // Not the client's choice, which goes by what the brokers report.
         let partition = partition::of_key(key.as_bytes(), self.partitions);
         let mut record = FutureRecord::to(&self.topic).partition(partition).key(&key).payload(&value);
         if let Some(traceparent) = &accepted.traceparent {
@@ -173,14 +174,14 @@ impl Publisher {
         let producer = if others < self.many { &self.prompt } else { &self.gathering };
         let delivery = producer.send(record).map_err(|error| self.failed(&error))?;
         drop((key, value));
-        // librdkafka tells of a time-out some seconds late.
+        // librdkafka reports a time-out some seconds late.
         let delivery = match tokio::time::timeout(self.deadline, delivery).await {
             Ok(Ok(Ok(delivery))) => delivery,
             Ok(Ok(Err((error, _)))) => return Err(self.failed(&error)),
             Err(_) => {
                 return Err(self.failed(&KafkaError::MessageProduction(RDKafkaErrorCode::MessageTimedOut)));
             }
-            // The producer was made anew and its queue thrown away.
+            // The producer was rebuilt, and its queue thrown away.
             Ok(Err(_)) => return Err(Unavailable::Journal),
         };
         drop(on_its_way);
@@ -221,21 +222,21 @@ impl Publisher {
     /// Blocks, at most [`WATCH_TIMEOUT`] and what it takes to drop the producers.
     fn look(&self) {
         let until = Instant::now() + WATCH_TIMEOUT;
-        let mut anew = false;
+        let mut rebuilt = false;
         for producer in self.producers() {
             if let Some(reason) = producer.beyond_repair() {
-                anew = true;
-                self.readiness.down(KAFKA, "a producer failed and is made anew");
-                match producer.make_anew() {
+                rebuilt = true;
+                self.readiness.down(KAFKA, "a producer failed and is rebuilt");
+                match producer.rebuild() {
                     Ok(()) => {
                         metrics::counter!("milepost_gateway_producer_rebuilds_total").increment(1);
-                        tracing::warn!(reason, producer = producer.id(), "producer made anew");
+                        tracing::warn!(reason, producer = producer.id(), "producer rebuilt");
                     }
                     Err(error) => tracing::error!(%error, "cannot make a new producer"),
                 }
             }
         }
-        if anew {
+        if rebuilt {
             return;
         }
         let ask = |producer: &Producer| {
@@ -263,8 +264,8 @@ impl Publisher {
         Unavailable::Journal
     }
 
-    /// Waits until nothing is queued any more; what is still queued at the deadline is lost, and nobody was
-    /// told otherwise.
+    /// Waits until nothing is queued any more; what is still queued at the deadline is lost, and no client
+    /// was promised otherwise.
     pub async fn flush(self: Arc<Self>, deadline: Duration) {
         let until = Instant::now() + deadline;
         let flushing = move || {
@@ -409,9 +410,9 @@ mod tests {
             RDKafkaRespErr::RD_KAFKA_RESP_ERR_UNKNOWN_TOPIC_OR_PART,
         ] {
             cluster.topic_error("location-uploads", error).unwrap();
-            let told = kafka(&readiness, false).await;
+            let detail = kafka(&readiness, false).await;
             let error = RDKafkaErrorCode::from(error).to_string();
-            assert!(told.contains("location-uploads") && told.contains(&error), "{told}");
+            assert!(detail.contains("location-uploads") && detail.contains(&error), "{detail}");
             cluster.topic_error("location-uploads", RDKafkaRespErr::RD_KAFKA_RESP_ERR_NO_ERROR).unwrap();
             kafka(&readiness, true).await;
         }
@@ -435,8 +436,8 @@ mod tests {
             assert!(Instant::now() < until, "ready, though nothing is taken");
             assert_eq!(publisher.publish(&accepted()).await, Err(Unavailable::Journal));
         }
-        let told = kafka(&readiness, false).await;
-        assert!(told.contains("location-uploads") && told.contains("acks"), "{told}");
+        let detail = kafka(&readiness, false).await;
+        assert!(detail.contains("location-uploads") && detail.contains("acks"), "{detail}");
         cluster.clear_request_errors(RDKafkaApiKey::Produce);
         while publisher.publish(&accepted()).await.is_err() {
             assert!(Instant::now() < until + PATIENCE, "nothing is taken");
@@ -476,7 +477,7 @@ mod tests {
             assert!(!is_place(offset, false), "{offset}");
         }
         assert!(is_place(0, true) && is_place(998, true));
-        // A topic that has lost its stamps is told of by a metric.
+        // A topic that has lost its stamps shows in a metric.
         assert!(is_place(1000, false));
         assert!(!is_place(-1, true));
     }

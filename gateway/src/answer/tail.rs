@@ -28,7 +28,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 pub const RESULTS: &str = "results";
 /// Longest silence before the stop token is looked at.
 const POLL: Duration = Duration::from_millis(100);
-/// Longest wait for the brokers to tell offsets; a stop may wait for it.
+/// Longest wait for the brokers to give offsets; a stop may wait for it.
 const OFFSETS_TIMEOUT: Duration = Duration::from_secs(2);
 /// What can stand in trouble, besides reading.
 const BEGINNING: &str = "beginning";
@@ -90,7 +90,7 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
                     behind: (0..partitions).collect(),
                     until: Instant::now() + warm_up_max,
                     done: false,
-                    told: None,
+                    reported: None,
                 };
                 while !self.stop.is_cancelled() {
                     match self.assign(&reader, &topic, partitions, warm_up) {
@@ -156,15 +156,15 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
 /// The first catching-up. A gateway that starts into a storm of retries must know what was answered in the
 /// last minutes before it is sent any, but a topic that cannot be read does not keep it away for ever.
 ///
-/// Afterwards it tells of errors that stand. The gateway is ready all the same: the table answers.
+/// Afterwards it reports errors that stand. The gateway is ready all the same: the table answers.
 struct Warming {
     readiness: Readiness,
     troubles: Troubles,
     behind: BTreeSet<i32>,
     until: Instant,
     done: bool,
-    /// The error that is told.
-    told: Option<String>,
+    /// The error on `/readyz`.
+    reported: Option<String>,
 }
 
 impl Warming {
@@ -181,12 +181,12 @@ impl Warming {
             tracing::info!(partitions_behind = self.behind.len(), "results tail is warm");
         }
         let standing = self.troubles.standing(now).filter(|_| self.done);
-        if standing != self.told {
+        if standing != self.reported {
             match &standing {
                 Some(error) => self.readiness.down(RESULTS, error.clone()),
                 None => self.readiness.up(RESULTS),
             }
-            self.told = standing;
+            self.reported = standing;
         }
     }
 }
@@ -202,7 +202,7 @@ mod tests {
         let readiness = Readiness::default();
         readiness.register(RESULTS, true);
         let (troubles, behind) = (Troubles::default(), BTreeSet::from([0, 1]));
-        Warming { readiness, troubles, behind, until, done: false, told: None }
+        Warming { readiness, troubles, behind, until, done: false, reported: None }
     }
 
     #[test]
@@ -217,13 +217,13 @@ mod tests {
     }
 
     #[test]
-    fn an_error_that_stands_is_told_and_keeps_no_gateway_away() {
+    fn an_error_that_stands_is_reported_and_keeps_no_gateway_away() {
         let mut warming = warming(Instant::now());
         let long_ago = Instant::now().checked_sub(trouble::PATIENCE).unwrap();
         warming.troubles.note(READING, "location-results: refused", long_ago);
         warming.look();
-        let told = warming.readiness.snapshot()[RESULTS].clone();
-        assert_eq!((told.up, told.detail.as_str()), (false, "location-results: refused"));
+        let results = warming.readiness.snapshot()[RESULTS].clone();
+        assert_eq!((results.up, results.detail.as_str()), (false, "location-results: refused"));
         assert!(warming.readiness.is_ready());
         warming.troubles.over(READING);
         warming.look();

@@ -3,7 +3,7 @@
 //!
 //! hyper has one timeout, for "idle until the next head is complete", and sets a timer for each request. Here a
 //! connection may be idle for long, a head that has begun must be complete soon, and an answer must be taken; and
-//! one timer serves all requests: it is set anew only when it goes off before the deadline.
+//! one timer serves all requests: it is set again only when it goes off before the deadline.
 //!
 //! hyper gets no byte behind a request until it asks for the next one, so what a client has sent ahead is known
 //! here. It never sees a head that is refused: for hyper the connection ends there, so that it answers what came

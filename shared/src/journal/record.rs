@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_newer_schema_is_told_apart_from_poison_even_when_the_rest_is_unreadable() {
+    fn a_newer_schema_is_distinguished_from_poison_even_when_the_rest_is_unreadable() {
         let newer = Err(Undecodable::NewerSchema(SCHEMA + 1));
         let start = [&[0x0d][..], &(SCHEMA + 1).to_le_bytes()].concat();
         assert_eq!(JournalRecord::decode(None, Some(&start)), newer);

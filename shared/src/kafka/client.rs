@@ -27,7 +27,7 @@ fn client(kafka: &KafkaSettings, id: &str) -> ClientConfig {
     config
         .set("bootstrap.servers", &kafka.kafka_brokers)
         .set("client.id", id)
-        // A look at a topic that was deleted must not make it anew.
+        // Asking about a topic that was deleted must not create it again.
         .set("allow.auto.create.topics", "false")
         // A connection that a firewall forgot is found out by the kernel, if only after hours by Linux' default.
         .set("socket.keepalive.enable", "true")

@@ -1,4 +1,4 @@
-//! A producer, which is made anew when it is beyond repair.
+//! A producer, which is rebuilt when it is beyond repair.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,7 +43,7 @@ impl Producer {
         self.config.get("client.id").unwrap_or_default()
     }
 
-    /// Queues a record. The future brings its acknowledgement, or nothing if the producer is made anew before.
+    /// Queues a record. The future brings its acknowledgement, or nothing if the producer is rebuilt before.
     ///
     /// # Errors
     /// The queue is full, or librdkafka will never take a record again.
@@ -68,7 +68,7 @@ impl Producer {
         self.lost().run_until_cancelled_owned(delivering).await.unwrap_or_else(lost)
     }
 
-    /// Cancelled when it knows no broker any more and will never connect again, until it is made anew.
+    /// Cancelled when it knows no broker any more and will never connect again, until it is rebuilt.
     #[must_use]
     pub fn lost(&self) -> CancellationToken {
         self.current.load().lost.clone()
@@ -92,7 +92,7 @@ impl Producer {
     ///
     /// # Errors
     /// librdkafka cannot make one; the old one stays.
-    pub fn make_anew(&self) -> Result<(), KafkaError> {
+    pub fn rebuild(&self) -> Result<(), KafkaError> {
         let new = create(&self.config, &self.troubled)?;
         drop(self.current.swap(Arc::new(new)));
         Ok(())
@@ -175,13 +175,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_producer_that_knows_no_broker_any_more_says_so_until_it_is_made_anew() {
+    async fn a_producer_that_knows_no_broker_any_more_says_so_until_it_is_rebuilt() {
         let producer = Producer::new(of_uploads("127.0.0.1:1")).unwrap();
         assert_eq!(producer.beyond_repair(), None);
         lose(&producer);
         producer.troubled().await;
         assert_eq!(producer.beyond_repair().as_deref(), Some("no broker is known any more"));
-        producer.make_anew().unwrap();
+        producer.rebuild().unwrap();
         assert_eq!(producer.beyond_repair(), None);
     }
 

@@ -66,7 +66,7 @@ pub fn is_out_of_range(error: &KafkaError) -> bool {
     matches!(code, Some(RDKafkaErrorCode::AutoOffsetReset | RDKafkaErrorCode::OffsetOutOfRange))
 }
 
-/// Errors of reading a topic. Most are news of a connection that librdkafka mends itself; what stands is for operators.
+/// Errors of reading a topic. Most are news of a connection that librdkafka restores by itself; what stands is for operators.
 #[derive(Debug)]
 pub struct Reading {
     topic: String,

@@ -1,7 +1,7 @@
 //! The three topics: how they are created, and the rules their real configuration must keep.
 //!
 //! Both programs and `milepost-admin topics check` compare what the brokers say with [`violations`] and refuse to run on
-//! any: a retention shorter than the TTL would lose uploads or forget keys too early (design, section 3).
+//! any: a retention shorter than the TTL would lose uploads or forget keys too early (docs/operations.md, "Topics").
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -259,7 +259,7 @@ impl TopicAdmin {
         Ok(Self { client })
     }
 
-    /// Creates what is missing; existing topics are left as they are (`check` tells about them).
+    /// Creates what is missing; existing topics are left as they are (`check` judges them).
     ///
     /// # Errors
     /// The cluster cannot be reached in time or refuses.
@@ -378,9 +378,9 @@ impl TopicAdmin {
     fn partitions(&self, settings: &KafkaSettings) -> Result<BTreeMap<String, usize>, KafkaError> {
         let mut partitions = BTreeMap::new();
         for (topic, _) in rules(settings) {
-            let told = self.client.inner().fetch_metadata(Some(&topic), WATCH_TIMEOUT)?;
-            let of_topic = told.topics().iter().find(|told| told.name() == topic);
-            let count = of_topic.map_or(0, |told| told.partitions().len());
+            let metadata = self.client.inner().fetch_metadata(Some(&topic), WATCH_TIMEOUT)?;
+            let of_topic = metadata.topics().iter().find(|found| found.name() == topic);
+            let count = of_topic.map_or(0, |found| found.partitions().len());
             partitions.extend((count > 0).then_some((topic, count)));
         }
         Ok(partitions)

@@ -1,7 +1,7 @@
-//! Troubles: errors that stand, and so are told to operators, and errors that pass, and are not.
+//! Troubles: errors that stand, and so are reported to operators, and errors that pass, and are not.
 //!
-//! Clients of Kafka tell of many an error only once, however long it lasts (an authorization that was taken away, a topic that
-//! is gone), and of others at every attempt, for ever. Both look like a program that has nothing to do.
+//! Clients of Kafka report many an error only once, however long it lasts (an authorization that was taken away, a topic that
+//! is gone), and others at every attempt, for ever. Both look like a program that has nothing to do.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +13,8 @@ use rdkafka::client::Client;
 use rdkafka::error::RDKafkaErrorCode;
 use rdkafka::metadata::{Metadata, MetadataPartition};
 
-/// How long an error stands before it is told. Longer than a [`Doubt`] may last, so that what was told once and has passed is not.
+/// How long an error stands before operators see it. Longer than a [`Doubt`] may last, so that they never see one that
+/// was reported once and has passed.
 pub const PATIENCE: Duration = Duration::from_secs(8);
 /// How long a [`Doubt`] lasts before it is asked about, and how long the answer may take.
 const ASK_AFTER: Duration = Duration::from_secs(3);
@@ -24,7 +25,7 @@ pub struct Troubles(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
-    /// Spares the lock of those who only tell, many times a second, that all is well.
+    /// Spares callers the lock when all is well, which they say many times a second.
     any: AtomicBool,
     troubles: Mutex<BTreeMap<&'static str, Trouble>>,
 }
@@ -83,7 +84,7 @@ pub fn ask<C: ClientContext>(client: &Client<C>, topic: &str, timeout: Duration)
 
 fn of_topic(metadata: &Metadata, topic: &str) -> Option<String> {
     let Some(found) = metadata.topics().iter().find(|found| found.name() == topic) else {
-        return Some(format!("{topic}: the brokers do not tell of it"));
+        return Some(format!("{topic}: the brokers do not list it"));
     };
     if let Some(error) = found.error() {
         return Some(format!("{topic}: {}", RDKafkaErrorCode::from(error)));
@@ -95,7 +96,7 @@ fn of_topic(metadata: &Metadata, topic: &str) -> Option<String> {
     found.partitions().iter().filter(|partition| partition.leader() < 0).find_map(fault)
 }
 
-/// Whether an error that was told once still stands: it is asked about, and gone if it is not told again.
+/// Whether an error that the client reported once still stands: it is asked about, and gone if it is not reported again.
 #[derive(Debug, Clone, Copy)]
 pub struct Doubt {
     since: Instant,
@@ -107,14 +108,14 @@ pub struct Doubt {
 pub enum Next {
     /// Nothing yet.
     Wait,
-    /// Have the client try once more what failed, so that it tells the error again if it stands.
+    /// Have the client try once more what failed, so that it reports the error again if it stands.
     Ask,
-    /// It was not told again.
+    /// It was not reported again.
     Gone,
 }
 
 impl Doubt {
-    /// An error was told.
+    /// An error was reported.
     #[must_use]
     pub fn new(now: Instant) -> Self {
         Self { since: now, asked: false }
@@ -136,7 +137,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_is_told_when_it_has_stood_for_long_enough_and_no_longer_than_it_stands() {
+    fn an_error_is_reported_when_it_has_stood_for_long_enough_and_no_longer_than_it_stands() {
         let (troubles, begun) = (Troubles::default(), Instant::now());
         assert_eq!(troubles.standing(begun), None);
         troubles.note("reading", "first", begun);
@@ -154,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_that_was_told_once_and_has_passed_is_gone_before_it_is_told_to_operators() {
+    fn an_error_that_was_reported_once_and_has_passed_is_gone_before_operators_see_it() {
         let (troubles, begun) = (Troubles::default(), Instant::now());
         let mut doubt = Doubt::new(begun);
         troubles.note("reading", "once", begun);
@@ -166,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_that_is_told_once_is_asked_about_and_gone_only_if_it_is_not_told_again() {
+    fn an_error_that_is_reported_once_is_asked_about_and_gone_only_if_it_is_not_reported_again() {
         let begun = Instant::now();
         let mut doubt = Doubt::new(begun);
         assert_eq!(doubt.look(begun + ASK_AFTER / 2), Next::Wait);

@@ -273,7 +273,7 @@ fn control_characters_and_long_strings_are_refused() {
 }
 
 #[test]
-fn an_empty_batch_is_refused_and_one_with_too_many_is_told_the_bound() {
+fn an_empty_batch_is_refused_and_one_with_too_many_names_the_bound() {
     assert_eq!(
         faults(r#"{"deviceId":"d","locations":[]}"#, Shape::Batch),
         ["locations: must hold at least one location"]
@@ -337,7 +337,7 @@ fn a_body_may_be_nested_128_deep_and_no_deeper() {
 }
 
 #[test]
-fn too_many_locations_are_told_before_any_fault_and_after_any_break() {
+fn too_many_locations_are_reported_before_any_fault_and_after_any_break() {
     let many = r#"{"x":0,"locations":[0,{},{"a":1},[],7],"deviceId":7}"#;
     assert_eq!(decode(many.as_bytes(), Shape::Batch, RULES), Err(Invalid::TooMany { max: 3 }));
     let broken = many.replace(":7}", ":7");

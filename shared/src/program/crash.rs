@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 pub enum CrashPoint {
     /// Gateway: the upload is validated and hashed, nothing was published.
     Accepted,
-    /// Gateway: the journal acknowledged the record, nobody was told.
+    /// Gateway: the journal acknowledged the record, the client does not know yet.
     Published,
     /// Gateway: the answer is known, the client has not got it.
     Answered,
@@ -122,7 +122,7 @@ impl Crash {
             && passed.fetch_add(1, Ordering::Relaxed) + 1 == at.passing
         {
             assert!(!at.panic, "panic asked for at {}", point.name());
-            // It ends before it returns; abort only tells the compiler so.
+            // It ends before it returns; abort is only for the compiler.
             let _ = nix::sys::signal::raise(nix::sys::signal::Signal::SIGKILL);
             std::process::abort();
         }

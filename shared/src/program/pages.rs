@@ -30,7 +30,7 @@ pub struct Dependency {
     pub up: bool,
     /// Whether the program is not ready without it.
     pub required: bool,
-    /// Why it is down, or what it is doing; empty when there is nothing to tell.
+    /// Why it is down, or what it is doing; empty when there is nothing to report.
     pub detail: String,
 }
 
@@ -93,7 +93,7 @@ impl Readiness {
     }
 }
 
-/// Binds the listener, so that a port in use is told before anything else is started.
+/// Binds the listener, so that a port in use is reported before anything else is started.
 ///
 /// # Errors
 /// The address cannot be bound.

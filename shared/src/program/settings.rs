@@ -88,7 +88,7 @@ pub struct DatabaseSettings {
     pub database_url: String,
 }
 
-/// How the program tells what it does.
+/// How the program reports what it does.
 #[derive(Debug, Clone, Args)]
 pub struct TelemetrySettings {
     /// Which log lines to write: a level, or `tracing` directives such as `info,milepost_gateway=debug`.

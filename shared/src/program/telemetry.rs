@@ -26,7 +26,7 @@ pub fn start(settings: &TelemetrySettings) -> anyhow::Result<PrometheusHandle> {
         LogFormat::Json => subscriber.json().flatten_event(true).try_init(),
     }
     .map_err(|error| anyhow::anyhow!("cannot start logging: {error}"))?;
-    // A panic is a log line like any other failure; the default hook's message may hold values, so only its place is told.
+    // A panic is a log line like any other failure; the default hook's message may hold values, so only its place is logged.
     std::panic::set_hook(Box::new(|panic| {
         let place = panic.location().map(ToString::to_string).unwrap_or_default();
         tracing::error!(place, "panic");

@@ -127,11 +127,11 @@ async fn a_rewound_journal_that_has_grown_past_the_progress_stops_the_consumer_u
     let log = consumer.logged()?;
     let expected = format!("partition 0 is not the one that was persisted: everything below {progress}");
     assert!(log.contains(&expected), "it is not in the log: {expected}");
-    let cure = "milepost-admin progress set --partition 0 --offset 0 --force";
-    assert!(log.contains(cure), "the way out is not in the log");
+    let fix = "milepost-admin progress set --partition 0 --offset 0 --force";
+    assert!(log.contains(fix), "the way out is not in the log");
     assert_eq!(world.tables.keys().await?.len(), 3, "nothing of the other journal is stored");
 
-    world.administer(&cure.split(' ').skip(1).collect::<Vec<_>>()).await?;
+    world.administer(&fix.split(' ').skip(1).collect::<Vec<_>>()).await?;
     consumer.start().await?;
     world.caught_up().await?;
     before.replay(&client, &answers).await?;
@@ -244,15 +244,15 @@ async fn an_operator_reads_journal_and_answers_as_json_and_learns_what_is_no_lon
     assert_eq!(results.iter().map(|result| &result["recordOffset"]).collect::<Vec<_>>(), [1, 2]);
     assert_eq!(results[0]["keyHash"], records[1]["keyHash"]);
     assert_eq!(results[0]["body"], r#"{"success":true,"processedCount":2}"#);
-    assert_eq!(shown(&world, &["--offset", "2"]).await?.len(), 1, "one, if not told otherwise");
+    assert_eq!(shown(&world, &["--offset", "2"]).await?.len(), 1, "one by default");
 
     world.kafka.delete_records(uploads, 0, 2).await?;
-    for (offset, told) in
+    for (offset, reason) in
         [("1", "no longer holds record 1: it begins at 2"), ("4", "has no record 4 yet: it ends before 4")]
     {
         let output = world.admin(&["journal", "show", "--partition", "0", "--offset", offset]).await?;
         let error = String::from_utf8(output.stderr)?;
-        assert!(output.status.code() == Some(1) && error.contains(told), "{error}");
+        assert!(output.status.code() == Some(1) && error.contains(reason), "{error}");
     }
     assert_eq!(shown(&world, &["--offset", "2", "--count", "9"]).await?, records[2..]);
     world.finish(&load.expected()).await

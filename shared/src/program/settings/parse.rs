@@ -18,7 +18,7 @@ pub trait Settings: Parser {
 #[must_use]
 pub fn read<S: Settings>() -> S {
     parse(&std::env::args_os().collect::<Vec<_>>()).unwrap_or_else(|refused| match refused {
-        Refused::Told(error) => error.exit(),
+        Refused::Help(error) => error.exit(),
         Refused::Faults(faults) => {
             faults.iter().for_each(|fault| eprintln!("error: {fault}"));
             eprintln!("\nFor the bounds of each setting, try '--help'.");
@@ -31,7 +31,7 @@ pub fn read<S: Settings>() -> S {
 #[derive(Debug)]
 pub enum Refused {
     /// `--help` or `--version` was asked for.
-    Told(clap::Error),
+    Help(clap::Error),
     /// Everything that is wrong, one sentence each.
     Faults(Vec<String>),
 }
@@ -56,7 +56,7 @@ pub fn parse<S: Settings>(arguments: &[OsString]) -> Result<S, Refused> {
         };
         let Some(ContextValue::String(named)) = error.get(ContextKind::InvalidArg) else {
             return Err(match error.kind() {
-                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Refused::Told(error),
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Refused::Help(error),
                 // What is missing may be what was taken out.
                 ErrorKind::MissingRequiredArgument if !bad.is_empty() => Refused::Faults(faults),
                 _ => Refused::Faults([faults, vec![sentence(&error)]].concat()),
@@ -73,7 +73,7 @@ pub fn parse<S: Settings>(arguments: &[OsString]) -> Result<S, Refused> {
                 bad.push(flag);
             }
             ErrorKind::UnknownArgument if let Some(at) = take_out(&mut arguments, named, false) => {
-                // What follows a mistyped flag is likely its value: told with the flag, and perhaps a password.
+                // What follows a mistyped flag is likely its value: named with the flag, and perhaps a password.
                 let next =
                     arguments.get(at).and_then(|next| next.to_str()).filter(|_| named.starts_with('-'));
                 strays.extend(next.filter(|next| !next.starts_with('-')).map(str::to_owned));
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_and_a_filter_that_cannot_be_read_are_faults_too_and_no_password_is_told() {
+    fn a_url_and_a_filter_that_cannot_be_read_are_faults_too_and_no_password_is_shown() {
         for url in ["mysql://u:planted@h/d", "postgres://u:planted@h:x/d", "planted"] {
             let url = format!("--database-url={url}");
             let Err(Refused::Faults(faults)) = parse_example(&[&url, "--log=info,x=loud", "--partitions=0"])
@@ -254,7 +254,7 @@ mod tests {
 
     /// It may be a password, given to a flag that was mistyped.
     #[test]
-    fn the_value_of_an_unknown_argument_is_not_told() {
+    fn the_value_of_an_unknown_argument_is_not_shown() {
         for arguments in [
             &["--databse-url", "planted", "--partitions=0"][..],
             &["--databse-url=planted", "--partitions=0"],
@@ -282,7 +282,7 @@ mod tests {
         assert!(
             matches!(parse_example(&["--no-such"]), Err(Refused::Faults(f)) if f[0].contains("--no-such"))
         );
-        assert!(matches!(parse_example(&["--help"]), Err(Refused::Told(_))));
+        assert!(matches!(parse_example(&["--help"]), Err(Refused::Help(_))));
     }
 
     #[test]
