@@ -7,9 +7,10 @@ use anyhow::{Context as _, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use milepost_shared::journal::fact::HEADER_TRACEPARENT;
-use milepost_shared::journal::record::JournalRecord;
+use milepost_shared::journal::record::{JournalRecord, Payload};
 use milepost_shared::journal::result::ResultRecord;
 use milepost_shared::journal::schema;
+use milepost_shared::journal::set_aside::SetAside;
 use milepost_shared::kafka::client::{self, Watching};
 use milepost_shared::kafka::names::TopicNames;
 use milepost_shared::kafka::reader::{self, Reader};
@@ -82,7 +83,11 @@ fn upload(message: &BorrowedMessage<'_>) -> Value {
         Ok(record) => record,
         Err(error) => return unreadable(message, &error.to_string()),
     };
-    let JournalRecord { key_hash, account, fingerprint, upload } = record;
+    let JournalRecord { key_hash, account, fingerprint, payload } = record;
+    let (kind, payload) = match payload {
+        Payload::Upload(upload) => ("upload", json!(upload)),
+        Payload::SetAside(point) => ("setAside", set_aside(&point)),
+    };
     let traceparent = message.headers().and_then(|headers| {
         let header = headers.iter().find(|header| header.key == HEADER_TRACEPARENT)?;
         Some(String::from_utf8_lossy(header.value?).into_owned())
@@ -95,9 +100,27 @@ fn upload(message: &BorrowedMessage<'_>) -> Value {
             "account": account,
             "fingerprint": fingerprint.to_string(),
             "traceparent": traceparent,
-            "upload": upload,
+            kind: payload,
         }),
     )
+}
+
+/// The point in it as text, or in base64 if it is none.
+fn set_aside(point: &SetAside) -> Value {
+    let SetAside { app, device, reason, field, raw, raw_length } = point;
+    let (text, base64) = match std::str::from_utf8(raw) {
+        Ok(text) => (Some(text), None),
+        Err(_) => (None, Some(STANDARD.encode(raw))),
+    };
+    json!({
+        "app": app,
+        "device": device,
+        "reason": reason,
+        "field": field,
+        "raw": text,
+        "rawBase64": base64,
+        "rawLength": raw_length,
+    })
 }
 
 /// An answer, as a gateway would read it.

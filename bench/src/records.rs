@@ -81,7 +81,8 @@ mod tests {
             let (key, value) = records.next();
             let record = JournalRecord::decode(Some(key.as_bytes()), Some(value)).unwrap();
             assert_eq!((record.key_hash, record.account), (records.key_hash(number), Uuid::from_u128(7)));
-            assert_eq!((record.upload, record.fingerprint), *records.upload(number));
+            let (upload, fingerprint) = records.upload(number);
+            assert_eq!((record.upload(), record.fingerprint), (Some(upload), *fingerprint));
         }
     }
 }

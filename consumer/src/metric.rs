@@ -8,8 +8,10 @@ pub const DECIDED: &str = "milepost_consumer_decided_total";
 pub const LOCATIONS: &str = "milepost_consumer_locations_persisted_total";
 /// Batches that the fence refused.
 pub const FENCED: &str = "milepost_consumer_fenced_total";
-/// Records moved to `dead_letters`.
+/// Records moved to `dead_letters`, poison and points set aside.
 pub const DEAD_LETTERS: &str = "milepost_consumer_dead_letters_total";
+/// Points set aside that were moved to `dead_letters`; labels `app` and `reason`, of those known by name, or `other`.
+pub const SET_ASIDE: &str = "milepost_consumer_set_aside_total";
 /// Attempts to persist that failed and are tried again.
 pub const PERSIST_RETRIES: &str = "milepost_consumer_persist_retries_total";
 /// Batches that took too long and were cut in two.
@@ -46,6 +48,7 @@ pub fn describe() {
     describe_counter!(LOCATIONS, "Locations persisted");
     describe_counter!(FENCED, "Batches that the fence refused");
     describe_counter!(DEAD_LETTERS, "Records moved to dead_letters");
+    describe_counter!(SET_ASIDE, "Points set aside that were moved to dead_letters, by app and reason");
     describe_counter!(PERSIST_RETRIES, "Attempts to persist that failed and are tried again");
     describe_counter!(CUT, "Batches that took too long and were cut in two");
     describe_counter!(

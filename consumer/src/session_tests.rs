@@ -71,7 +71,7 @@ fn parts(brokers: &str, database: &TestDatabase) -> Parts {
 fn record() -> JournalRecord {
     let upload = Upload { device: "d".to_owned(), locations: vec![Location::new(1, 48.0, 16.0)] };
     let (key_hash, fingerprint) = (KeyHash::new(ACCOUNT, "k"), Fingerprint::of(&upload));
-    JournalRecord { key_hash, account: ACCOUNT, fingerprint, upload }
+    JournalRecord { key_hash, account: ACCOUNT, fingerprint, payload: upload.into() }
 }
 
 /// Waits until `kafka` is down, and returns why, or up.

@@ -1,8 +1,8 @@
 //! What travels through the topics.
 //!
 //! An upload's [`key`] is hashed; it is published as a [`record`] in the [`partition`] of its key, finalized as an [`answer`] that
-//! travels as a [`result`], and leaves as a [`fact`]. [`schema`] lets the two in between change. [`clock`] keeps the journal's
-//! time and a machine's apart.
+//! travels as a [`result`], and leaves as a [`fact`]; a point that was [`set_aside`] leaves none. [`schema`] lets the two in between
+//! change. [`clock`] keeps the journal's time and a machine's apart.
 
 pub mod answer;
 pub mod clock;
@@ -12,3 +12,4 @@ pub mod partition;
 pub mod record;
 pub mod result;
 pub mod schema;
+pub mod set_aside;

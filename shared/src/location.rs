@@ -10,7 +10,7 @@ pub mod fingerprint;
 pub mod json;
 pub mod protobuf;
 
-pub use check::{DEVICE_CHARS_MAX, Rules, check};
+pub use check::{DEVICE_CHARS_MAX, Rules, check, is_device};
 pub use decode::decode;
 pub use fields::Location;
 

@@ -49,8 +49,10 @@ pub struct JournalEntry {
     pub key_hash: String,
     /// The account, 0 or 1; `None` for poison.
     pub account: Option<usize>,
-    /// The upload; `None` for poison, which includes an upload that no operation has.
+    /// The upload; `None` for poison, which includes an upload that no operation has, and for a point that was set aside.
     pub upload: Option<UploadId>,
+    /// Whether it is a point that was set aside: decided as an upload is, and a dead letter if it is new.
+    pub is_set_aside: bool,
 }
 
 /// The rows of `locations` that came from one journal record.

@@ -17,23 +17,32 @@ use crate::original::{self, JsonUpload};
 #[must_use]
 pub fn journal_entry(sources: &Sources, record: &Record) -> JournalEntry {
     let (key_hash, account, upload) = match sent(sources, record) {
-        Some((key_hash, account, upload)) => (key_hash, Some(account), Some(upload)),
+        Some((key_hash, account, upload)) => (key_hash, Some(account), upload),
         None => (String::new(), None, None),
     };
+    let is_set_aside = account.is_some() && upload.is_none();
     JournalEntry {
         position: Position { partition: record.partition, offset: record.offset },
         time: JournalTime(record.time),
         key_hash,
         account,
         upload,
+        is_set_aside,
     }
 }
 
-fn sent(sources: &Sources, record: &Record) -> Option<(String, usize, UploadId)> {
+/// Key, account and upload of a record that is no poison; no upload if it is a point that was set aside.
+fn sent(sources: &Sources, record: &Record) -> Option<(String, usize, Option<UploadId>)> {
     let read = JournalRecord::decode(record.key.as_deref(), record.value.as_deref()).ok()?;
     let account = sources.account(read.account)?;
-    let (upload, fault) = original::compare(sources.seed, &read.upload);
-    fault.is_none().then_some((read.key_hash.to_string(), account, upload?))
+    let upload = match read.upload() {
+        Some(upload) => match original::compare(sources.seed, upload) {
+            (Some(upload), None) => Some(upload),
+            _ => return None,
+        },
+        None => None,
+    };
+    Some((read.key_hash.to_string(), account, upload))
 }
 
 /// The key of a record, if it is 64 lower-case hex digits.

@@ -19,12 +19,13 @@ use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::fact::{
     self, HEADER_ACCOUNT, HEADER_DEVICE, HEADER_SCHEMA, HEADER_SOURCE_OFFSET, HEADER_TRACEPARENT,
 };
-use milepost_shared::journal::record::JournalRecord;
+use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::result::ResultRecord;
 use milepost_shared::kafka::client;
 use milepost_shared::kafka::names::TopicNames;
 use milepost_shared::kafka::producer::Producer;
 use milepost_shared::kafka::trouble::PATIENCE;
+use milepost_shared::location::Upload;
 use milepost_shared::program::backoff::Backoff;
 use milepost_shared::program::crash::{Crash, CrashPoint};
 use milepost_shared::program::pages::Readiness;
@@ -33,6 +34,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message as _, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{DeliveryFuture, FutureRecord};
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::journal::stopped::{Stop, StoppedPartitions};
 use crate::metric;
@@ -58,21 +60,22 @@ pub struct Emission {
     pub answer: Option<Answered>,
 }
 
-/// An upload and its answer.
+/// The answer to a record.
 #[derive(Debug)]
 pub struct Answered {
-    /// The upload.
-    pub upload: Box<JournalRecord>,
+    /// Its key.
+    pub key_hash: KeyHash,
     /// The state of its key.
     pub state: KeyState,
-    /// Whether the upload is a fact: it claimed the key, and is stored.
-    pub is_fact: bool,
+    /// The upload, if it is a fact: it claimed the key, and is stored.
+    pub fact: Option<Upload>,
 }
 
 impl Emission {
     /// Its part of [`PENDING_MAX`].
     fn size(&self) -> usize {
-        self.answer.as_ref().map_or(0, |answered| answered.upload.upload.locations.len()).max(1)
+        let fact = self.answer.as_ref().and_then(|answered| answered.fact.as_ref());
+        fact.map_or(1, |upload| upload.locations.len())
     }
 }
 
@@ -250,7 +253,7 @@ impl Emitter {
         self.readiness.up("emission");
         histogram!(metric::EMIT, "topic" => "locations").record(begun.elapsed());
         let answered = batch.iter().filter_map(|emission| emission.answer.as_ref());
-        let facts = answered.filter(|answered| answered.is_fact).count();
+        let facts = answered.filter(|answered| answered.fact.is_some()).count();
         counter!(metric::EMITTED, "topic" => "locations").increment(facts as u64);
         self.crash.point(CrashPoint::AfterEmit);
         Ok(progress(&batch))
@@ -366,17 +369,20 @@ async fn deliver(
     let mut deliveries = VecDeque::with_capacity(pending.batch.len());
     pending.facts.clear();
     for emission in &pending.batch {
-        let Some(Answered { upload, state, is_fact }) = &emission.answer else { continue };
-        let key = upload.key_hash.to_string();
+        let Some(Answered { key_hash, state, fact }) = &emission.answer else { continue };
+        let key = key_hash.to_string();
         let result =
-            ResultRecord { key_hash: upload.key_hash, record: emission.position, state: state.clone() }
-                .encode();
+            ResultRecord { key_hash: *key_hash, record: emission.position, state: state.clone() }.encode();
         let result = || record(&settings.topics.results, emission, &key, &result);
         enqueue(results, &mut deliveries, emission.position, result).await?;
-        if *is_fact {
-            let value = fact::encode(upload.account, emission.time, &upload.upload);
+        if let Some(upload) = fact {
+            let value = fact::encode(state.account, emission.time, upload);
             let fact = || {
-                record(&settings.topics.locations, emission, &key, &value).headers(headers(emission, upload))
+                record(&settings.topics.locations, emission, &key, &value).headers(headers(
+                    emission,
+                    state.account,
+                    upload,
+                ))
             };
             enqueue(facts, &mut pending.facts, emission.position, fact).await?;
         }
@@ -463,11 +469,11 @@ fn leave_stopped(stopped: &StoppedPartitions, batch: &mut Vec<Emission>) {
     }
 }
 
-fn headers(emission: &Emission, upload: &JournalRecord) -> OwnedHeaders {
+fn headers(emission: &Emission, account: Uuid, upload: &Upload) -> OwnedHeaders {
     let headers = OwnedHeaders::new_with_capacity(5)
         .insert(header(HEADER_SOURCE_OFFSET, &emission.position.offset.to_string()))
-        .insert(header(HEADER_ACCOUNT, &upload.account.to_string()))
-        .insert(header(HEADER_DEVICE, &upload.upload.device))
+        .insert(header(HEADER_ACCOUNT, &account.to_string()))
+        .insert(header(HEADER_DEVICE, &upload.device))
         .insert(header(HEADER_SCHEMA, &fact::SCHEMA.to_string()));
     match &emission.traceparent {
         Some(traceparent) => headers.insert(header(HEADER_TRACEPARENT, traceparent)),

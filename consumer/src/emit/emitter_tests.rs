@@ -62,8 +62,7 @@ fn batch_of(position: Position, upload: Upload) -> Vec<Emission> {
         expires_at: JournalTime(2),
         source: position,
     };
-    let record = JournalRecord { key_hash: KeyHash([0; 32]), account, fingerprint, upload };
-    let answer = Some(Answered { upload: Box::new(record), state, is_fact: true });
+    let answer = Some(Answered { key_hash: KeyHash([0; 32]), state, fact: Some(upload) });
     vec![Emission { position, time, generation: 0, traceparent: None, answer }]
 }
 
@@ -163,8 +162,8 @@ async fn no_more_is_emitted_than_may_be_pending() {
     for offset in [0, 2, 4, 6, 8, 10] {
         assert!(emitter.has_room());
         let mut batch = batch(offset);
-        let upload = &mut batch[0].answer.as_mut().unwrap().upload;
-        upload.upload.locations = vec![Location::new(1, 48.0, 16.0); PENDING_MAX / 6 - 1];
+        let fact = &mut batch[0].answer.as_mut().unwrap().fact;
+        fact.as_mut().unwrap().locations = vec![Location::new(1, 48.0, 16.0); PENDING_MAX / 6 - 1];
         // What leaves nothing behind takes room as well.
         let position = Position { partition: 0, offset: offset + 1 };
         batch.push(Emission {

@@ -4,6 +4,7 @@ use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::fact::HEADER_TRACEPARENT;
 use milepost_shared::journal::record::{self, JournalRecord, Undecodable};
+use milepost_shared::journal::set_aside::SetAside;
 use milepost_shared::store::batch::DEAD_LETTER_BYTES_MAX;
 use rdkafka::message::{Headers, Message, Timestamp};
 
@@ -30,8 +31,8 @@ pub struct Record {
 /// What a record holds.
 #[derive(Debug)]
 pub enum Content {
-    /// An accepted upload.
-    Upload(Box<JournalRecord>),
+    /// What a gateway accepted.
+    Good(Box<JournalRecord>),
     /// Nothing that can ever be persisted.
     Poison(Poison),
 }
@@ -95,18 +96,18 @@ pub fn decode(
     let checked = match JournalRecord::decode(key, value) {
         Err(Undecodable::NewerSchema(schema)) => return Err(NewerSchema { position, schema }),
         Err(Undecodable::Poison(reason)) => Err(reason),
-        Ok(upload) => match (time, traceparent(message)) {
-            (Ok(_), Ok(traceparent)) => Ok((upload, traceparent)),
-            (Ok(_), Err(_)) if position.offset < persisted => Ok((upload, None)),
+        Ok(good) => match (time, traceparent(message)) {
+            (Ok(_), Ok(traceparent)) => Ok((good, traceparent)),
+            (Ok(_), Err(_)) if position.offset < persisted => Ok((good, None)),
             (Err(reason), _) | (_, Err(reason)) => Err(reason.to_owned()),
         },
     };
     let (content, traceparent, stranger) = match checked {
-        Ok((upload, traceparent)) => {
+        Ok((good, traceparent)) => {
             // Bytes are only copied until the account has been seen once.
-            let known = accounts.contains(upload.account);
+            let known = accounts.contains(good.account);
             let stranger = (!known).then(|| Box::new(poison("unknown account".to_owned())));
-            (Content::Upload(Box::new(upload)), traceparent, stranger)
+            (Content::Good(Box::new(good)), traceparent, stranger)
         }
         Err(reason) => (Content::Poison(poison(reason)), None, None),
     };
@@ -134,12 +135,21 @@ fn traceparent(message: &impl Message) -> Result<Option<String>, &'static str> {
 }
 
 impl Content {
-    /// How many locations it holds; 0 for poison.
+    /// How many locations it holds to be stored.
     #[must_use]
     pub fn locations(&self) -> usize {
         match self {
-            Self::Upload(record) => record.upload.locations.len(),
+            Self::Good(record) => record.payload.locations().len(),
             Self::Poison(_) => 0,
+        }
+    }
+
+    /// The point that was set aside, if it holds one.
+    #[must_use]
+    pub fn set_aside(&self) -> Option<&SetAside> {
+        match self {
+            Self::Good(record) => record.set_aside(),
+            Self::Poison(_) => None,
         }
     }
 }

@@ -13,7 +13,7 @@ const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-
 fn upload() -> JournalRecord {
     let upload = Upload { device: "d".to_owned(), locations: vec![Location::new(1, 48.0, 16.0)] };
     let (key_hash, fingerprint) = (KeyHash::new(ACCOUNT, "k"), Fingerprint::of(&upload));
-    JournalRecord { key_hash, account: ACCOUNT, fingerprint, upload }
+    JournalRecord { key_hash, account: ACCOUNT, fingerprint, payload: upload.into() }
 }
 
 /// As somebody might have written it: with a field that no encoder writes.
@@ -37,7 +37,7 @@ fn decoded(message: &OwnedMessage) -> Record {
 fn reason(record: Record) -> String {
     match record.content {
         Content::Poison(poison) => poison.reason,
-        Content::Upload(upload) => panic!("{upload:?}"),
+        Content::Good(good) => panic!("{good:?}"),
     }
 }
 
@@ -46,7 +46,7 @@ fn a_traceparent_that_no_gateway_hands_on_makes_its_record_poison() {
     assert_eq!(decoded(&message(value(), NOW, &[])).traceparent, None);
     let traced = decoded(&message(value(), NOW, &[TRACEPARENT]));
     assert_eq!(traced.traceparent.as_deref(), Some(TRACEPARENT));
-    assert!(matches!(traced.content, Content::Upload(_)));
+    assert!(matches!(traced.content, Content::Good(_)));
     let endless = "0".repeat(5_000_000);
     for traceparents in [&[""][..], &["00"], &[&endless], &[TRACEPARENT, TRACEPARENT], &[TRACEPARENT, ""]] {
         let record = decoded(&message(value(), NOW, traceparents));
@@ -60,7 +60,7 @@ fn a_record_that_was_persisted_with_such_a_traceparent_is_emitted_again_without_
     let message = message(value(), NOW, &["00"]);
     let record = |persisted| decode(&message, &KnownAccounts::default(), persisted).unwrap();
     let again = record(message.offset() + 1);
-    assert!(matches!(again.content, Content::Upload(_)) && again.traceparent.is_none());
+    assert!(matches!(again.content, Content::Good(_)) && again.traceparent.is_none());
     assert_eq!(reason(record(message.offset())), "the header traceparent is none");
 }
 
@@ -79,7 +79,7 @@ fn a_time_stamp_outside_of_the_calendar_makes_a_poison_record_with_a_time_that_t
         }
     }
     let latest = decoded(&message(value(), Timestamp::CreateTime(TIME_MAX), &[]));
-    assert!(matches!(latest.content, Content::Upload(_)) && latest.time == JournalTime(TIME_MAX));
+    assert!(matches!(latest.content, Content::Good(_)) && latest.time == JournalTime(TIME_MAX));
 }
 
 #[test]

@@ -152,7 +152,7 @@ impl Batch {
     pub fn refuse_strangers(&mut self, exists: impl Fn(Uuid) -> bool) {
         for record in &mut self.records {
             let Some(poison) = record.stranger.take() else { continue };
-            if matches!(&record.content, Content::Upload(upload) if !exists(upload.account)) {
+            if matches!(&record.content, Content::Good(good) if !exists(good.account)) {
                 self.locations -= record.content.locations();
                 record.content = Content::Poison(*poison);
             }
@@ -242,7 +242,7 @@ impl PoisonRuns {
         for record in batch.records.iter().filter(|record| batch.is_new(record)) {
             let run = self.0.entry(record.position.partition).or_default();
             match record.content {
-                Content::Upload(_) => *run = 0,
+                Content::Good(_) => *run = 0,
                 Content::Poison(_) if *run >= max => {
                     let (partition, offset) = (record.position.partition, record.position.offset);
                     excess = Some(PoisonRun { partition, offset, max });
@@ -274,11 +274,11 @@ mod tests {
     fn record(partition: i32, offset: i64, good: bool) -> Record {
         let content = if good {
             let upload = Upload { device: "d".to_owned(), locations: vec![Location::new(1, 2.0, 3.0)] };
-            Content::Upload(Box::new(JournalRecord {
+            Content::Good(Box::new(JournalRecord {
                 key_hash: KeyHash([0; 32]),
                 account: Uuid::nil(),
                 fingerprint: Fingerprint::of(&upload),
-                upload,
+                payload: upload.into(),
             }))
         } else {
             Content::Poison(Poison { reason: String::new(), key: None, value: None })

@@ -12,16 +12,16 @@ use milepost_shared::journal::key::KeyHash;
 use milepost_shared::location::fingerprint::Fingerprint;
 use uuid::Uuid;
 
-/// What a record asks for: its key, for its upload.
+/// What a record asks for: its key, for what it carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Claim {
     /// The key.
     pub key_hash: KeyHash,
     /// The account the key belongs to.
     pub account: Uuid,
-    /// The fingerprint of the record's upload.
+    /// The fingerprint of what the record carries.
     pub fingerprint: Fingerprint,
-    /// How many locations the upload has.
+    /// How many locations are to be stored.
     pub locations: usize,
     /// Where the record stands.
     pub position: Position,

@@ -1,13 +1,16 @@
 //! Resolves the records of a batch: decisions in, rows and emissions out. Pure, except for counting.
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use metrics::counter;
 use milepost_shared::journal::answer::KeyState;
 use milepost_shared::journal::key::KeyHash;
-use milepost_shared::journal::record::JournalRecord;
+use milepost_shared::journal::record::{JournalRecord, Payload};
+use milepost_shared::location::Upload;
 use milepost_shared::store::batch as statements;
+use uuid::Uuid;
 
 use crate::emit::emitter::{Answered, Emission};
 use crate::journal::record::{Content, Poison, Record};
@@ -29,19 +32,26 @@ pub enum Resolution {
     },
     /// Below the progress, and no longer known: its answer and fact were emitted before it expired.
     Forgotten,
-    /// Not an upload.
+    /// Nothing that can be decided.
     Poison,
 }
 
-/// An upload to persist.
+/// A record that claims its key: to be persisted.
 #[derive(Debug, Clone, Copy)]
-pub struct NewUpload<'a> {
-    /// Its record.
+pub struct NewRecord<'a> {
+    /// The record.
     pub record: &'a Record,
-    /// What the record holds.
-    pub upload: &'a JournalRecord,
+    /// What it holds.
+    pub good: &'a JournalRecord,
     /// The state it gives its key.
     pub state: &'a KeyState,
+}
+
+impl<'a> NewRecord<'a> {
+    /// The account and the upload that it carries, if that is what it carries.
+    fn upload(&self) -> Option<(Uuid, &'a Upload)> {
+        Some((self.good.account, self.good.upload()?))
+    }
 }
 
 /// Resolves every record of a batch in journal order. `windows` holds what the table knows of its keys.
@@ -49,43 +59,43 @@ pub struct NewUpload<'a> {
 pub fn resolve(batch: &Batch, mut windows: Windows, ttl: Duration) -> Vec<Resolution> {
     let resolve_one = |record: &Record| match &record.content {
         Content::Poison(_) => Resolution::Poison,
-        Content::Upload(upload) if batch.is_new(record) => {
-            let (decision, state) = windows.resolve(&claim(record, upload), ttl);
+        Content::Good(good) if batch.is_new(record) => {
+            let (decision, state) = windows.resolve(&claim(record, good), ttl);
             Resolution::Decided(decision, state)
         }
-        Content::Upload(upload) => windows
-            .recall(&upload.key_hash, record.position, record.time)
+        Content::Good(good) => windows
+            .recall(&good.key_hash, record.position, record.time)
             .map_or(Resolution::Forgotten, |(state, persisted)| Resolution::Recalled { state, persisted }),
     };
     batch.records.iter().map(resolve_one).collect()
 }
 
-/// The uploads to persist.
+/// The records to persist.
 #[must_use]
-pub fn new_uploads<'a>(batch: &'a Batch, resolutions: &'a [Resolution]) -> Vec<NewUpload<'a>> {
+pub fn new_records<'a>(batch: &'a Batch, resolutions: &'a [Resolution]) -> Vec<NewRecord<'a>> {
     let new = |(record, resolution): (&'a Record, &'a Resolution)| match (&record.content, resolution) {
-        (Content::Upload(upload), Resolution::Decided(Decision::New, state)) => {
-            Some(NewUpload { record, upload, state })
+        (Content::Good(good), Resolution::Decided(Decision::New, state)) => {
+            Some(NewRecord { record, good, state })
         }
         _ => None,
     };
     batch.records.iter().zip(resolutions).filter_map(new).collect()
 }
 
-/// The uploads of a batch.
-pub fn uploads(batch: &Batch) -> impl Iterator<Item = (&Record, &JournalRecord)> {
+/// What gateways accepted of a batch.
+pub fn good_records(batch: &Batch) -> impl Iterator<Item = (&Record, &JournalRecord)> {
     batch.records.iter().filter_map(|record| match &record.content {
-        Content::Upload(upload) => Some((record, &**upload)),
+        Content::Good(good) => Some((record, &**good)),
         Content::Poison(_) => None,
     })
 }
 
-fn claim(record: &Record, upload: &JournalRecord) -> Claim {
+fn claim(record: &Record, good: &JournalRecord) -> Claim {
     Claim {
-        key_hash: upload.key_hash,
-        account: upload.account,
-        fingerprint: upload.fingerprint,
-        locations: upload.upload.locations.len(),
+        key_hash: good.key_hash,
+        account: good.account,
+        fingerprint: good.fingerprint,
+        locations: good.payload.locations().len(),
         position: record.position,
         time: record.time,
     }
@@ -94,21 +104,22 @@ fn claim(record: &Record, upload: &JournalRecord) -> Claim {
 /// The rows for `idempotency_keys`, sorted: two transactions never wait for each other in a circle, and neighbours go to
 /// one page of the index.
 #[must_use]
-pub fn keys<'a>(new: &[NewUpload<'a>]) -> Vec<(KeyHash, &'a KeyState)> {
-    let mut keys: Vec<_> = new.iter().map(|new| (new.upload.key_hash, new.state)).collect();
+pub fn keys<'a>(new: &[NewRecord<'a>]) -> Vec<(KeyHash, &'a KeyState)> {
+    let mut keys: Vec<_> = new.iter().map(|new| (new.good.key_hash, new.state)).collect();
     keys.sort_unstable_by_key(|(key, state)| (*key, state.accepted_at));
     keys
 }
 
 /// The last sighting of each device.
 #[must_use]
-pub fn sightings<'a>(new: &[NewUpload<'a>]) -> BTreeMap<statements::DeviceName<'a>, statements::Sighting> {
+pub fn sightings<'a>(new: &[NewRecord<'a>]) -> BTreeMap<statements::DeviceName<'a>, statements::Sighting> {
     let mut devices: BTreeMap<statements::DeviceName<'a>, statements::Sighting> = BTreeMap::new();
-    for NewUpload { record, upload, .. } in new {
-        for location in &upload.upload.locations {
-            let sighting = statements::Sighting::new(record.time, location);
+    for new in new {
+        let Some((account, upload)) = new.upload() else { continue };
+        for location in &upload.locations {
+            let sighting = statements::Sighting::new(new.record.time, location);
             devices
-                .entry((upload.account, upload.upload.device.as_str()))
+                .entry((account, upload.device.as_str()))
                 .and_modify(|last| *last = last.merged(&sighting))
                 .or_insert(sighting);
         }
@@ -122,13 +133,14 @@ pub fn sightings<'a>(new: &[NewUpload<'a>]) -> BTreeMap<statements::DeviceName<'
 /// A device has no id.
 #[must_use]
 pub fn rows<'a>(
-    new: &[NewUpload<'a>],
+    new: &[NewRecord<'a>],
     ids: &BTreeMap<statements::DeviceName<'a>, i64>,
 ) -> Vec<statements::LocationRow<'a>> {
-    let mut rows = Vec::with_capacity(new.iter().map(|new| new.upload.upload.locations.len()).sum());
-    for NewUpload { record, upload, .. } in new {
-        let device_id = ids[&(upload.account, upload.upload.device.as_str())];
-        rows.extend((0..).zip(&upload.upload.locations).map(|(ordinal, location)| statements::LocationRow {
+    let mut rows = Vec::with_capacity(new.iter().map(|new| new.good.payload.locations().len()).sum());
+    for new in new {
+        let Some((account, upload)) = new.upload() else { continue };
+        let (device_id, record) = (ids[&(account, upload.device.as_str())], new.record);
+        rows.extend((0..).zip(&upload.locations).map(|(ordinal, location)| statements::LocationRow {
             device_id,
             location,
             received_at: record.time,
@@ -139,24 +151,30 @@ pub fn rows<'a>(
     rows
 }
 
-/// The rows for `dead_letters`.
+/// The rows for `dead_letters`: poison, and the points set aside that claim their keys.
 #[must_use]
-pub fn dead_letters(batch: &Batch) -> Vec<statements::DeadLetter<'_>> {
-    batch
-        .records
-        .iter()
-        .filter(|record| batch.is_new(record))
-        .filter_map(|record| match &record.content {
-            Content::Upload(_) => None,
-            Content::Poison(poison) => Some(statements::DeadLetter {
-                position: record.position,
-                time: record.time,
-                key: poison.key.as_deref(),
-                value: poison.value.as_deref(),
-                reason: &poison.reason,
-            }),
+pub fn dead_letters<'a>(batch: &'a Batch, new: &[NewRecord<'a>]) -> Vec<statements::DeadLetter<'a>> {
+    let poison = batch.records.iter().filter(|record| batch.is_new(record)).filter_map(|record| {
+        let Content::Poison(Poison { reason, key, value }) = &record.content else { return None };
+        Some(statements::DeadLetter {
+            position: record.position,
+            time: record.time,
+            key: key.as_deref().map(Cow::Borrowed),
+            value: value.as_deref(),
+            reason: Cow::Borrowed(reason),
         })
-        .collect()
+    });
+    let set_aside = new.iter().filter_map(|NewRecord { record, good, .. }| {
+        let point = good.set_aside()?;
+        Some(statements::DeadLetter {
+            position: record.position,
+            time: record.time,
+            key: Some(Cow::Owned(good.key_hash.to_string().into_bytes())),
+            value: Some(&point.raw),
+            reason: Cow::Owned(point.to_string()),
+        })
+    });
+    poison.chain(set_aside).collect()
 }
 
 /// What a persisted batch leaves to emit, in its order.
@@ -171,11 +189,11 @@ pub fn emissions(batch: Batch, resolutions: Vec<Resolution>) -> Vec<Emission> {
             let generation = spans.get(&record.position.partition).map_or(0, |span| span.generation);
             let (position, time, traceparent) = (record.position, record.time, record.traceparent);
             let answer = match (record.content, resolution) {
-                (Content::Upload(upload), Resolution::Decided(decision, state)) => {
-                    Some(Answered { upload, state, is_fact: decision == Decision::New })
+                (Content::Good(good), Resolution::Decided(decision, state)) => {
+                    Some(answered(*good, state, decision == Decision::New))
                 }
-                (Content::Upload(upload), Resolution::Recalled { state, persisted }) => {
-                    Some(Answered { upload, state, is_fact: persisted })
+                (Content::Good(good), Resolution::Recalled { state, persisted }) => {
+                    Some(answered(*good, state, persisted))
                 }
                 _ => None,
             };
@@ -184,14 +202,27 @@ pub fn emissions(batch: Batch, resolutions: Vec<Resolution>) -> Vec<Emission> {
         .collect()
 }
 
+fn answered(good: JournalRecord, state: KeyState, is_persisted: bool) -> Answered {
+    let fact = match good.payload {
+        Payload::Upload(upload) if is_persisted => Some(upload),
+        Payload::Upload(_) | Payload::SetAside(_) => None,
+    };
+    Answered { key_hash: good.key_hash, state, fact }
+}
+
 /// Counts and logs what became of a persisted batch.
 pub fn count(batch: &Batch, resolutions: &[Resolution]) {
     let mut decided: BTreeMap<&'static str, u64> = BTreeMap::new();
+    let mut set_aside: BTreeMap<[&'static str; 2], u64> = BTreeMap::new();
     let (mut locations, mut letters) = (0, 0);
     for (record, resolution) in batch.records.iter().zip(resolutions) {
         let decision = match resolution {
             Resolution::Decided(Decision::New, _) => {
                 locations += record.content.locations() as u64;
+                if let Some(point) = record.content.set_aside() {
+                    letters += 1;
+                    *set_aside.entry(point.labels()).or_default() += 1;
+                }
                 "new"
             }
             Resolution::Decided(Decision::Copy, _) => "copy",
@@ -211,6 +242,9 @@ pub fn count(batch: &Batch, resolutions: &[Resolution]) {
     // Once per batch, not per record: each look-up joins name and label first.
     for (decision, records) in decided {
         counter!(metric::DECIDED, "decision" => decision).increment(records);
+    }
+    for ([app, reason], points) in set_aside {
+        counter!(metric::SET_ASIDE, "app" => app, "reason" => reason).increment(points);
     }
     counter!(metric::LOCATIONS).increment(locations);
     counter!(metric::DEAD_LETTERS).increment(letters);

@@ -269,7 +269,7 @@ impl Persister {
     async fn strangers(&mut self, batch: &Batch) -> Result<HashSet<Uuid>, Failure> {
         let unknown = |account: &Uuid| !self.accounts.contains(*account);
         let asked: HashSet<Uuid> =
-            resolve::uploads(batch).map(|(_, upload)| upload.account).filter(unknown).collect();
+            resolve::good_records(batch).map(|(_, upload)| upload.account).filter(unknown).collect();
         if asked.is_empty() {
             return Ok(asked);
         }
@@ -279,7 +279,7 @@ impl Persister {
             .ask(async |connection| statements::known_accounts(connection, &asked).await)
             .await?;
         self.accounts.extend(known);
-        let new = resolve::uploads(batch).filter(|(record, _)| batch.is_new(record));
+        let new = resolve::good_records(batch).filter(|(record, _)| batch.is_new(record));
         let unknown = |account: &Uuid| !self.accounts.contains(*account);
         Ok(new.map(|(_, upload)| upload.account).filter(unknown).collect())
     }
@@ -288,7 +288,7 @@ impl Persister {
     /// stored twice.
     fn stop_at(&self, batch: &mut Batch, keys: &[KeyHash]) {
         let mut seen = HashSet::new();
-        for (Record { position, .. }, upload) in resolve::uploads(batch) {
+        for (Record { position, .. }, upload) in resolve::good_records(batch) {
             let Some(span) = batch.spans.get(&position.partition) else { continue };
             if !keys.contains(&upload.key_hash) || !seen.insert(position.partition) {
                 continue;
@@ -338,7 +338,7 @@ impl Persister {
     /// ago; a replay of an old journal needs old ones.
     async fn cover(&mut self, connection: &mut PgConnection, batch: &Batch) -> sqlx::Result<()> {
         let tables = [(Partitioned::Keys, self.settings.ttl), (Partitioned::Locations, LOCATIONS_NEEDED)];
-        for (record, _) in resolve::uploads(batch).filter(|(record, _)| batch.is_new(record)) {
+        for (record, _) in resolve::good_records(batch).filter(|(record, _)| batch.is_new(record)) {
             for (table, needed) in tables {
                 if self.covered.iter().any(|(of, stretch)| *of == table && stretch.contains(record.time)) {
                     continue;
@@ -381,7 +381,8 @@ impl Persister {
         if !refused.is_empty() {
             return Err(Failure::Fenced(refused));
         }
-        let keys: HashSet<KeyHash> = resolve::uploads(batch).map(|(_, upload)| upload.key_hash).collect();
+        let keys: HashSet<KeyHash> =
+            resolve::good_records(batch).map(|(_, upload)| upload.key_hash).collect();
         let keys: Vec<KeyHash> = keys.into_iter().collect();
         let fence = statements::fence(connection, topic, &advances, &keys).await?;
         if !fence.refused.is_empty() {
@@ -403,7 +404,7 @@ impl Persister {
         batch: &Batch,
         resolutions: &[Resolution],
     ) -> sqlx::Result<()> {
-        let new = resolve::new_uploads(batch, resolutions);
+        let new = resolve::new_records(batch, resolutions);
         if !new.is_empty() {
             let copy_min = self.settings.copy_rows_min;
             let mut keys = resolve::keys(&new);
@@ -416,11 +417,11 @@ impl Persister {
             let rows = resolve::rows(&new, &ids);
             if rows.len() >= copy_min {
                 copy_in(connection, &copy::LOCATIONS, &encode_locations(&rows)).await?;
-            } else {
+            } else if !rows.is_empty() {
                 statements::insert_locations(connection, &rows).await?;
             }
         }
-        let letters = resolve::dead_letters(batch);
+        let letters = resolve::dead_letters(batch, &new);
         if !letters.is_empty() {
             statements::insert_dead_letters(connection, &self.settings.topic, &letters).await?;
         }

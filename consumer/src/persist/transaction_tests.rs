@@ -2,7 +2,8 @@
 
 use milepost_shared::journal::answer::{KeyState, Position};
 use milepost_shared::journal::clock::JournalTime;
-use milepost_shared::journal::record::JournalRecord;
+use milepost_shared::journal::record::{JournalRecord, Payload};
+use milepost_shared::journal::set_aside::SetAside;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::location::{Location, Upload};
 use milepost_shared::store::accounts::{self, Account};
@@ -123,11 +124,11 @@ fn upload(partition: i32, offset: i64, key: u8, body: u8, locations: i64) -> Rec
         ..Location::new(1000 * i, 48.208_174_3 + f64::from(body), 16.373_818_9)
     });
     let upload = Upload { device: format!("device-{body}"), locations: points.collect() };
-    let content = Content::Upload(Box::new(JournalRecord {
+    let content = Content::Good(Box::new(JournalRecord {
         key_hash: KeyHash([key; 32]),
         account: ACCOUNT,
         fingerprint: Fingerprint::of(&upload),
-        upload,
+        payload: upload.into(),
     }));
     record(partition, offset, content)
 }
@@ -146,11 +147,23 @@ fn record(partition: i32, offset: i64, content: Content) -> Record {
     Record { position: Position { partition, offset }, time, traceparent: None, content, stranger: None }
 }
 
+/// A point set aside under the key `key`.
+fn set_aside(offset: i64, key: u8, raw: &[u8]) -> Record {
+    let point = SetAside::new("owntracks", Some("d"), "latitude-out-of-range", Some("lat"), raw);
+    let content = Content::Good(Box::new(JournalRecord {
+        key_hash: KeyHash([key; 32]),
+        account: ACCOUNT,
+        fingerprint: Fingerprint([raw.len().try_into().unwrap(); 32]),
+        payload: point.into(),
+    }));
+    record(0, offset, content)
+}
+
 /// An upload of an account that nobody has created, as decoding leaves it.
 fn stranger(offset: i64, account: Uuid) -> Record {
     let mut record = upload(0, offset, 1, 1, 1);
-    if let Content::Upload(upload) = &mut record.content {
-        upload.account = account;
+    if let Content::Good(good) = &mut record.content {
+        good.account = account;
     }
     let poison = Poison::new("unknown account".to_owned(), Some(b"own key"), Some(b"own bytes"));
     record.stranger = Some(Box::new(poison));
@@ -172,7 +185,8 @@ fn batch(persisted_below: i64, records: impl IntoIterator<Item = Record>) -> Bat
 }
 
 fn facts(persisted: &Persisted) -> Vec<bool> {
-    let is_fact = |emission: &Emission| emission.answer.as_ref().is_some_and(|answered| answered.is_fact);
+    let is_fact =
+        |emission: &Emission| emission.answer.as_ref().is_some_and(|answered| answered.fact.is_some());
     persisted.emissions.iter().map(is_fact).collect()
 }
 
@@ -362,6 +376,106 @@ async fn poison_and_unknown_accounts_go_to_dead_letters_with_their_reason_and_a_
     let result = restarted.persist(batch(6, (6..9).map(poison))).await;
     assert!(matches!(result, Err(PersistError::PoisonRun(_))), "{result:?}");
     assert_eq!(fixture.next_offset(0).await, 6);
+}
+
+#[tokio::test]
+async fn a_point_set_aside_claims_its_key_and_leaves_a_dead_letter_and_no_location_device_or_fact() {
+    let mut fixture = Fixture::new().await;
+    let mut persister = fixture.persister(1);
+    let persisted = persister.persist(batch(0, [set_aside(0, 1, b"{\"lat\":91}")])).await.unwrap();
+    let answered = persisted.emissions[0].answer.as_ref().unwrap();
+    assert_eq!((answered.key_hash, answered.fact.is_none()), (KeyHash([1; 32]), true));
+    assert_eq!(&answered.state.body[..], br#"{"success":true,"processedCount":0}"#);
+    assert!(answered.state.is_sound());
+    let counts = async |fixture: &mut Fixture| {
+        let mut counts = [0; 4];
+        for (count, table) in
+            counts.iter_mut().zip(["dead_letters", "idempotency_keys", "locations", "devices"])
+        {
+            *count = fixture.count(table).await;
+        }
+        counts
+    };
+    assert_eq!(counts(&mut fixture).await, [1, 1, 0, 0]);
+    let letter: (i64, Vec<u8>, Vec<u8>, String) =
+        sqlx::query_as("SELECT \"offset\", record_key, record_value, reason FROM dead_letters")
+            .fetch_one(&mut fixture.connection)
+            .await
+            .unwrap();
+    let (key, raw) = (KeyHash([1; 32]).to_string().into_bytes(), br#"{"lat":91}"#.to_vec());
+    assert_eq!(letter, (0, key, raw, "owntracks: latitude-out-of-range (lat)".to_owned()));
+
+    // A copy, a conflict, and an upload under its key; in its batch and in another one.
+    let behind = [set_aside(1, 1, b"{\"lat\":91}"), set_aside(2, 1, b"{}"), upload(0, 3, 1, 1, 2)];
+    let twice = [set_aside(4, 2, b"?"), set_aside(5, 2, b"?"), upload(0, 6, 3, 3, 2), set_aside(7, 3, b"?")];
+    let persisted = persister.persist(batch(0, behind.into_iter().chain(twice))).await.unwrap();
+    assert_eq!(facts(&persisted), [false, false, false, false, false, true, false]);
+    assert!(persisted.emissions.iter().all(|emission| emission.answer.is_some()));
+    assert_eq!(counts(&mut fixture).await, [2, 3, 2, 1]);
+
+    // When its window is over it is another one.
+    let mut late = set_aside(8, 1, b"{\"lat\":91}");
+    late.time = JournalTime(START_MS).plus(TTL);
+    persister.persist(batch(0, [late])).await.unwrap();
+    assert_eq!(counts(&mut fixture).await, [3, 4, 2, 1]);
+}
+
+#[tokio::test]
+async fn a_point_set_aside_that_was_committed_and_not_emitted_is_emitted_again_and_is_no_second_dead_letter()
+{
+    let mut fixture = Fixture::new().await;
+    let records = || [set_aside(0, 1, b"?"), set_aside(1, 1, b"?"), upload(0, 2, 2, 2, 1)];
+    let first = fixture.persister(1000).persist(batch(0, records())).await.unwrap();
+    let before = fixture.rows().await;
+    let again = fixture.persister(1000).persist(batch(3, records())).await.unwrap();
+    let told = |persisted: &Persisted| {
+        let answer = |emission: &Emission| emission.answer.as_ref().unwrap().state.clone();
+        persisted.emissions.iter().map(answer).collect::<Vec<_>>()
+    };
+    assert_eq!((told(&again), facts(&again)), (told(&first), vec![false, false, true]));
+    assert_eq!(fixture.rows().await, before);
+
+    // And if the progress alone was put back.
+    progress::place(&mut fixture.connection, TOPIC, 0, 0, true).await.unwrap();
+    persist(&mut fixture.persister(1000), batch(0, records())).await.unwrap();
+    assert_eq!(fixture.count("dead_letters").await, 1);
+}
+
+#[tokio::test]
+async fn points_set_aside_are_no_run_of_poison_and_end_one() {
+    let mut fixture = Fixture::new().await;
+    let mut persister = fixture.persister(1000);
+    let many = (0..10).map(|key| set_aside(key.into(), key, b"?"));
+    let persisted = persister.persist(batch(0, many)).await.unwrap();
+    assert_eq!((persisted.poison_run, fixture.count("dead_letters").await), (None, 10));
+    let run = async |fixture: &mut Fixture, next_offset| {
+        progress::poison_run(&mut fixture.connection, TOPIC, 0, next_offset, 9).await.unwrap()
+    };
+    assert_eq!(run(&mut fixture, 10).await, 0);
+
+    let between = [poison(10), poison(11), poison(12), set_aside(13, 13, b"?"), poison(14), poison(15)];
+    let persisted = persister.persist(batch(0, between)).await.unwrap();
+    assert_eq!((persisted.poison_run, fixture.next_offset(0).await), (None, 16));
+    assert_eq!(run(&mut fixture, 16).await, 2);
+}
+
+#[tokio::test]
+async fn a_point_set_aside_of_an_unknown_account_is_a_dead_letter_as_an_upload_of_it_is() {
+    let mut fixture = Fixture::new().await;
+    let mut record = set_aside(0, 1, b"?");
+    if let Content::Good(good) = &mut record.content {
+        good.account = Uuid::from_u128(8);
+    }
+    record.stranger =
+        Some(Box::new(Poison::new("unknown account".to_owned(), Some(b"own key"), Some(b"own bytes"))));
+    let persisted = persist(&mut fixture.persister(1000), batch(0, [record])).await.unwrap();
+    assert!(persisted.emissions[0].answer.is_none());
+    let letter: (Vec<u8>, String) = sqlx::query_as("SELECT record_value, reason FROM dead_letters")
+        .fetch_one(&mut fixture.connection)
+        .await
+        .unwrap();
+    assert_eq!(letter, (b"own bytes".to_vec(), "unknown account".to_owned()));
+    assert_eq!(fixture.count("idempotency_keys").await, 0);
 }
 
 /// Persists a batch and whatever is cut off it. Returns the facts in order, and the sizes of the transactions.
@@ -664,9 +778,10 @@ async fn last_after(fixture: &mut Fixture, fixes: &[(i64, i64)]) -> (Option<i64>
     for (offset, (received, captured)) in (start..).zip(fixes) {
         let mut record = upload(0, offset, u8::try_from(offset).unwrap(), 1, 1);
         record.time = JournalTime(START_MS + 60_000 * received);
-        let Content::Upload(upload) = &mut record.content else { unreachable!() };
-        upload.upload.locations[0].timestamp = START_MS + 60_000 * captured;
-        upload.upload.locations[0].latitude = f64::from(i32::try_from(*captured).unwrap()) / 1e6;
+        let Content::Good(good) = &mut record.content else { unreachable!() };
+        let Payload::Upload(upload) = &mut good.payload else { unreachable!() };
+        upload.locations[0].timestamp = START_MS + 60_000 * captured;
+        upload.locations[0].latitude = f64::from(i32::try_from(*captured).unwrap()) / 1e6;
         persister.persist(batch(0, [record])).await.unwrap();
     }
     let statement = "SELECT floor(extract(epoch FROM nullif(last_captured_at, '-infinity')) * 1000)::bigint, \

@@ -102,7 +102,7 @@ impl Backend {
             account: record.account,
             fingerprint: record.fingerprint,
             status: 200,
-            body: answer::body(record.upload.locations.len()),
+            body: answer::body(record.payload.locations().len()),
             accepted_at: time,
             expires_at: time.plus(TTL),
             source: position,

@@ -1,4 +1,4 @@
-//! The journal record: an upload as it travels in `location-uploads`.
+//! The journal record: an upload, or a point that was set aside, as it travels in `location-uploads`.
 //!
 //! Kafka key: the key hash in hex. Value, Protobuf: the message `Record` of `shared/proto/location_uploads.proto`.
 
@@ -7,10 +7,11 @@ use uuid::Uuid;
 
 use crate::journal::clock::JournalTime;
 use crate::journal::key::KeyHash;
+use crate::journal::set_aside::SetAside;
 use crate::journal::{fact, schema};
 use crate::location::fields::{NUMBERS, TEXTS};
 use crate::location::fingerprint::Fingerprint;
-use crate::location::{self, Rules, Upload, protobuf};
+use crate::location::{self, Location, Rules, Upload, protobuf};
 
 /// The newest schema this build reads. It writes the lowest that can hold a record.
 pub const SCHEMA: u32 = 1;
@@ -19,17 +20,49 @@ pub const SCHEMA: u32 = 1;
 /// is longer here than in JSON, and the rest has 128 bytes at most.
 pub const VALUE_BYTES_MAX: usize = (2 << 20) + 128;
 
-/// An accepted upload with all the consumer needs to decide about it.
+/// What was accepted, with all the consumer needs to decide about it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct JournalRecord {
     /// What the record is keyed by.
     pub key_hash: KeyHash,
     /// Who sent it.
     pub account: Uuid,
-    /// Of `upload`, taken by the gateway.
+    /// Of `payload`, taken by the gateway.
     pub fingerprint: Fingerprint,
-    /// The upload itself.
-    pub upload: Upload,
+    /// What was sent.
+    pub payload: Payload,
+}
+
+/// What a record carries.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Payload {
+    /// Locations, to be stored and told to subscribers.
+    Upload(Upload),
+    /// A point that breaks a rule, to become a dead letter.
+    SetAside(SetAside),
+}
+
+impl Payload {
+    /// The locations to be stored.
+    #[must_use]
+    pub fn locations(&self) -> &[Location] {
+        match self {
+            Self::Upload(upload) => &upload.locations,
+            Self::SetAside(_) => &[],
+        }
+    }
+}
+
+impl From<Upload> for Payload {
+    fn from(upload: Upload) -> Self {
+        Self::Upload(upload)
+    }
+}
+
+impl From<SetAside> for Payload {
+    fn from(point: SetAside) -> Self {
+        Self::SetAside(point)
+    }
 }
 
 /// Why a record cannot be used.
@@ -43,7 +76,7 @@ pub enum Undecodable {
     Poison(String),
 }
 
-/// The message `Record`, with the message `Upload` still in bytes.
+/// The message `Record`, with the messages in it still in bytes.
 #[derive(Clone, PartialEq, prost::Message)]
 struct Value {
     #[prost(fixed32, optional, tag = "1")]
@@ -54,13 +87,36 @@ struct Value {
     fingerprint: Option<Vec<u8>>,
     #[prost(bytes = "vec", optional, tag = "4")]
     upload: Option<Vec<u8>>,
+    #[prost(bytes = "vec", optional, tag = "5")]
+    set_aside: Option<Vec<u8>>,
 }
 
 impl JournalRecord {
     /// The record's value.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        encode(self.account, self.fingerprint, &self.upload)
+        match &self.payload {
+            Payload::Upload(upload) => encode(self.account, self.fingerprint, upload),
+            Payload::SetAside(point) => encode_set_aside(self.account, self.fingerprint, point),
+        }
+    }
+
+    /// The upload that it carries, if that is what it carries.
+    #[must_use]
+    pub fn upload(&self) -> Option<&Upload> {
+        match &self.payload {
+            Payload::Upload(upload) => Some(upload),
+            Payload::SetAside(_) => None,
+        }
+    }
+
+    /// The point that it carries, if that is what it carries.
+    #[must_use]
+    pub fn set_aside(&self) -> Option<&SetAside> {
+        match &self.payload {
+            Payload::SetAside(point) => Some(point),
+            Payload::Upload(_) => None,
+        }
     }
 
     /// Reads a record back, checking everything that the tables rely on, and that a gateway can have written it.
@@ -87,28 +143,53 @@ impl JournalRecord {
         let account = account.ok_or_else(|| poison("no account"))?;
         let fingerprint = fields.fingerprint.and_then(|bytes| bytes.try_into().ok());
         let fingerprint = Fingerprint(fingerprint.ok_or_else(|| poison("no fingerprint"))?);
-        let upload = fields.upload.ok_or_else(|| poison("no upload"))?;
-        let upload = protobuf::decode(&upload).map_err(|error| poison(format!("no upload: {error}")))?;
-        location::check(&upload, Rules::STORABLE)
-            .map_err(|invalid| poison(format!("invalid upload: {invalid}")))?;
-        if upload.schema() > schema {
-            return Err(poison("a field of a later schema than its own"));
-        }
-        check_fact(account, &upload, value.len())?;
-        Ok(Self { key_hash, account, fingerprint, upload })
+        let payload = match (fields.upload, fields.set_aside) {
+            (Some(upload), None) => {
+                let upload = decode_upload(&upload, schema)?;
+                check_fact(account, &upload, value.len())?;
+                Payload::Upload(upload)
+            }
+            (None, Some(point)) => SetAside::decode_checked(&point)
+                .map(Payload::SetAside)
+                .map_err(|fault| poison(format!("invalid point set aside: {fault}")))?,
+            (None, None) => return Err(poison("no upload")),
+            (Some(_), Some(_)) => return Err(poison("an upload and a point set aside")),
+        };
+        Ok(Self { key_hash, account, fingerprint, payload })
     }
 }
 
-/// As [`JournalRecord::encode`], from parts.
+fn decode_upload(bytes: &[u8], schema: u32) -> Result<Upload, Undecodable> {
+    let upload = protobuf::decode(bytes).map_err(|error| poison(format!("no upload: {error}")))?;
+    location::check(&upload, Rules::STORABLE)
+        .map_err(|invalid| poison(format!("invalid upload: {invalid}")))?;
+    if upload.schema() > schema {
+        return Err(poison("a field of a later schema than its own"));
+    }
+    Ok(upload)
+}
+
+/// As [`JournalRecord::encode`], from the parts of an upload's.
 #[must_use]
 pub fn encode(account: Uuid, fingerprint: Fingerprint, upload: &Upload) -> Vec<u8> {
-    let value = Value {
-        schema: Some(upload.schema()),
+    let value = value(upload.schema(), account, fingerprint);
+    Value { upload: Some(protobuf::encode(upload)), ..value }.encode_to_vec()
+}
+
+/// As [`JournalRecord::encode`], from the parts of one that carries a point set aside.
+#[must_use]
+pub fn encode_set_aside(account: Uuid, fingerprint: Fingerprint, point: &SetAside) -> Vec<u8> {
+    let value = value(1, account, fingerprint);
+    Value { set_aside: Some(point.encode_to_vec()), ..value }.encode_to_vec()
+}
+
+fn value(schema: u32, account: Uuid, fingerprint: Fingerprint) -> Value {
+    Value {
+        schema: Some(schema),
         account: Some(account.as_bytes().to_vec()),
         fingerprint: Some(fingerprint.0.to_vec()),
-        upload: Some(protobuf::encode(upload)),
-    };
-    value.encode_to_vec()
+        ..Value::default()
+    }
 }
 
 fn poison(reason: impl Into<String>) -> Undecodable {
@@ -149,24 +230,31 @@ pub fn is_traceparent(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use prost_reflect::{DescriptorPool, DynamicMessage};
+    use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage as _};
 
     use super::*;
     use crate::kafka::names::RECORD_BYTES_MAX;
-    use crate::location::{LOCATIONS_MAX, Location, Shape};
+    use crate::location::{LOCATIONS_MAX, Shape};
 
     fn record() -> JournalRecord {
         let upload = Upload { device: "d".to_owned(), locations: vec![Location::new(5, 48.2, 16.3)] };
         let account = Uuid::from_u128(1);
         let fingerprint = Fingerprint::of(&upload);
-        JournalRecord { key_hash: KeyHash::new(account, "k"), account, fingerprint, upload }
+        JournalRecord { key_hash: KeyHash::new(account, "k"), account, fingerprint, payload: upload.into() }
+    }
+
+    fn set_aside() -> JournalRecord {
+        let raw = br#"{"_type":"location","lat":91}"#;
+        let point = SetAside::new("owntracks", Some("d"), "latitude-out-of-range", Some("lat"), raw);
+        JournalRecord { payload: point.into(), ..record() }
     }
 
     #[test]
     fn a_record_survives_the_journal() {
-        let record = record();
-        let key = record.key_hash.to_string();
-        assert_eq!(JournalRecord::decode(Some(key.as_bytes()), Some(&record.encode())), Ok(record));
+        for record in [record(), set_aside()] {
+            let key = record.key_hash.to_string();
+            assert_eq!(JournalRecord::decode(Some(key.as_bytes()), Some(&record.encode())), Ok(record));
+        }
     }
 
     /// As a build of `schema` writes it, with something behind.
@@ -234,7 +322,7 @@ mod tests {
             ),
         ] {
             let (body, upload) = largest(location);
-            let record = JournalRecord { upload, ..record() };
+            let record = JournalRecord { payload: upload.into(), ..record() };
             let value = record.encode();
             assert!(
                 value.len() <= body + VALUE_BYTES_MAX - (2 << 20),
@@ -267,7 +355,7 @@ mod tests {
             Location { provider: label.clone(), network_type: label, ..Location::new(5, 1.0, 2.0) };
         NUMBERS.iter().for_each(|number| (number.set)(&mut location, long));
         let upload = Upload { device: "d".to_owned(), locations: vec![location; 9000] };
-        let value = JournalRecord { upload, ..record() }.encode();
+        let value = JournalRecord { payload: upload.into(), ..record() }.encode();
         assert!(value.len() <= VALUE_BYTES_MAX, "{}", value.len());
         match decode(&value) {
             Err(Undecodable::Poison(reason)) => {
@@ -279,20 +367,46 @@ mod tests {
 
     #[test]
     fn a_record_has_the_fields_names_and_types_of_its_proto() {
-        let pool = protox::compile(["proto/location_uploads.proto"], ["."]).unwrap();
-        let pool = DescriptorPool::from_file_descriptor_set(pool).unwrap();
-        let descriptor = pool.get_message_by_name("milepost.Record").unwrap();
         let record = record();
-        let message = DynamicMessage::decode(descriptor.clone(), &record.encode()[..]).unwrap();
-        assert_eq!(message.unknown_fields().count(), 0);
+        let message = dynamic(&record);
         let field = |name: &str| message.get_field_by_name(name).unwrap().into_owned();
         assert_eq!(field("schema").as_u32(), Some(SCHEMA));
         assert_eq!(field("account").as_bytes().unwrap()[..], record.account.as_bytes()[..]);
         assert_eq!(field("fingerprint").as_bytes().unwrap()[..], record.fingerprint.0[..]);
         let upload = field("upload").as_message().unwrap().encode_to_vec();
-        assert_eq!(protobuf::decode(&upload), Ok(record.upload.clone()));
-        // Nothing is left that the code would not write.
-        assert_eq!(message.fields().count(), descriptor.fields().count());
+        assert_eq!(protobuf::decode(&upload).as_ref(), Ok(record.upload().unwrap()));
+        // Nothing is left that the code would not write, but what the other kind of record has.
+        assert_eq!(message.fields().count() + 1, message.descriptor().fields().count());
+        assert_eq!(message.encode_to_vec(), record.encode());
+    }
+
+    /// The record as the proto has it.
+    fn dynamic(record: &JournalRecord) -> DynamicMessage {
+        let pool = protox::compile(["proto/location_uploads.proto"], ["."]).unwrap();
+        let pool = DescriptorPool::from_file_descriptor_set(pool).unwrap();
+        let descriptor = pool.get_message_by_name("milepost.Record").unwrap();
+        let message = DynamicMessage::decode(descriptor, &record.encode()[..]).unwrap();
+        assert_eq!(message.unknown_fields().count(), 0);
+        message
+    }
+
+    #[test]
+    fn a_point_set_aside_has_the_fields_names_and_types_of_its_proto() {
+        let point =
+            SetAside { raw_length: Some(70_000), ..SetAside::new("a", Some("d"), "r", Some("f"), b"raw") };
+        let record = JournalRecord { payload: point.clone().into(), ..record() };
+        let message = dynamic(&record);
+        assert!(!message.has_field_by_name("upload"));
+        let inner = message.get_field_by_name("set_aside").unwrap().into_owned();
+        let inner = inner.as_message().unwrap();
+        let field = |name: &str| inner.get_field_by_name(name).unwrap().into_owned();
+        let text = |name: &str| field(name).as_str().map(str::to_owned);
+        assert_eq!((text("app"), text("device")), (Some(point.app), point.device));
+        assert_eq!((text("reason"), text("field")), (Some(point.reason), point.field));
+        assert_eq!(field("raw").as_bytes().unwrap()[..], point.raw[..]);
+        assert_eq!(field("raw_length").as_u64(), point.raw_length);
+        assert_eq!(inner.unknown_fields().count(), 0);
+        assert_eq!(inner.fields().count(), inner.descriptor().fields().count());
         assert_eq!(message.encode_to_vec(), record.encode());
     }
 
@@ -322,7 +436,12 @@ mod tests {
         };
         let far_north = Upload { device: "d".to_owned(), locations: vec![Location::new(5, 148.2, 16.3)] };
         type Case<'a> = (&'a [u8], Option<Vec<u8>>, &'a str);
-        let cases: [Case<'_>; 14] = [
+        let aside = Value::decode(&set_aside().encode()[..]).unwrap();
+        let of_point =
+            |bytes: &[u8]| Value { set_aside: Some(bytes.to_vec()), ..aside.clone() }.encode_to_vec();
+        let both =
+            Value { upload: Value::decode(&value[..]).unwrap().upload, ..aside.clone() }.encode_to_vec();
+        let cases: [Case<'_>; 18] = [
             (key, None, "null value"),
             (key, Some(Vec::new()), "no schema known"),
             (key, Some(b"{\"schema\":1}".to_vec()), "no schema known"),
@@ -332,6 +451,14 @@ mod tests {
             (key, fields(|fields| fields.account = Some(vec![0; 15])), "no account"),
             (key, fields(|fields| fields.fingerprint = Some(vec![0; 33])), "no fingerprint"),
             (key, fields(|fields| fields.upload = None), "no upload"),
+            (key, Some(both), "an upload and a point set aside"),
+            (key, Some(of_point(b"\xff")), "invalid point set aside: it is not Protobuf"),
+            (key, Some(of_point(b"")), "invalid point set aside: its app is no name"),
+            (
+                key,
+                Some(of_point(b"\x0a\x01a\x1a\x01r\x38\x01")),
+                "invalid point set aside: it has an unknown field",
+            ),
             (key, of_upload(b"\xff"), "no upload: it is not Protobuf"),
             (key, of_upload(&[]), "invalid upload: 2 faults, the first: deviceId must not be empty"),
             (
@@ -348,9 +475,18 @@ mod tests {
         ];
         for (key, value, reason) in cases {
             match JournalRecord::decode(Some(key), value.as_deref()) {
-                Err(Undecodable::Poison(text)) => assert!(text.starts_with(reason), "{text}"),
+                Err(Undecodable::Poison(text)) => {
+                    assert!(text.starts_with(reason), "{text}");
+                    assert!(!looks_set_aside(&text), "{text}");
+                }
                 other => panic!("{reason}: {other:?}"),
             }
         }
+    }
+
+    /// Whether a text begins as [`TEXT_PATTERN`](crate::journal::set_aside::TEXT_PATTERN) says.
+    fn looks_set_aside(text: &str) -> bool {
+        let is_name = |text: &str| text.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-'));
+        text.split_once(": ").is_some_and(|(app, _)| !app.is_empty() && is_name(app))
     }
 }

@@ -44,6 +44,12 @@ pub(super) fn check_device(device: &str) -> Result<(), String> {
     if device.is_empty() { Err("must not be empty".to_owned()) } else { Ok(()) }
 }
 
+/// Whether a text can name a device: 1..=128 characters, none of them a control character.
+#[must_use]
+pub fn is_device(text: &str) -> bool {
+    check_device(text).is_ok()
+}
+
 /// Judges an upload that was read from a form with no rules of its own.
 ///
 /// # Errors

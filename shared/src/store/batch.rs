@@ -5,6 +5,7 @@
 //! Two transactions never wait for each other in a circle: devices go in sorted, and equal keys are of one journal partition,
 //! which the fence gives to one transaction at a time. Keys are sorted for their index.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::LazyLock;
 use std::time::Duration;
@@ -315,19 +316,19 @@ pub async fn insert_locations(connection: &mut PgConnection, rows: &[LocationRow
 /// accepts statements of at most 1 GB, and needs several times as much memory.
 pub const DEAD_LETTER_BYTES_MAX: usize = 16 << 20;
 
-/// A record that can never be persisted.
-#[derive(Debug, Clone, Copy)]
+/// A record that can never be persisted as locations.
+#[derive(Debug, Clone)]
 pub struct DeadLetter<'a> {
     /// Where it stands in the journal.
     pub position: Position,
     /// When the broker appended it.
     pub time: JournalTime,
     /// Its Kafka key.
-    pub key: Option<&'a [u8]>,
-    /// Its Kafka value.
+    pub key: Option<Cow<'a, [u8]>>,
+    /// Its Kafka value, or the point that was set aside in it.
     pub value: Option<&'a [u8]>,
     /// Why.
-    pub reason: &'a str,
+    pub reason: Cow<'a, str>,
 }
 
 /// Inserts dead letters. Those that are there already stay as they are: the progress may have been moved back. One at the same
@@ -349,9 +350,9 @@ pub async fn insert_dead_letters(
     .bind(letters.iter().map(|letter| letter.position.partition).collect::<Vec<_>>())
     .bind(letters.iter().map(|letter| letter.position.offset).collect::<Vec<_>>())
     .bind(letters.iter().map(|letter| letter.time.to_datetime()).collect::<Vec<_>>())
-    .bind(letters.iter().map(|letter| letter.key).collect::<Vec<_>>())
+    .bind(letters.iter().map(|letter| letter.key.as_deref()).collect::<Vec<_>>())
     .bind(letters.iter().map(|letter| letter.value).collect::<Vec<_>>())
-    .bind(letters.iter().map(|letter| letter.reason).collect::<Vec<_>>())
+    .bind(letters.iter().map(|letter| &*letter.reason).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())

@@ -4,6 +4,7 @@ use sqlx::{PgConnection, Row as _};
 use time::OffsetDateTime;
 
 use crate::journal::clock::JournalTime;
+use crate::journal::set_aside;
 
 /// How far one partition of the journal has come. Times are the greatest seen; `None` before the first record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -144,7 +145,8 @@ pub async fn note_emitted(
     Ok(())
 }
 
-/// How many records just before the progress were all moved to `dead_letters`, at most `max`. A single offset between two of
+/// How many records just before the progress were all moved to `dead_letters` as poison, at most `max`. A point that was set
+/// aside is there too, but is a good record. A single offset between two of
 /// them counts as a transaction's mark, which is no record: one that writes poison leaves it behind every few records, and
 /// must not pass the bound of a run from restart to restart. If it was a good record, the run is taken for too long.
 ///
@@ -157,25 +159,27 @@ pub async fn poison_run(
     next_offset: i64,
     max: usize,
 ) -> sqlx::Result<usize> {
-    let letters: Vec<(i64, bool)> = sqlx::query_as(
-        "SELECT \"offset\", max(journal_time) >= max(log_time) FROM dead_letters JOIN partition_progress USING (topic, partition) \
+    let letters: Vec<(i64, bool, bool)> = sqlx::query_as(
+        "SELECT \"offset\", max(journal_time) >= max(log_time), bool_or(reason !~ $5) \
+         FROM dead_letters JOIN partition_progress USING (topic, partition) \
          WHERE topic = $1 AND partition = $2 AND \"offset\" < $3 GROUP BY \"offset\" ORDER BY \"offset\" DESC LIMIT $4",
     )
     .bind(topic)
     .bind(partition)
     .bind(next_offset)
     .bind(i64::try_from(max).unwrap_or(i64::MAX))
+    .bind(set_aside::TEXT_PATTERN)
     .fetch_all(connection)
     .await?;
     // Those from before the journal was rewound are older than anything persisted since.
-    if letters.first().is_some_and(|(_, is_newest)| !is_newest) {
+    if letters.first().is_some_and(|(_, is_newest, _)| !is_newest) {
         return Ok(0);
     }
     // The progress itself is right behind a record.
     let (mut behind, mut apart_max) = (next_offset, 1);
-    let follows = |(offset, _): &(i64, bool)| {
+    let follows = |(offset, _, is_poison): &(i64, bool, bool)| {
         let apart = std::mem::replace(&mut behind, *offset) - offset;
-        apart <= std::mem::replace(&mut apart_max, 2)
+        *is_poison && apart <= std::mem::replace(&mut apart_max, 2)
     };
     Ok(letters.into_iter().take_while(follows).count())
 }

@@ -306,7 +306,11 @@ async fn waits_for_a_lock(world: &World) -> anyhow::Result<()> {
 fn record(world: &World, account: Uuid) -> JournalRecord {
     let upload = world.planted.upload(1);
     let key_hash = KeyHash::new(account, &world.planted.key());
-    JournalRecord { key_hash, account, fingerprint: Fingerprint::of(&upload), upload }
+    JournalRecord { key_hash, account, fingerprint: Fingerprint::of(&upload), payload: upload.into() }
+}
+
+fn upload(record: &JournalRecord) -> &Upload {
+    record.upload().expect("it carries one")
 }
 
 /// The value of a record as the next build may write it: nothing of it but its schema is known.
@@ -366,7 +370,7 @@ async fn poison_goes_to_dead_letters_with_its_reason_in_the_batchs_transaction_a
     let gateway = world.gateway().await?;
     let load = Load::new(&world, 2);
     load.post_until_final(&[world.client(&gateway)?], 1).await?;
-    world.finish(&[vec![&before.upload, &good[0].upload, &good[1].upload], load.expected()].concat()).await
+    world.finish(&[vec![upload(&before), upload(&good[0]), upload(&good[1])], load.expected()].concat()).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -377,9 +381,10 @@ async fn what_no_gateway_would_have_written_is_a_dead_letter_and_its_partition_g
     let [before, traced, mut large, behind] = [0; 4].map(|_| record(&world, world.account.id));
     // Each field is as long as a gateway allows.
     let label = Some("\u{1f4cd}".repeat(64));
-    let location = &large.upload.locations[0];
+    let location = &upload(&large).locations[0];
     let location = Location { provider: label.clone(), network_type: label, ..location.clone() };
-    large.upload.locations = vec![location; 9000];
+    let locations = vec![location; 9000];
+    large.payload = Upload { device: upload(&large).device.clone(), locations }.into();
     let endless = b"0".repeat(5_000_000);
     let uploads = &world.topics.uploads;
     for (record, header) in
@@ -397,7 +402,7 @@ async fn what_no_gateway_would_have_written_is_a_dead_letter_and_its_partition_g
     ];
     assert_eq!(letters.iter().map(|letter| &letter.reason).collect::<Vec<_>>(), reasons.each_ref());
     assert!(letters[1].value.as_deref() == Some(&bytes[..]), "it is whole");
-    world.finish(&[&before.upload, &behind.upload]).await
+    world.finish(&[upload(&before), upload(&behind)]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -417,7 +422,7 @@ async fn a_topic_that_refuses_a_fact_stops_its_partition_with_a_clear_error_and_
         world.kafka.configure(&world.topics.locations, &settings).await
     };
     let [before, mut refused, behind, other, later] = [0; 5].map(|_| record(&world, world.account.id));
-    refused.upload = world.planted.upload(500);
+    refused.payload = world.planted.upload(500).into();
     append(0, &before).await?;
     world.caught_up().await?;
     configure("2000").await?;
@@ -443,7 +448,7 @@ async fn a_topic_that_refuses_a_fact_stops_its_partition_with_a_clear_error_and_
 
     configure("4194304").await?;
     consumer.start().await?;
-    world.finish(&[&before.upload, &refused.upload, &behind.upload, &other.upload, &later.upload]).await
+    world.finish(&[upload(&before), upload(&refused), upload(&behind), upload(&other), upload(&later)]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -488,7 +493,7 @@ async fn a_record_of_a_newer_schema_stops_its_partition_with_a_clear_error_and_n
     );
     let append = async |partition: i32, record: &JournalRecord| {
         let key = record.key_hash.to_string();
-        let value = record::encode(record.account, record.fingerprint, &record.upload);
+        let value = record.encode();
         world.kafka.append(uploads, partition, Some(key.as_bytes()), Some(&value)).await
     };
     append(0, &before).await?;
@@ -526,7 +531,7 @@ async fn a_record_of_a_newer_schema_stops_its_partition_with_a_clear_error_and_n
     world.kafka.delete_records(uploads, 0, 2).await?;
     consumer.start().await?;
     world.caught_up().await?;
-    world.finish(&[&before.upload, &behind.upload, &other.upload, &later.upload]).await
+    world.finish(&[upload(&before), upload(&behind), upload(&other), upload(&later)]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -572,7 +577,7 @@ async fn append(world: &World, partition: i32, count: usize) -> anyhow::Result<V
         let (key, value) = (record.key_hash.to_string(), record.encode());
         world.kafka.append(&world.topics.uploads, partition, Some(key.as_bytes()), Some(&value)).await?;
     }
-    Ok(records.into_iter().map(|record| record.upload).collect())
+    Ok(records.iter().map(|record| upload(record).clone()).collect())
 }
 
 /// A consumer whose batches are full with ten records, and whose transactions are patient.

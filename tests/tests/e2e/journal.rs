@@ -24,10 +24,10 @@ async fn begin(world: &World) -> anyhow::Result<(Transaction, Upload)> {
     let (account, upload) = (world.account.id, world.planted.upload(1));
     let key_hash = KeyHash::new(account, &world.planted.key());
     let fingerprint = Fingerprint::of(&upload);
-    let record = JournalRecord { key_hash, account, fingerprint, upload };
+    let record = JournalRecord { key_hash, account, fingerprint, payload: upload.clone().into() };
     let key = key_hash.to_string();
     let transaction = world.kafka.begin(&world.topics.uploads, 0, key.as_bytes(), &record.encode()).await?;
-    Ok((transaction, record.upload))
+    Ok((transaction, upload))
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -15,8 +15,10 @@ use crate::operation;
 /// What the journal says should be there.
 #[derive(Default)]
 struct Expected<'a> {
-    /// The records that claim their keys.
+    /// The uploads that claim their keys.
     new: BTreeMap<Position, &'a JournalEntry>,
+    /// The points set aside that claim their keys.
+    set_aside: BTreeMap<Position, &'a JournalEntry>,
     poison: BTreeSet<Position>,
 }
 
@@ -25,11 +27,12 @@ fn decided(evidence: &Evidence) -> Expected<'_> {
     let mut expected = Expected::default();
     let mut ends: HashMap<&str, JournalTime> = HashMap::new();
     for entry in &evidence.journal {
-        if entry.upload.is_none() || entry.account.is_none() {
+        if entry.account.is_none() || entry.upload.is_none() && !entry.is_set_aside {
             expected.poison.insert(entry.position);
         } else if ends.get(entry.key_hash.as_str()).is_none_or(|end| entry.time >= *end) {
             ends.insert(&entry.key_hash, entry.time.plus(evidence.ttl));
-            expected.new.insert(entry.position, entry);
+            let claims = if entry.is_set_aside { &mut expected.set_aside } else { &mut expected.new };
+            claims.insert(entry.position, entry);
         }
     }
     expected
@@ -70,17 +73,19 @@ fn check_stored(evidence: &Evidence, expected: &Expected<'_>, verdict: &mut Verd
 /// A key may be gone once its window is over.
 fn check_keys(evidence: &Evidence, expected: &Expected<'_>, verdict: &mut Verdict) {
     let now = JournalTime(evidence.gathered_ms);
-    let mut open = expected.new.clone();
+    let mut claims = expected.new.clone();
+    claims.extend(&expected.set_aside);
+    let mut open = claims.clone();
     open.retain(|_, entry| entry.time.plus(evidence.ttl) > now);
     for key in &evidence.keys {
         verdict.examined += 1;
         open.remove(&key.source);
-        let is_right = expected.new.get(&key.source).is_some_and(|entry| {
-            let body = entry.upload.map(|upload| promised(operation::count(evidence.seed, upload)));
+        let is_right = claims.get(&key.source).is_some_and(|entry| {
+            let body = promised(entry.upload.map_or(0, |upload| operation::count(evidence.seed, upload)));
             key.key_hash == entry.key_hash
                 && key.account == entry.account
                 && (key.accepted_at, key.expires_at) == (entry.time, entry.time.plus(evidence.ttl))
-                && (key.status, Some(&key.body[..])) == (200, body.as_deref().map(str::as_bytes))
+                && (key.status, &key.body[..]) == (200, body.as_bytes())
         });
         if !is_right {
             verdict
@@ -95,18 +100,22 @@ fn check_keys(evidence: &Evidence, expected: &Expected<'_>, verdict: &mut Verdic
 fn check_dead_letters(evidence: &Evidence, expected: &Expected<'_>, verdict: &mut Verdict) {
     let dead: BTreeSet<Position> = evidence.dead_letters.iter().copied().collect();
     verdict.examined += u64::try_from(dead.len()).unwrap_or(u64::MAX);
-    for position in dead.difference(&expected.poison) {
-        verdict.accuse(|| format!("{} is a dead letter, and not poison", at(*position)));
+    let wanted: BTreeSet<Position> =
+        expected.poison.iter().chain(expected.set_aside.keys()).copied().collect();
+    for position in dead.difference(&wanted) {
+        verdict.accuse(|| format!("{} is a dead letter, and neither poison nor set aside", at(*position)));
     }
-    for position in expected.poison.difference(&dead) {
-        verdict.accuse(|| format!("{} is poison, and not a dead letter", at(*position)));
+    for position in wanted.difference(&dead) {
+        verdict.accuse(|| format!("{} is poison or set aside, and not a dead letter", at(*position)));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::testing::Run;
-    use super::super::{Checker, Judgement};
+    use super::super::{Checker, Judgement, all};
+    use super::*;
+    use crate::evidence::StoredKey;
     use crate::operation::Kind;
 
     fn broken_by(change: impl FnOnce(&mut Run)) {
@@ -157,6 +166,71 @@ mod tests {
     fn dead_letters_are_the_poison_records() {
         broken_by(|run| run.evidence.dead_letters.clear());
         broken_by(|run| run.evidence.dead_letters.push(run.evidence.stored[9].position));
+    }
+
+    /// A point set aside at the end of partition 0, as a faultless system leaves it, and behind it a copy.
+    fn set_aside(run: &mut Run) -> Position {
+        let evidence = &mut run.evidence;
+        let of_partition = evidence.journal.iter().filter(|entry| entry.position.partition == 0);
+        let last = of_partition.max_by_key(|entry| entry.position).unwrap().clone();
+        let (key_hash, account) = ("a".repeat(64), Some(0));
+        let entries = [1, 2].map(|behind| JournalEntry {
+            position: Position { offset: last.position.offset + behind, ..last.position },
+            key_hash: key_hash.clone(),
+            account,
+            upload: None,
+            is_set_aside: true,
+            ..last.clone()
+        });
+        let (position, time) = (entries[0].position, last.time);
+        evidence.journal.extend(entries);
+        evidence.dead_letters.push(position);
+        evidence.keys.push(StoredKey {
+            key_hash,
+            account,
+            status: 200,
+            body: promised(0).into_bytes(),
+            accepted_at: time,
+            expires_at: time.plus(evidence.ttl),
+            source: position,
+        });
+        for offsets in [&mut evidence.progress, &mut evidence.committed] {
+            offsets.insert(0, position.offset + 2);
+        }
+        position
+    }
+
+    #[test]
+    fn a_point_set_aside_is_one_dead_letter_with_a_key_and_without_a_row() {
+        let mut run = Run::innocent();
+        set_aside(&mut run);
+        let verdicts = all(&run.history, &run.evidence, &run.episodes, &run.demands);
+        for verdict in &verdicts {
+            assert_eq!(
+                (verdict.judgement(), &verdict.violations),
+                (Judgement::Held, &Vec::new()),
+                "{verdict:?}"
+            );
+        }
+        broken_by(|run| {
+            let position = set_aside(run);
+            run.evidence.dead_letters.retain(|letter| *letter != position);
+        });
+        broken_by(|run| {
+            let position = set_aside(run);
+            let copy = Position { offset: position.offset + 1, ..position };
+            run.evidence.dead_letters.push(copy);
+        });
+        broken_by(|run| {
+            set_aside(run);
+            run.evidence.keys.last_mut().unwrap().body = promised(1).into_bytes();
+        });
+        broken_by(|run| {
+            let position = set_aside(run);
+            let mut stored = run.evidence.stored[9].clone();
+            stored.position = position;
+            run.evidence.stored.push(stored);
+        });
     }
 
     #[test]

@@ -83,12 +83,13 @@ fn check_status_page(case: &Case<'_>, verdict: &mut Verdict, attempt: &Attempt, 
 
 fn check_keys(case: &Case<'_>, verdict: &mut Verdict) {
     let stored = case.evidence.stored.iter();
-    let stored: HashMap<Position, UploadId> =
-        stored.filter_map(|stored| Some((stored.position, stored.upload?))).collect();
+    let stored = stored
+        .filter_map(|stored| Some((stored.position, operation::count(case.evidence.seed, stored.upload?))));
+    let set_aside = case.evidence.journal.iter().filter(|entry| entry.is_set_aside);
+    let counts: HashMap<Position, usize> = stored.chain(set_aside.map(|entry| (entry.position, 0))).collect();
     for key in &case.evidence.keys {
         verdict.examined += 1;
-        let upload = stored.get(&key.source);
-        let expected = upload.map(|upload| promised(operation::count(case.evidence.seed, *upload)));
+        let expected = counts.get(&key.source).map(|count| promised(*count));
         let is_right =
             expected.is_some_and(|expected| (key.status, &key.body[..]) == (200, expected.as_bytes()));
         if !is_right {

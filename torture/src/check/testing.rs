@@ -217,7 +217,7 @@ impl Script {
             next[partition] += 1;
             let time = JournalTime(BEGUN_MS).plus(*at);
             let (upload, account, key_hash) = (Some(*upload), Some(*account), key_hash.clone());
-            let entry = JournalEntry { position, time, key_hash, account, upload };
+            let entry = JournalEntry { position, time, key_hash, account, upload, is_set_aside: false };
             if ends.get(&entry.key_hash).is_none_or(|end| time >= *end) {
                 ends.insert(entry.key_hash.clone(), time.plus(TTL));
                 keep(&mut evidence, &entry);
@@ -233,6 +233,7 @@ impl Script {
             key_hash: String::new(),
             account: None,
             upload: None,
+            is_set_aside: false,
         });
         evidence.dead_letters.push(poison);
         evidence.journal.sort_by_key(|entry| entry.position);
