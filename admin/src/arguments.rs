@@ -26,6 +26,7 @@ impl Settings for Arguments {
         match &self.command {
             Command::Progress(ProgressCommand::Set(SetProgress { kafka, partition, .. }))
             | Command::Journal(JournalCommand::Show(ShowJournal { kafka, partition, .. }))
+            | Command::DeadLetters(DeadLettersCommand::Show(ShowDeadLetter { kafka, partition, .. }))
                 if *partition >= kafka.partitions =>
             {
                 let partitions = kafka.partitions;
@@ -58,7 +59,7 @@ pub enum Command {
     /// The topics that only the programs read.
     #[command(subcommand, arg_required_else_help = false)]
     Journal(JournalCommand),
-    /// Records of the journal that could not be persisted.
+    /// Records of the journal that could not be persisted, and points of apps that were set aside.
     #[command(subcommand, arg_required_else_help = false)]
     DeadLetters(DeadLettersCommand),
 }
@@ -277,6 +278,8 @@ pub enum PrivateTopic {
 pub enum DeadLettersCommand {
     /// List the newest: topic, partition, offset, time and reason, never the record itself.
     List(ListDeadLetters),
+    /// Print what is kept of one, byte for byte: the point that was set aside, or else the record's value.
+    Show(ShowDeadLetter),
 }
 
 #[derive(Debug, Args)]
@@ -288,6 +291,25 @@ pub struct ListDeadLetters {
     /// How many at most [1..=100000].
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub limit: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct ShowDeadLetter {
+    /// Where the tables are.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    /// Where the journal is; it is not asked.
+    #[command(flatten)]
+    pub kafka: KafkaSettings,
+
+    /// Partition, below PARTITIONS.
+    #[arg(long, value_parser = clap::value_parser!(i32).range(0..1000))]
+    pub partition: i32,
+
+    /// Offset of the record.
+    #[arg(long, value_parser = clap::value_parser!(i64).range(0..))]
+    pub offset: i64,
 }
 
 fn account_name(text: &str) -> Result<String, String> {

@@ -52,6 +52,7 @@ async fn run(command: Command) -> anyhow::Result<()> {
             tokio::task::block_in_place(|| journal::show(&command))
         }
         Command::DeadLetters(DeadLettersCommand::List(command)) => dead_letters::list(&command).await,
+        Command::DeadLetters(DeadLettersCommand::Show(command)) => dead_letters::show(&command).await,
     }
 }
 

@@ -223,6 +223,33 @@ async fn dead_letters_are_listed_newest_first_without_their_records() {
 }
 
 #[tokio::test]
+async fn a_dead_letter_is_shown_byte_for_byte_and_the_newest_of_those_at_one_place() {
+    let database = database().await;
+    let mut owner = database.connect(Role::Owner).await;
+    owner
+        .execute(
+            "INSERT INTO dead_letters VALUES \
+             ('location-uploads', 1, 7, '2026-03-14T09:26:53Z', 'k', '{\"lat\":91}', 'owntracks: latitude-out-of-range (lat)'), \
+             ('location-uploads', 1, 8, '2026-03-14T09:26:53Z', 'k', 'before', 'not Protobuf'), \
+             ('location-uploads', 1, 8, '2026-03-14T09:26:54Z', 'k', 'behind', 'not Protobuf'), \
+             ('location-uploads', 1, 9, '2026-03-14T09:26:53Z', 'k', NULL, 'null value'), \
+             ('b.location-uploads', 1, 7, '2026-03-14T09:26:55Z', 'k', 'other', 'not Protobuf')",
+        )
+        .await
+        .unwrap();
+    let show = |offset| ["dead-letters", "show", "--partition", "1", "--offset", offset];
+    assert_eq!(printed(&database, &show("7")), "{\"lat\":91}");
+    assert_eq!(printed(&database, &show("8")), "behind");
+    assert_eq!(printed(&database, &[&show("7")[..], &["--topic-prefix", "b."]].concat()), "other");
+    let list = printed(&database, &["dead-letters", "list"]);
+    assert!(list.contains("owntracks: latitude-out-of-range (lat)") && !list.contains("91"), "{list}");
+    for (offset, why) in [("9", "has no value"), ("10", "is no dead letter")] {
+        let error = refused(&database, &show(offset));
+        assert!(error.contains(why) && error.contains("partition 1 of location-uploads"), "{error}");
+    }
+}
+
+#[tokio::test]
 async fn locations_are_counted_with_the_uploads_they_came_in() {
     let database = database().await;
     let count = || printed(&database, &["locations", "count"]);
@@ -243,7 +270,7 @@ async fn locations_are_counted_with_the_uploads_they_came_in() {
 
 #[test]
 fn a_bad_configuration_names_every_fault_and_ends_with_78() {
-    let cases: [(&[&str], &[&str]); 6] = [
+    let cases: [(&[&str], &[&str]); 7] = [
         (&[], &["requires a subcommand"]),
         (
             &["topics", "create", "--partitions=0", "--replication-factor=0"],
@@ -253,6 +280,7 @@ fn a_bad_configuration_names_every_fault_and_ends_with_78() {
         (&["account", "create", "--name", "a\tb"], &["control characters"]),
         (&["account", "list", "--database-url=mysql://u:planted@h/d"], &["a PostgreSQL URL"]),
         (&["progress", "set", "--partition=6", "--offset=0"], &["--partition is 6"]),
+        (&["dead-letters", "show", "--partition=6", "--offset=0"], &["--partition is 6"]),
     ];
     for (arguments, faults) in cases {
         let ended = run(None, arguments);

@@ -1,6 +1,7 @@
 //! The consumer's metrics, named by what it does: persist, emit, expire.
 
 use metrics::{counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
+use milepost_shared::journal::set_aside::{APPS, OTHER, REASONS};
 
 /// Records by what they turned out to be; label `decision`: new, copy, conflict, dead-letter, recalled.
 pub const DECIDED: &str = "milepost_consumer_decided_total";
@@ -49,6 +50,11 @@ pub fn describe() {
     describe_counter!(FENCED, "Batches that the fence refused");
     describe_counter!(DEAD_LETTERS, "Records moved to dead_letters");
     describe_counter!(SET_ASIDE, "Points set aside that were moved to dead_letters, by app and reason");
+    for app in APPS.into_iter().chain([OTHER]) {
+        for reason in REASONS.into_iter().chain([OTHER]) {
+            counter!(SET_ASIDE, "app" => app, "reason" => reason).absolute(0);
+        }
+    }
     describe_counter!(PERSIST_RETRIES, "Attempts to persist that failed and are tried again");
     describe_counter!(CUT, "Batches that took too long and were cut in two");
     describe_counter!(

@@ -181,7 +181,7 @@ mod tests {
             raw: vec![b'x'; RAW_BYTES_MAX],
             raw_length: Some(RAW_BYTES_MAX as u64 + 1),
         };
-        assert_eq!(SetAside::decode_checked(&longest.encode_to_vec()), Ok(longest.clone()));
+        assert_eq!(SetAside::decode_checked(&longest.encode_to_vec()), Ok(longest));
         let text = |text: &str| Some(text.to_owned());
         for (broken, fault) in [
             (SetAside { app: String::new(), ..point() }, "its app is no name"),

@@ -1,9 +1,10 @@
-//! Dead letters, as the administrator reads them. The record itself, which may hold coordinates, is not shown.
+//! Dead letters, as the administrator reads them. Records and points themselves, which may hold coordinates, are shown one by one
+//! on demand.
 
 use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
 
-/// A record that could not be persisted.
+/// A record that could not be persisted, or whose point was set aside.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct DeadLetter {
     /// The journal's name.
@@ -29,5 +30,27 @@ pub async fn newest(connection: &mut PgConnection, max: u32) -> sqlx::Result<Vec
     )
     .bind(i64::from(max))
     .fetch_all(connection)
+    .await
+}
+
+/// What is kept of a record: its value, or the point that was set aside in it; none if the record had no value. Of several
+/// journals that had a record there it is the newest's. `None` if there is no dead letter.
+///
+/// # Errors
+/// The database cannot be asked.
+pub async fn value(
+    connection: &mut PgConnection,
+    topic: &str,
+    partition: i32,
+    offset: i64,
+) -> sqlx::Result<Option<Option<Vec<u8>>>> {
+    sqlx::query_scalar(
+        "SELECT record_value FROM dead_letters WHERE topic = $1 AND partition = $2 AND \"offset\" = $3 \
+         ORDER BY journal_time DESC LIMIT 1",
+    )
+    .bind(topic)
+    .bind(partition)
+    .bind(offset)
+    .fetch_optional(connection)
     .await
 }

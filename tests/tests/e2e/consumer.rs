@@ -1,6 +1,7 @@
 //! The consumer: killed, rolled back, fenced off, fed poison, it stores everything once and skips nothing.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt as _;
 use std::time::Duration;
 
@@ -9,12 +10,14 @@ use futures::future::try_join_all;
 use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::record::{self, JournalRecord};
+use milepost_shared::journal::result::ResultRecord;
+use milepost_shared::journal::set_aside::SetAside;
 use milepost_shared::kafka::names::TopicNames;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::location::{Location, Upload};
 use milepost_shared::program::crash::CrashPoint;
 use milepost_tests::{
-    Post, Program, Record, Server, Services, Signal, World, WorldSettings, eventually, exact,
+    DeadLetter, Post, Program, Record, Server, Services, Signal, World, WorldSettings, eventually, exact,
 };
 use sqlx::postgres::PgConnection;
 use uuid::Uuid;
@@ -371,6 +374,98 @@ async fn poison_goes_to_dead_letters_with_its_reason_in_the_batchs_transaction_a
     let load = Load::new(&world, 2);
     load.post_until_final(&[world.client(&gateway)?], 1).await?;
     world.finish(&[vec![upload(&before), upload(&good[0]), upload(&good[1])], load.expected()].concat()).await
+}
+
+/// A record of a point that its app's protocol does not allow, as a gateway would write it.
+fn set_aside(world: &World, raw: &[u8]) -> JournalRecord {
+    let point = SetAside::new("owntracks", Some("pixel8"), "latitude-out-of-range", Some("lat"), raw);
+    let account = world.account.id;
+    let key_hash = KeyHash::new(account, &world.planted.key());
+    // Of what it is taken does not matter here.
+    let fingerprint = Fingerprint::of(&world.planted.upload(1));
+    JournalRecord { key_hash, account, fingerprint, payload: point.into() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_point_set_aside_is_one_dead_letter_though_it_comes_twice_and_the_consumer_is_killed_after_its_commit()
+-> anyhow::Result<()> {
+    let world = World::new(one_partition()).await?;
+    let append = async |record: &JournalRecord| {
+        let (key, value) = (record.key_hash.to_string(), record.encode());
+        world.kafka.append(&world.topics.uploads, 0, Some(key.as_bytes()), Some(&value)).await
+    };
+    // The point has what is planted in it, which must not reach a log.
+    let planted = serde_json::to_vec(&world.planted.upload(1))?;
+    let [one, other] = [set_aside(&world, &planted), set_aside(&world, b"{\"lat\":91}")];
+    let [before, behind] = [0; 2].map(|_| record(&world, world.account.id));
+    let mut consumer = world.new_consumer()?;
+    // As many as are no run of poison, however low its bound.
+    consumer.set("DEAD_LETTER_RUN_MAX", "1");
+    consumer.set("MILEPOST_LOG", "debug,librdkafka=off,rdkafka=off");
+    for record in [&before, &one, &one, &other] {
+        append(record).await?;
+    }
+    consumer.set("CRASH_AT", "after-commit");
+    consumer.spawn()?;
+    assert_eq!(consumer.wait_exit(MINUTE).await?.signal(), Some(Signal::SIGKILL as i32));
+    let committed = world.tables.dead_letters().await?;
+    assert!(world.facts().await?.is_empty(), "nothing was emitted");
+
+    consumer.unset("CRASH_AT");
+    consumer.start().await?;
+    for record in [&other, &one, &behind] {
+        append(record).await?;
+    }
+    world.caught_up().await?;
+    let letters = world.tables.dead_letters().await?;
+    assert!(letters.starts_with(&committed));
+    let reason = "owntracks: latitude-out-of-range (lat)";
+    let wanted =
+        [(1, &one, &planted[..]), (3, &other, b"{\"lat\":91}")].map(|(offset, record, raw)| DeadLetter {
+            position: Position { partition: 0, offset },
+            key: Some(record.key_hash.to_string().into_bytes()),
+            value: Some(raw.to_vec()),
+            reason: reason.to_owned(),
+        });
+    assert_eq!(letters, wanted);
+    assert_eq!(world.tables.keys().await?.len(), 4);
+
+    // Every record is answered, so that gateways learn the keys.
+    let answers = world.kafka.read(&world.topics.results).await?;
+    let read = |answer: &Record| {
+        ResultRecord::decode(answer.partition, answer.key.as_deref(), answer.value.as_deref())
+    };
+    let answered: BTreeSet<_> = answers
+        .iter()
+        .filter_map(read)
+        .map(|answer| (answer.record.offset, answer.state.source.offset))
+        .collect();
+    assert_eq!(answered, BTreeSet::from([(0, 0), (1, 1), (2, 1), (3, 3), (4, 3), (5, 1), (6, 6)]));
+
+    let listed = world.administer(&["dead-letters", "list"]).await?;
+    assert_eq!(listed.matches(reason).count(), 2, "{listed}");
+    let show = ["dead-letters", "show", "--partition", "0", "--offset", "1"];
+    assert_eq!(world.administer(&show).await?.as_bytes(), planted);
+    let journal = ["journal", "show", "--partition", "0", "--offset", "3"];
+    let shown: serde_json::Value = serde_json::from_str(&world.administer(&journal).await?)?;
+    let expected = serde_json::json!({
+        "app": "owntracks", "device": "pixel8", "reason": "latitude-out-of-range", "field": "lat",
+        "raw": "{\"lat\":91}", "rawBase64": null, "rawLength": null,
+    });
+    assert_eq!(shown["setAside"], expected);
+
+    // Counted by app and reason; a name that this build does not know is no label.
+    let mut unknown = set_aside(&world, b"?");
+    unknown.payload = SetAside::new("newapp", None, "new-reason", None, b"?").into();
+    append(&unknown).await?;
+    append(&set_aside(&world, b"!")).await?;
+    world.caught_up().await?;
+    let counted = async |labels| consumer.metric_of("milepost_consumer_set_aside_total", labels).await;
+    assert!((counted(r#"app="owntracks",reason="latitude-out-of-range""#).await? - 1.0).abs() < 0.5);
+    assert!((counted(r#"app="other",reason="other""#).await? - 1.0).abs() < 0.5);
+    assert!((counted("").await? - 2.0).abs() < 0.5);
+    assert!((consumer.metric("milepost_consumer_dead_letters_total").await? - 2.0).abs() < 0.5);
+    world.finish(&[upload(&before), upload(&behind)]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
