@@ -61,7 +61,7 @@ fn a_record_that_was_persisted_with_such_a_traceparent_is_emitted_again_without_
     let record = |persisted| decode(&message, &KnownAccounts::default(), persisted).unwrap();
     let again = record(message.offset() + 1);
     assert!(matches!(again.content, Content::Good(_)) && again.traceparent.is_none());
-    assert_eq!(reason(record(message.offset())), "the header traceparent is none");
+    assert_eq!(reason(record(message.offset())), "the header traceparent is invalid");
 }
 
 #[test]
