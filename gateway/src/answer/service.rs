@@ -1,6 +1,6 @@
 //! Finds or makes the answer to an accepted upload.
 //!
-//! A request only watches; the work is done by a [`Finder`] in a task of its own, so that a client that hangs up
+//! A request only watches; the work is done by a `Finder` in a task of its own, so that a client that hangs up
 //! cancels nothing.
 
 use std::collections::HashMap;
