@@ -7,6 +7,7 @@ use anyhow::{Context as _, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use milepost_shared::journal::fact::HEADER_TRACEPARENT;
+use milepost_shared::journal::position::Partition;
 use milepost_shared::journal::record::{JournalRecord, Payload};
 use milepost_shared::journal::result::ResultRecord;
 use milepost_shared::journal::schema;
@@ -46,7 +47,7 @@ pub fn show(command: &ShowJournal) -> anyhow::Result<()> {
         *offset < end,
         "partition {partition} of {topic} has no record {offset} yet: it ends before {end}"
     );
-    reader::assign(&reader, &topic, [(*partition, Offset::Offset(*offset))])?;
+    reader::assign(&reader, &topic, [(Partition(*partition), Offset::Offset(*offset))])?;
     let mut out = std::io::stdout().lock();
     for _ in 0..*count {
         let Some(message) = next(&reader)? else { break };
@@ -125,7 +126,7 @@ fn set_aside(point: &SetAside) -> Value {
 
 /// An answer, as a gateway would read it.
 fn result(message: &BorrowedMessage<'_>) -> Value {
-    let read = ResultRecord::decode(message.partition(), message.key(), message.payload());
+    let read = ResultRecord::decode(Partition(message.partition()), message.key(), message.payload());
     let Some(ResultRecord { key_hash, record, state }) = read else {
         return unreadable(message, "no answer that this build reads");
     };

@@ -2,6 +2,7 @@
 
 use anyhow::{Context as _, bail};
 use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::journal::position::{NextOffset, Partition};
 use milepost_shared::kafka::names::TopicNames;
 use milepost_shared::store::progress;
 
@@ -27,9 +28,10 @@ pub async fn set(command: &SetProgress) -> anyhow::Result<()> {
     let SetProgress { kafka, partition, offset, force, .. } = command;
     let mut connection = database::open(&command.database).await?;
     let topic = TopicNames::new(&kafka.topic_prefix).uploads;
-    let existing = progress::place(&mut connection, &topic, *partition, *offset, *force)
-        .await
-        .context("cannot write the progress")?;
+    let existing =
+        progress::place(&mut connection, &topic, Partition(*partition), NextOffset(*offset), *force)
+            .await
+            .context("cannot write the progress")?;
     if let Some(existing) = existing {
         bail!(
             "partition {partition} of {topic} already stands at offset {existing}; with --force it is moved, and then \

@@ -6,9 +6,9 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use milepost_bench::uploads::Uploads;
 use milepost_consumer::persist::decide::{Claim, Windows};
-use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::position::Position;
 use milepost_shared::journal::record::{self, JournalRecord};
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::location::{Rules, decode};
@@ -56,7 +56,7 @@ fn persisting(criterion: &mut Criterion) {
         let key_hash = KeyHash::new(ACCOUNT, "key");
         let value = record::encode(ACCOUNT, Fingerprint::of(&upload), &upload);
         let key = key_hash.to_string();
-        let source = Position { partition: 0, offset: 7 };
+        let source = Position::new(0, 7);
         let row =
             |(ordinal, location)| LocationRow { device_id: 7, location, received_at: NOW, source, ordinal };
         let rows: Vec<LocationRow<'_>> = (0..).zip(&upload.locations).map(row).collect();
@@ -88,7 +88,7 @@ fn claims() -> Vec<Claim> {
         account: ACCOUNT,
         fingerprint: Fingerprint([1; 32]),
         locations: 1,
-        position: Position { partition: 0, offset: i64::from(number) },
+        position: Position::new(0, i64::from(number)),
         time: NOW,
     };
     (0..RECORDS).map(claim).collect()

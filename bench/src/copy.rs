@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use milepost_shared::journal::answer::{self, KeyState, Position};
+use milepost_shared::journal::answer::{self, KeyState};
 use milepost_shared::journal::clock::{Clock, JournalTime};
 use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::position::Position;
 use milepost_shared::store::batch::LocationRow;
 use milepost_shared::store::copy::{KEYS, LOCATIONS, copy_in, encode_keys, encode_locations};
 use milepost_shared::store::partitions::{Partitioned, ensure};
@@ -61,7 +62,7 @@ fn rows(
     let mut locations = Vec::new();
     for number in numbers {
         let (upload, fingerprint) = records.upload(number);
-        let source = Position { partition: 0, offset: i64::try_from(number).unwrap_or(i64::MAX) };
+        let source = Position::new(0, i64::try_from(number).unwrap_or(i64::MAX));
         let state = KeyState {
             account: world.account.id,
             fingerprint: *fingerprint,

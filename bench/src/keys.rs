@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use milepost_shared::journal::answer::{self, KeyState, Position};
+use milepost_shared::journal::answer::{self, KeyState};
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::position::Position;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::store::copy::{self, copy_in, encode_keys};
 use milepost_shared::store::partitions::{Partitioned, ensure};
@@ -47,7 +48,7 @@ pub async fn fill(world: &World, count: u64, accepted_at: JournalTime, kept: Dur
         body: answer::body(1),
         accepted_at,
         expires_at: accepted_at.plus(world.settings.ttl),
-        source: Position { partition: 0, offset: -1 },
+        source: Position::new(0, -1),
     };
     let salt = uuid::Uuid::new_v4().as_u64_pair().0;
     for first in (0..count).step_by(usize::try_from(CHUNK)?) {

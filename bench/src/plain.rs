@@ -16,9 +16,10 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use milepost_shared::journal::answer::{self, Position};
+use milepost_shared::journal::answer;
 use milepost_shared::journal::clock::{Clock, JournalTime, millis};
 use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::position::Position;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::location::{Rules, Shape, Upload, decode};
 use milepost_shared::store::batch::{LocationRow, insert_locations};
@@ -33,7 +34,7 @@ const DAY: Duration = Duration::from_secs(86_400);
 /// Longest wait for a connection, and longest statement.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Without a journal, a record has no position.
-const NOWHERE: Position = Position { partition: 0, offset: 0 };
+const NOWHERE: Position = Position::new(0, 0);
 
 /// Everything a request needs.
 struct Plain {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use metrics::{counter, gauge};
 use milepost_shared::journal::clock::{Clock, JournalTime};
+use milepost_shared::journal::position::{NextOffset, Partition};
 use milepost_shared::kafka::client::{self, Watching};
 use milepost_shared::kafka::reader::{self, Reader};
 use milepost_shared::program::settings::KafkaSettings;
@@ -65,7 +66,11 @@ pub struct JournalClock {
 /// `journal_end` is its high watermark, and `wall` a wall-clock time read *before* that: when nothing is left to persist,
 /// whatever comes later is stamped later.
 #[must_use]
-pub fn journal_clock(progress: Option<&Progress>, journal_end: i64, wall: JournalTime) -> JournalClock {
+pub fn journal_clock(
+    progress: Option<&Progress>,
+    journal_end: NextOffset,
+    wall: JournalTime,
+) -> JournalClock {
     let log_time = progress.and_then(|progress| progress.log_time);
     let passed = if is_drained(progress, journal_end) { log_time.max(Some(wall)) } else { log_time };
     let all_emitted = progress.is_none_or(|progress| progress.emitted_offset >= progress.next_offset);
@@ -74,8 +79,8 @@ pub fn journal_clock(progress: Option<&Progress>, journal_end: i64, wall: Journa
 }
 
 /// Whether nothing is left to persist.
-fn is_drained(progress: Option<&Progress>, journal_end: i64) -> bool {
-    progress.map_or(0, |progress| progress.next_offset) >= journal_end
+fn is_drained(progress: Option<&Progress>, journal_end: NextOffset) -> bool {
+    progress.map_or(NextOffset::START, |progress| progress.next_offset) >= journal_end
 }
 
 /// Whether a table partition of keys may go: all its windows are over in every journal partition, and its answers are out.
@@ -91,7 +96,7 @@ pub fn may_expire(partition: &KeyPartition, clocks: &[JournalClock], grace: Dura
 /// The database's progress fell behind what this consumer has persisted: it was put back to an earlier state.
 #[derive(Debug, thiserror::Error)]
 #[error("the progress of journal partitions {0:?} was put back; what is missing is persisted again")]
-pub struct PutBack(pub Vec<i32>);
+pub struct PutBack(pub Vec<Partition>);
 
 /// Looks after table partitions until `stop`. Each consumer of an installation does; the database makes them take turns.
 ///
@@ -128,7 +133,7 @@ async fn look(
     connection: &mut PgConnection,
     emitted: &EmittedOffsets,
     assignment: &Assignment,
-) -> anyhow::Result<Vec<i32>> {
+) -> anyhow::Result<Vec<Partition>> {
     let emitted = emitted.snapshot();
     let progress = progress::load(connection, &settings.topic).await?;
     let put_back = put_back(&emitted, &progress, assignment);
@@ -170,12 +175,18 @@ fn overdue(oldest: Option<JournalTime>, now: JournalTime, grace: Duration) -> f6
 }
 
 /// What was emitted was persisted before; if the table says otherwise, it is not the table it was.
-fn put_back(emitted: &BTreeMap<i32, Emitted>, progress: &[Progress], assignment: &Assignment) -> Vec<i32> {
+fn put_back(
+    emitted: &BTreeMap<Partition, Emitted>,
+    progress: &[Progress],
+    assignment: &Assignment,
+) -> Vec<Partition> {
     emitted
         .iter()
         .filter(|(partition, emitted)| {
-            let next_offset =
-                progress.iter().find(|row| row.partition == **partition).map_or(0, |row| row.next_offset);
+            let next_offset = progress
+                .iter()
+                .find(|row| row.partition == **partition)
+                .map_or(NextOffset::START, |row| row.next_offset);
             assignment.is_current(**partition, emitted.generation) && next_offset < emitted.next
         })
         .map(|(partition, _)| *partition)
@@ -204,7 +215,7 @@ async fn make_ahead(
 struct Expired {
     partitions: Vec<KeyPartition>,
     /// The partitions of the journal in which nothing is left to persist.
-    drained: Vec<i32>,
+    drained: Vec<Partition>,
 }
 
 async fn expired(
@@ -224,53 +235,62 @@ async fn expired(
     let (watermarks, before) = (settings.clone(), progress::load(connection, &settings.topic).await?);
     let ends = tokio::task::spawn_blocking(move || journal_ends(&watermarks, &before)).await??;
     let progress = progress::load(connection, &settings.topic).await?;
-    let of = |partition: i32| progress.iter().find(|progress| progress.partition == partition);
+    let of = |partition: Partition| progress.iter().find(|progress| progress.partition == partition);
     let clocks: Vec<JournalClock> =
-        (0..).zip(&ends).map(|(partition, end)| journal_clock(of(partition), *end, wall)).collect();
+        ends.iter().map(|(partition, end)| journal_clock(of(*partition), *end, wall)).collect();
     candidates.retain(|partition| may_expire(partition, &clocks, settings.grace));
-    let drained = (0..).zip(ends).filter(|(partition, end)| is_drained(of(*partition), *end));
+    let drained = ends.iter().filter(|(partition, end)| is_drained(of(**partition), **end));
     // Partitions that were added once, and that no gateway publishes to.
     let added =
-        progress.iter().map(|row| row.partition).filter(|partition| *partition >= settings.kafka.partitions);
-    let drained = drained.map(|(partition, _)| partition).chain(added).collect();
+        progress.iter().map(|row| row.partition).filter(|partition| partition.0 >= settings.kafka.partitions);
+    let drained = drained.map(|(partition, _)| *partition).chain(added).collect();
     Ok(Expired { partitions: candidates, drained })
 }
 
 /// Where each journal partition ends: behind its last record. The log's own end may lie further on, since a transaction
 /// leaves a mark there that is no record; so where the progress has not come to it, the journal is asked for a record.
-fn journal_ends(settings: &ExpireSettings, progress: &[Progress]) -> anyhow::Result<Vec<i64>> {
+fn journal_ends(
+    settings: &ExpireSettings,
+    progress: &[Progress],
+) -> anyhow::Result<BTreeMap<Partition, NextOffset>> {
     let reader: Reader = client::journal_ends(&settings.kafka)
         .create_with_context(Watching::default())
         .context("cannot make a Kafka client")?;
-    let mut ends = (0..settings.kafka.partitions)
+    let mut ends = Partition::all(settings.kafka.partitions)
         .map(|partition| {
-            let watermarks = reader.fetch_watermarks(&settings.topic, partition, REQUEST_TIMEOUT);
-            Ok((partition, watermarks.context("cannot read the journal's end")?.1))
+            let watermarks = reader.fetch_watermarks(&settings.topic, partition.0, REQUEST_TIMEOUT);
+            let (_, end) = watermarks.context("cannot read the journal's end")?;
+            Ok((partition, NextOffset(end)))
         })
-        .collect::<anyhow::Result<BTreeMap<i32, i64>>>()?;
-    let next =
-        |partition| progress.iter().find(|row| row.partition == partition).map_or(0, |row| row.next_offset);
+        .collect::<anyhow::Result<BTreeMap<Partition, NextOffset>>>()?;
+    let next = |partition| {
+        progress
+            .iter()
+            .find(|row| row.partition == partition)
+            .map_or(NextOffset::START, |row| row.next_offset)
+    };
     let undrained = ends.iter().map(|(partition, end)| (*partition, next(*partition), *end));
     let undrained =
         undrained.filter(|(_, next, end)| next < end).map(|(partition, next, _)| (partition, next));
     let empty = without_records(&reader, &settings.topic, undrained.collect())?;
     ends.extend(empty);
-    Ok(ends.into_values().collect())
+    Ok(ends)
 }
 
 /// Of partitions and offsets, those that hold no record from there on. What is not answered in time is not among them.
 fn without_records(
     reader: &Reader,
     topic: &str,
-    mut asked: BTreeMap<i32, i64>,
-) -> anyhow::Result<BTreeMap<i32, i64>> {
-    let places = asked.iter().map(|(partition, offset)| (*partition, Offset::Offset(*offset)));
+    mut asked: BTreeMap<Partition, NextOffset>,
+) -> anyhow::Result<BTreeMap<Partition, NextOffset>> {
+    let places = asked.iter().map(|(partition, offset)| (*partition, Offset::Offset(offset.0)));
     reader::assign(reader, topic, places).context("cannot read the journal's end")?;
     let (mut empty, deadline) = (BTreeMap::new(), Instant::now() + REQUEST_TIMEOUT);
     while !asked.is_empty() && Instant::now() < deadline {
         match reader.poll(POLL) {
-            Some(Ok(message)) => drop(asked.remove(&message.partition())),
+            Some(Ok(message)) => drop(asked.remove(&Partition(message.partition()))),
             Some(Err(KafkaError::PartitionEOF(partition))) => {
+                let partition = Partition(partition);
                 empty.extend(asked.remove(&partition).map(|offset| (partition, offset)));
             }
             // The journal begins behind it, at its end: whether records are gone that were not persisted, nobody knows here.
@@ -292,10 +312,10 @@ mod tests {
 
     fn progress(next_offset: i64, log_time: i64, emitted_offset: i64, emitted_time: i64) -> Progress {
         Progress {
-            partition: 0,
-            next_offset,
+            partition: Partition(0),
+            next_offset: NextOffset(next_offset),
             log_time: Some(JournalTime(log_time)),
-            emitted_offset,
+            emitted_offset: NextOffset(emitted_offset),
             emitted_time: Some(JournalTime(emitted_time)),
         }
     }
@@ -311,7 +331,7 @@ mod tests {
     }
 
     fn expires(progress: Option<&Progress>, journal_end: i64) -> bool {
-        let clock = journal_clock(progress, journal_end, WALL);
+        let clock = journal_clock(progress, NextOffset(journal_end), WALL);
         may_expire(&key_partition(), &[clock], Duration::from_millis(500))
     }
 
@@ -338,12 +358,15 @@ mod tests {
     #[test]
     fn a_table_put_back_is_noticed_for_the_partitions_that_are_this_consumers() {
         let assignment = Assignment::default();
-        let generation = assignment.add(0, 0, 0);
-        let emitted = |generation, next| BTreeMap::from([(0, Emitted { generation, next, time: WALL })]);
+        let generation = assignment.add(Partition(0), NextOffset::START, NextOffset::START);
+        let emitted = |generation, next| {
+            let next = NextOffset(next);
+            BTreeMap::from([(Partition(0), Emitted { generation, next, time: WALL })])
+        };
         let table = [progress(5, 0, 0, 0)];
         assert!(put_back(&emitted(generation, 5), &table, &assignment).is_empty());
-        assert_eq!(put_back(&emitted(generation, 6), &table, &assignment), [0]);
-        assert_eq!(put_back(&emitted(generation, 6), &[], &assignment), [0]);
+        assert_eq!(put_back(&emitted(generation, 6), &table, &assignment), [Partition(0)]);
+        assert_eq!(put_back(&emitted(generation, 6), &[], &assignment), [Partition(0)]);
         assert!(put_back(&emitted(generation + 1, 6), &table, &assignment).is_empty());
     }
 
@@ -358,8 +381,8 @@ mod tests {
 
     #[test]
     fn one_journal_partition_that_is_behind_holds_all_back() {
-        let done = journal_clock(None, 0, WALL);
-        let behind = journal_clock(Some(&progress(5, 1500, 5, 1500)), 9, WALL);
+        let done = journal_clock(None, NextOffset::START, WALL);
+        let behind = journal_clock(Some(&progress(5, 1500, 5, 1500)), NextOffset(9), WALL);
         assert!(may_expire(&key_partition(), &[done, done], Duration::ZERO));
         assert!(!may_expire(&key_partition(), &[done, behind], Duration::ZERO));
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use milepost_shared::journal::clock::Clock;
+use milepost_shared::journal::position::Partition;
 use milepost_shared::kafka::names::TopicNames;
 use milepost_shared::kafka::trouble::Troubles;
 use milepost_shared::program::backoff::Backoff;
@@ -384,18 +385,18 @@ struct Offsets {
 
 impl Offsets {
     /// Whether the group has still to hear of it, from this consumer.
-    fn is_due(&self, partition: i32, emitted: &Emitted) -> bool {
+    fn is_due(&self, partition: Partition, emitted: &Emitted) -> bool {
         self.assignment.is_current(partition, emitted.generation)
             && self.consumer.context().committed(partition) != Some(emitted.next)
     }
 
-    fn commit(&self, emitted: &BTreeMap<i32, Emitted>, mode: CommitMode) {
+    fn commit(&self, emitted: &BTreeMap<Partition, Emitted>, mode: CommitMode) {
         let mut list = TopicPartitionList::new();
         for (partition, emitted) in emitted {
             if self.is_due(*partition, emitted) {
-                let offset = Offset::Offset(emitted.next);
+                let offset = Offset::Offset(emitted.next.0);
                 // Only an invalid offset is refused, and this one came from the journal.
-                let _ = list.add_partition_offset(&self.topic, *partition, offset);
+                let _ = list.add_partition_offset(&self.topic, partition.0, offset);
             }
         }
         if list.count() == 0 {

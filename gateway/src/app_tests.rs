@@ -521,7 +521,7 @@ async fn store(
         body: bytes::Bytes::from_static(b"{ \"processedCount\" : 1 }\n"),
         accepted_at,
         expires_at: accepted_at.plus(Duration::from_secs(3600)),
-        source: milepost_shared::journal::answer::Position { partition: 0, offset: 0 },
+        source: milepost_shared::journal::position::Position::new(0, 0),
     };
     let mut owner = database.connect(Role::Owner).await;
     sqlx::query("SELECT ensure_partition('idempotency_keys', $1, '1 day')")

@@ -6,6 +6,7 @@ use std::time::Duration;
 use milepost_consumer::expire::{journal_clock, may_expire};
 use milepost_shared::journal::answer::KeyState;
 use milepost_shared::journal::clock::{JournalTime, millis};
+use milepost_shared::journal::position::NextOffset;
 use milepost_shared::store::partitions::{KeyPartition, Stretch};
 use milepost_shared::store::progress::Progress;
 
@@ -30,9 +31,9 @@ impl Default for Database {
     fn default() -> Self {
         let progress = Progress {
             partition: PARTITION,
-            next_offset: 0,
+            next_offset: NextOffset::START,
             log_time: None,
-            emitted_offset: 0,
+            emitted_offset: NextOffset::START,
             emitted_time: None,
         };
         Self { keys: Vec::new(), locations: Vec::new(), progress }
@@ -42,11 +43,11 @@ impl Default for Database {
 impl Database {
     /// What a batch commits: the progress, and a row of both tables for each upload that is new.
     pub fn commit(&mut self, next_offset: i64, time: JournalTime, new: &[Arc<KeyState>]) {
-        self.progress.next_offset = next_offset;
+        self.progress.next_offset = NextOffset(next_offset);
         self.progress.log_time = self.progress.log_time.max(Some(time));
         self.keys.extend_from_slice(new);
         self.keys.sort_by_key(|state| state.source);
-        self.locations.extend(new.iter().map(|state| state.source.offset));
+        self.locations.extend(new.iter().map(|state| state.source.offset.0));
     }
 
     /// The newest window of the key.
@@ -57,7 +58,7 @@ impl Database {
 
     /// Notes how far a consumer has emitted, under the conditions of the statement that does.
     pub fn note_emitted(&mut self, next_offset: i64, time: JournalTime) {
-        let progress = &mut self.progress;
+        let (progress, next_offset) = (&mut self.progress, NextOffset(next_offset));
         if progress.emitted_offset < next_offset && next_offset <= progress.next_offset {
             progress.emitted_offset = next_offset;
             progress.emitted_time = progress.emitted_time.max(Some(time));
@@ -67,7 +68,7 @@ impl Database {
     /// Drops the table partitions of keys that may go. `wall` is the earlier of the two clocks that expiry reads, one of
     /// which is right.
     pub fn expire(&mut self, journal_end: i64, wall: JournalTime, planted: Option<PlantedBug>) {
-        let mut clock = journal_clock(Some(&self.progress), journal_end, wall);
+        let mut clock = journal_clock(Some(&self.progress), NextOffset(journal_end), wall);
         if planted == Some(PlantedBug::ExpireBeforeEmission) {
             clock.emitted = clock.passed;
         }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use milepost_consumer::persist::decide::Claim;
-use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::position::{Offset, Partition, Position};
 use milepost_shared::location::fingerprint::Fingerprint;
 use uuid::Uuid;
 
@@ -14,7 +14,7 @@ pub const TTL: Duration = Duration::from_millis(2);
 /// The one key.
 pub const KEY: KeyHash = KeyHash([7; 32]);
 /// The partition of the journal it falls into.
-pub const PARTITION: i32 = 0;
+pub const PARTITION: Partition = Partition(0);
 
 /// One of the two uploads that phones send under the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -134,5 +134,5 @@ impl Journal {
 /// A position in the one partition.
 #[must_use]
 pub fn at(offset: i64) -> Position {
-    Position { partition: PARTITION, offset }
+    Position { partition: PARTITION, offset: Offset(offset) }
 }

@@ -54,7 +54,7 @@ pub fn all(size: &Size) -> Vec<Property<Protocol>> {
     }
     if records > 2 {
         properties.push(seen("a copy in a later window is answered", |_, universe| {
-            !all_in_the_end(universe, |offset, state| !(1..offset).contains(&state.source.offset))
+            !all_in_the_end(universe, |offset, state| !(1..offset).contains(&state.source.offset.0))
         }));
     }
     if size.copies[1] > 0 {
@@ -94,7 +94,7 @@ fn one_answer(universe: &Universe) -> bool {
     // The slower gateway may serve an answer for as long after the window as its clock is behind.
     let earliest = universe.now.0 + SKEWS[0];
     at_once(universe).all(|state| {
-        let source = state.source.offset;
+        let source = state.source.offset.0;
         opener(source) == Some(source)
             && is_promised(universe, source, state)
             && state.expires_at.0 > earliest
@@ -121,12 +121,12 @@ fn conflict(universe: &Universe) -> bool {
 /// A group offset beyond the progress is of commits that Postgres lost: consumers begin at the smaller of the two.
 fn offsets_follow_data(universe: &Universe) -> bool {
     let progress = &universe.database.progress;
-    let begins = universe.group.unwrap_or(0).min(progress.next_offset);
+    let begins = universe.group.unwrap_or(0).min(progress.next_offset.0);
     universe.journal.openers().all(|opener| {
         let is_persisted = universe.database.locations.contains(&opener);
         let is_emitted = universe.accepted.contains(&opener);
-        (is_persisted || opener >= progress.next_offset)
-            && (is_emitted || opener >= begins.max(progress.emitted_offset))
+        (is_persisted || opener >= progress.next_offset.0)
+            && (is_emitted || opener >= begins.max(progress.emitted_offset.0))
     })
 }
 
@@ -137,14 +137,14 @@ fn facts(universe: &Universe) -> bool {
 }
 
 fn is_fenced_off(universe: &Universe) -> bool {
-    let (end, progress) = (universe.journal.end(), universe.database.progress.next_offset);
+    let (end, progress) = (universe.journal.end(), universe.database.progress.next_offset.0);
     universe.consumers.iter().flatten().any(|session| {
         session.next < end && session.transaction.is_none() && session.is_fenced_off(end, progress)
     })
 }
 
 fn lags(universe: &Universe) -> bool {
-    let next = universe.database.progress.next_offset;
+    let next = universe.database.progress.next_offset.0;
     next < universe.journal.end() && universe.journal.record(next).time.plus(TTL) <= universe.now
 }
 
@@ -161,5 +161,5 @@ fn has_expired(universe: &Universe) -> bool {
 
 fn persists_again(universe: &Universe) -> bool {
     let transactions = universe.consumers.iter().flatten().filter_map(|session| session.transaction.as_ref());
-    transactions.flat_map(|open| &open.new).any(|row| universe.accepted.contains(&row.source.offset))
+    transactions.flat_map(|open| &open.new).any(|row| universe.accepted.contains(&row.source.offset.0))
 }

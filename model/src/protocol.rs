@@ -88,7 +88,7 @@ impl Model for Protocol {
             actions.extend([Action::LookUp, Action::CrashGateway]);
         }
         if self.size.losses {
-            actions.extend((0..universe.database.progress.next_offset).map(Action::PutBack));
+            actions.extend((0..universe.database.progress.next_offset.0).map(Action::PutBack));
         }
     }
 

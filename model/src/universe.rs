@@ -5,6 +5,7 @@ use std::sync::Arc;
 use milepost_consumer::journal::assign::{Known, start};
 use milepost_shared::journal::answer::KeyState;
 use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::journal::position::{NextOffset, Offset};
 
 use crate::consumer::{Consumer, Transaction};
 use crate::database::Database;
@@ -63,14 +64,14 @@ impl Universe {
         let progress = self.database.progress;
         let known = Known {
             progress: progress.next_offset,
-            group,
+            group: group.map(NextOffset),
             emitted: progress.emitted_offset,
-            journal_start: 0,
-            journal_end: self.journal.end(),
-            stamped_later: progress.log_time.and_then(|time| self.journal.stamped_later(time)),
+            journal_start: NextOffset::START,
+            journal_end: NextOffset(self.journal.end()),
+            stamped_later: progress.log_time.and_then(|time| self.journal.stamped_later(time)).map(Offset),
         };
         let start = start(PARTITION, known).ok()?;
-        self.consumers[consumer] = Some(Consumer::new(start, progress.next_offset));
+        self.consumers[consumer] = Some(Consumer::new(start.0, progress.next_offset.0));
         Some(())
     }
 
@@ -86,7 +87,7 @@ impl Universe {
         if fenced && session.persists(end) && self.in_transaction() {
             return None; // The other transaction has locked the row.
         }
-        if fenced && session.is_fenced_off(end, self.database.progress.next_offset) {
+        if fenced && session.is_fenced_off(end, self.database.progress.next_offset.0) {
             self.consumers[consumer] = None;
             return Some(());
         }

@@ -1,8 +1,8 @@
 //! What is in the tables, read by their owner.
 
 use futures::TryStreamExt as _;
-use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::journal::position::Position;
 use milepost_shared::location::fields::{NUMBERS, TEXTS};
 use milepost_shared::location::{Location, Upload};
 use sqlx::postgres::PgRow;
@@ -158,7 +158,7 @@ impl Tables {
         let rows = sqlx::query("SELECT * FROM dead_letters ORDER BY partition, \"offset\"");
         let letter = |row: &PgRow| {
             Ok(DeadLetter {
-                position: Position { partition: row.try_get("partition")?, offset: row.try_get("offset")? },
+                position: Position::new(row.try_get("partition")?, row.try_get("offset")?),
                 key: row.try_get("record_key")?,
                 value: row.try_get("record_value")?,
                 reason: row.try_get("reason")?,
@@ -202,7 +202,7 @@ impl Tables {
 }
 
 fn source(row: &PgRow) -> anyhow::Result<Position> {
-    Ok(Position { partition: row.try_get("source_partition")?, offset: row.try_get("source_offset")? })
+    Ok(Position::new(row.try_get("source_partition")?, row.try_get("source_offset")?))
 }
 
 fn moment(row: &PgRow, column: &str) -> anyhow::Result<JournalTime> {

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::position::Position;
 use milepost_shared::journal::record::JournalRecord;
 use milepost_shared::kafka::names::TopicNames;
 use milepost_shared::location::Upload;
@@ -421,7 +421,7 @@ impl World {
             .collect();
         for Record { partition, offset, key, value, .. } in self.kafka.read(&self.topics.uploads).await? {
             let Ok(record) = JournalRecord::decode(key.as_deref(), value.as_deref()) else { continue };
-            let position = Position { partition, offset };
+            let position = Position::new(partition, offset);
             ensure!(
                 !seen.insert(record.key_hash) || persisted.contains(&position),
                 "the first record of a key, {position:?}, is not the one persisted"

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::journal::position::Position;
 use milepost_shared::kafka::names::TopicNames;
 use milepost_tests::{Kafka, Tables};
 use uuid::Uuid;

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::clock::Clock;
+use milepost_shared::journal::position::Position;
 use milepost_tests::{KeyRow, Stored};
 
 use crate::evidence::{Evidence, JournalEntry, Observed, SeenFact, Sources, StoredKey, StoredUpload};
@@ -265,9 +265,8 @@ mod tests {
 
     #[test]
     fn what_differs_between_two_states_is_listed() {
-        let state = |rows: &[(i64, u8)]| {
-            rows.iter().map(|(offset, row)| (Position { partition: 0, offset: *offset }, *row)).collect()
-        };
+        let state =
+            |rows: &[(i64, u8)]| rows.iter().map(|(offset, row)| (Position::new(0, *offset), *row)).collect();
         let mut found =
             differences("row", state(&[(1, 1), (2, 2), (3, 3)]), state(&[(1, 1), (2, 9), (4, 4)]));
         found.sort();

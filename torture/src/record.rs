@@ -2,8 +2,8 @@
 //! subscribers, and by nothing else.
 
 use anyhow::{Context as _, ensure};
-use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::journal::position::Position;
 use milepost_shared::journal::record::JournalRecord;
 use milepost_tests::Record;
 use serde::Deserialize;
@@ -22,7 +22,7 @@ pub fn journal_entry(sources: &Sources, record: &Record) -> JournalEntry {
     };
     let is_set_aside = account.is_some() && upload.is_none();
     JournalEntry {
-        position: Position { partition: record.partition, offset: record.offset },
+        position: Position::new(record.partition, record.offset),
         time: JournalTime(record.time),
         key_hash,
         account,

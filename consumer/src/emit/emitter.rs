@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use metrics::{counter, histogram};
-use milepost_shared::journal::answer::{KeyState, Position};
+use milepost_shared::journal::answer::KeyState;
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::fact::{
     self, HEADER_ACCOUNT, HEADER_DEVICE, HEADER_SCHEMA, HEADER_SOURCE_OFFSET, HEADER_TRACEPARENT,
 };
 use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::position::{NextOffset, Offset, Partition, Position};
 use milepost_shared::journal::result::ResultRecord;
 use milepost_shared::kafka::client;
 use milepost_shared::kafka::names::TopicNames;
@@ -85,7 +86,7 @@ pub struct Emitted {
     /// The assignment of the partition.
     pub generation: u64,
     /// The offset after the last.
-    pub next: i64,
+    pub next: NextOffset,
     /// The greatest journal time.
     pub time: JournalTime,
 }
@@ -139,9 +140,9 @@ pub struct Failure {
 #[derive(Debug)]
 struct Refused {
     topic: String,
-    partition: i32,
+    partition: Partition,
     /// The journal record's; `None` if a broker refused a request, which may hold many records.
-    offset: Option<i64>,
+    offset: Option<Offset>,
 }
 
 impl From<KafkaError> for Failure {
@@ -151,7 +152,7 @@ impl From<KafkaError> for Failure {
 }
 
 impl Failure {
-    fn new(error: KafkaError, topic: &str, partition: i32, offset: Option<i64>) -> Self {
+    fn new(error: KafkaError, topic: &str, partition: Partition, offset: Option<Offset>) -> Self {
         let topic = topic.to_owned();
         let refused = is_permanent(&error).then_some(Refused { topic, partition, offset });
         Self { error, refused }
@@ -159,7 +160,7 @@ impl Failure {
 
     /// The failure of a record that a producer has given up on.
     fn of((error, message): (KafkaError, OwnedMessage)) -> Self {
-        Self::new(error, message.topic(), message.partition(), None)
+        Self::new(error, message.topic(), Partition(message.partition()), None)
     }
 }
 
@@ -241,7 +242,7 @@ impl Emitter {
     pub async fn acknowledge(
         &mut self,
         acknowledged: Result<(), Failure>,
-    ) -> Result<BTreeMap<i32, Emitted>, Stopped> {
+    ) -> Result<BTreeMap<Partition, Emitted>, Stopped> {
         if let Err(failure) = acknowledged {
             self.recover(failure).await?;
             self.persevere(0).await?;
@@ -401,7 +402,7 @@ fn record<'a>(
     value: &'a [u8],
 ) -> FutureRecord<'a, str, [u8]> {
     // The journal's partition, not one computed from the key again: the one-integer rule depends on it.
-    FutureRecord::to(topic).partition(emission.position.partition).key(key).payload(value)
+    FutureRecord::to(topic).partition(emission.position.partition.0).key(key).payload(value)
 }
 
 /// Hands a record to a producer. A full queue is back-pressure: it waits for the oldest delivery, which makes room.
@@ -486,10 +487,10 @@ fn header<'a>(key: &'a str, value: &'a str) -> Header<'a, &'a str> {
 }
 
 /// How far a batch brings each of its partitions once all of it is acknowledged.
-pub(crate) fn progress(batch: &[Emission]) -> BTreeMap<i32, Emitted> {
-    let mut emitted: BTreeMap<i32, Emitted> = BTreeMap::new();
+pub(crate) fn progress(batch: &[Emission]) -> BTreeMap<Partition, Emitted> {
+    let mut emitted: BTreeMap<Partition, Emitted> = BTreeMap::new();
     for Emission { position, time, generation, .. } in batch {
-        let next = position.offset + 1;
+        let next = position.offset.next();
         emitted
             .entry(position.partition)
             .and_modify(|emitted| {
@@ -503,17 +504,17 @@ pub(crate) fn progress(batch: &[Emission]) -> BTreeMap<i32, Emitted> {
 
 /// How far emission has come in a session, for expiry.
 #[derive(Debug, Clone, Default)]
-pub struct EmittedOffsets(Arc<Mutex<BTreeMap<i32, Emitted>>>);
+pub struct EmittedOffsets(Arc<Mutex<BTreeMap<Partition, Emitted>>>);
 
 impl EmittedOffsets {
     /// Notes what was acknowledged.
-    pub fn note(&self, emitted: &BTreeMap<i32, Emitted>) {
+    pub fn note(&self, emitted: &BTreeMap<Partition, Emitted>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).extend(emitted);
     }
 
     /// All that was noted.
     #[must_use]
-    pub fn snapshot(&self) -> BTreeMap<i32, Emitted> {
+    pub fn snapshot(&self) -> BTreeMap<Partition, Emitted> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }

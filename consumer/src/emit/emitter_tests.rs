@@ -47,7 +47,7 @@ fn stoppable(cluster: &Cluster, fact_linger: Duration, stopped: StoppedPartition
 /// A batch of one upload.
 fn batch(offset: i64) -> Vec<Emission> {
     let upload = Upload { device: "d".to_owned(), locations: vec![Location::new(1, 48.0, 16.0)] };
-    batch_of(Position { partition: 0, offset }, upload)
+    batch_of(Position::new(0, offset), upload)
 }
 
 fn batch_of(position: Position, upload: Upload) -> Vec<Emission> {
@@ -78,7 +78,7 @@ async fn all_acknowledged(emitter: &mut Emitter) -> Vec<i64> {
         while emitter.is_busy() {
             let acknowledged = emitter.facts_acknowledged().await;
             nexts.extend(
-                emitter.acknowledge(acknowledged).await.unwrap().into_values().map(|emitted| emitted.next),
+                emitter.acknowledge(acknowledged).await.unwrap().into_values().map(|emitted| emitted.next.0),
             );
         }
     };
@@ -165,7 +165,7 @@ async fn no_more_is_emitted_than_may_be_pending() {
         let fact = &mut batch[0].answer.as_mut().unwrap().fact;
         fact.as_mut().unwrap().locations = vec![Location::new(1, 48.0, 16.0); PENDING_MAX / 6 - 1];
         // What leaves nothing behind takes room as well.
-        let position = Position { partition: 0, offset: offset + 1 };
+        let position = Position::new(0, offset + 1);
         batch.push(Emission {
             position,
             time: JournalTime(1),
@@ -236,7 +236,7 @@ async fn emitted(
         while emitter.is_busy() {
             let acknowledged = emitter.facts_acknowledged().await;
             let emitted = emitter.acknowledge(acknowledged).await.unwrap();
-            nexts.extend(emitted.into_iter().map(|(partition, emitted)| (partition, emitted.next)));
+            nexts.extend(emitted.into_iter().map(|(partition, emitted)| (partition.0, emitted.next.0)));
         }
     };
     tokio::time::timeout(PATIENCE, emitting).await.expect("nothing is retried forever");
@@ -251,7 +251,7 @@ fn stops(stopped: &StoppedPartitions) -> Vec<Position> {
 async fn a_fact_too_large_for_its_topic_stops_its_partition_before_it_and_no_other() {
     let (cluster, stopped) = (cluster(), StoppedPartitions::default());
     let mut emitter = stoppable(&cluster, Duration::ZERO, stopped.clone());
-    let at = |partition, offset| Position { partition, offset };
+    let at = Position::new;
     let small = Upload { device: "d".to_owned(), locations: vec![Location::new(1, 48.0, 16.0)] };
     let label = Some("x".repeat(64));
     let location = Location { provider: label.clone(), network_type: label, ..small.locations[0].clone() };
@@ -276,7 +276,7 @@ async fn a_broker_that_refuses_a_record_for_good_stops_its_partition_and_no_othe
     let (cluster, stopped) = (cluster(), StoppedPartitions::default());
     let mut emitter = stoppable(&cluster, Duration::ZERO, stopped.clone());
     let small = Upload { device: "d".to_owned(), locations: vec![Location::new(1, 48.0, 16.0)] };
-    let at = |partition, offset| Position { partition, offset };
+    let at = Position::new;
     for (round, refusal) in (0..).zip([
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE,
         RDKafkaRespErr::RD_KAFKA_RESP_ERR_INVALID_RECORD,
@@ -304,13 +304,16 @@ async fn a_refusal_that_passes_stops_nothing() {
 #[test]
 fn a_batch_brings_each_partition_to_the_offset_after_its_last_record() {
     let emission = |partition, offset, time| Emission {
-        position: Position { partition, offset },
+        position: Position::new(partition, offset),
         time: JournalTime(time),
         generation: 7,
         traceparent: None,
         answer: None,
     };
     let emitted = progress(&[emission(0, 5, 50), emission(1, 9, 90), emission(0, 6, 40)]);
-    assert_eq!(emitted[&0], Emitted { generation: 7, next: 7, time: JournalTime(50) });
-    assert_eq!(emitted[&1], Emitted { generation: 7, next: 10, time: JournalTime(90) });
+    assert_eq!(emitted[&Partition(0)], Emitted { generation: 7, next: NextOffset(7), time: JournalTime(50) });
+    assert_eq!(
+        emitted[&Partition(1)],
+        Emitted { generation: 7, next: NextOffset(10), time: JournalTime(90) }
+    );
 }

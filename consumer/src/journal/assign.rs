@@ -6,22 +6,24 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// What is known of a partition when it is assigned. Offsets are next offsets.
+use milepost_shared::journal::position::{NextOffset, Offset, Partition};
+
+/// What is known of a partition when it is assigned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Known {
     /// First offset that is not persisted.
-    pub progress: i64,
+    pub progress: NextOffset,
     /// First offset that the group has not acknowledged; `None` if the group knows nothing.
-    pub group: Option<i64>,
+    pub group: Option<NextOffset>,
     /// First offset that the table does not know to be emitted. Noted only now and then, so it may be behind, but never ahead.
-    pub emitted: i64,
-    /// First offset that the journal still holds.
-    pub journal_start: i64,
+    pub emitted: NextOffset,
+    /// First offset that the journal still holds: everything below is deleted.
+    pub journal_start: NextOffset,
     /// The offset after the journal's last.
-    pub journal_end: i64,
+    pub journal_end: NextOffset,
     /// First offset in the journal that is stamped later than everything persisted; `None` if there is none, or if the table
     /// knows no journal time.
-    pub stamped_later: Option<i64>,
+    pub stamped_later: Option<Offset>,
 }
 
 /// Records that are needed and that the journal no longer holds. Offsets missing inside the journal are not a gap: a
@@ -32,15 +34,15 @@ pub enum Gap {
     #[error(
         "journal partition {partition} lacks the offsets {from} to {}: they are not persisted and emitted, and the \
          journal begins at {to}. Restore them, or accept the loss with 'milepost-admin progress set'",
-        to - 1
+        to.last()
     )]
     Deleted {
         /// The journal partition.
-        partition: i32,
+        partition: Partition,
         /// First offset missing.
-        from: i64,
+        from: NextOffset,
         /// First offset there.
-        to: i64,
+        to: NextOffset,
     },
     /// The journal was rewound: it ends before what was persisted.
     #[error(
@@ -49,11 +51,11 @@ pub enum Gap {
     )]
     Rewound {
         /// The journal partition.
-        partition: i32,
+        partition: Partition,
         /// The offset after the journal's last.
-        end: i64,
+        end: NextOffset,
         /// The table's progress.
-        progress: i64,
+        progress: NextOffset,
     },
     /// The journal was rewound and has grown past what was persisted, with other records: it lost its end, or its topic was
     /// created again, and offsets are used a second time.
@@ -64,11 +66,11 @@ pub enum Gap {
     )]
     Overwritten {
         /// The journal partition.
-        partition: i32,
+        partition: Partition,
         /// The table's progress.
-        progress: i64,
+        progress: NextOffset,
         /// First offset stamped later than all that is persisted.
-        later: i64,
+        later: Offset,
     },
 }
 
@@ -76,17 +78,17 @@ pub enum Gap {
 ///
 /// # Errors
 /// [`Gap`]: nothing may be skipped.
-pub fn start(partition: i32, known: Known) -> Result<i64, Gap> {
+pub fn start(partition: Partition, known: Known) -> Result<NextOffset, Gap> {
     let Known { progress, group, emitted, journal_start, journal_end, stamped_later } = known;
     if progress > journal_end {
         return Err(Gap::Rewound { partition, end: journal_end, progress });
     }
     // Everything persisted was stamped no later than the greatest time persisted.
-    if let Some(later) = stamped_later.filter(|later| *later < progress) {
+    if let Some(later) = stamped_later.filter(|later| progress.covers(*later)) {
         return Err(Gap::Overwritten { partition, progress, later });
     }
     // A group without offsets says that nothing was emitted: everything the journal holds is emitted again.
-    let from = progress.min(group.unwrap_or(0));
+    let from = progress.min(group.unwrap_or(NextOffset::START));
     // What the journal no longer holds is missing only if it was not persisted, or neither store knows that it was emitted.
     let needed = progress.min(from.max(emitted));
     if needed < journal_start {
@@ -101,9 +103,9 @@ pub struct Assigned {
     /// Counts assignments, to distinguish records polled before a rebalance from those polled after it.
     pub generation: u64,
     /// The table's progress at assignment: records below are only emitted again.
-    pub persisted_below: i64,
+    pub persisted_below: NextOffset,
     /// The offset after the last record polled. The next record may stand behind it: offsets need not be contiguous.
-    pub expected: i64,
+    pub expected: NextOffset,
 }
 
 /// The partitions that are this consumer's. Written by the polling thread only, read by all.
@@ -114,7 +116,7 @@ pub struct Assignment(Arc<Mutex<Inner>>);
 struct Inner {
     /// Of the newest assignment.
     generation: u64,
-    partitions: BTreeMap<i32, Assigned>,
+    partitions: BTreeMap<Partition, Assigned>,
 }
 
 impl Assignment {
@@ -123,7 +125,7 @@ impl Assignment {
     }
 
     /// Adds a partition. Returns the assignment's generation.
-    pub fn add(&self, partition: i32, persisted_below: i64, start: i64) -> u64 {
+    pub fn add(&self, partition: Partition, persisted_below: NextOffset, start: NextOffset) -> u64 {
         let mut inner = self.lock();
         inner.generation += 1;
         let generation = inner.generation;
@@ -132,37 +134,37 @@ impl Assignment {
     }
 
     /// Takes a partition away.
-    pub fn remove(&self, partition: i32) {
+    pub fn remove(&self, partition: Partition) {
         self.lock().partitions.remove(&partition);
     }
 
     /// Notes that the record at `offset` was polled. Returns what was assigned before, with the offset after the record before
     /// it; `None` if the partition is not this consumer's.
-    pub fn polled(&self, partition: i32, offset: i64) -> Option<Assigned> {
+    pub fn polled(&self, partition: Partition, offset: Offset) -> Option<Assigned> {
         let mut inner = self.lock();
         let assigned = inner.partitions.get_mut(&partition)?;
         let before = *assigned;
-        assigned.expected = offset + 1;
+        assigned.expected = offset.next();
         Some(before)
     }
 
     /// Whether a partition is still the one assigned in `generation`.
     #[must_use]
-    pub fn is_current(&self, partition: i32, generation: u64) -> bool {
+    pub fn is_current(&self, partition: Partition, generation: u64) -> bool {
         let inner = self.lock();
         inner.partitions.get(&partition).is_some_and(|assigned| assigned.generation == generation)
     }
 
     /// The offset expected next from a partition.
     #[must_use]
-    pub fn expected(&self, partition: i32) -> Option<i64> {
+    pub fn expected(&self, partition: Partition) -> Option<NextOffset> {
         let inner = self.lock();
         inner.partitions.get(&partition).map(|assigned| assigned.expected)
     }
 
     /// All partitions assigned.
     #[must_use]
-    pub fn partitions(&self) -> Vec<i32> {
+    pub fn partitions(&self) -> Vec<Partition> {
         self.lock().partitions.keys().copied().collect()
     }
 }
@@ -173,9 +175,31 @@ mod tests {
 
     use super::*;
 
-    fn known(progress: i64, group: Option<i64>, journal: (i64, i64)) -> Known {
-        let (journal_start, journal_end) = journal;
-        Known { progress, group, emitted: 0, journal_start, journal_end, stamped_later: None }
+    fn known(progress: i64, group: Option<i64>, (journal_start, journal_end): (i64, i64)) -> Known {
+        Known {
+            progress: NextOffset(progress),
+            group: group.map(NextOffset),
+            emitted: NextOffset::START,
+            journal_start: NextOffset(journal_start),
+            journal_end: NextOffset(journal_end),
+            stamped_later: None,
+        }
+    }
+
+    fn start(partition: i32, known: Known) -> Result<i64, Gap> {
+        super::start(Partition(partition), known).map(|NextOffset(start)| start)
+    }
+
+    fn deleted(partition: i32, from: i64, to: i64) -> Gap {
+        Gap::Deleted { partition: Partition(partition), from: NextOffset(from), to: NextOffset(to) }
+    }
+
+    fn overwritten(partition: i32, progress: i64, later: i64) -> Gap {
+        Gap::Overwritten {
+            partition: Partition(partition),
+            progress: NextOffset(progress),
+            later: Offset(later),
+        }
     }
 
     #[test]
@@ -189,7 +213,7 @@ mod tests {
     fn without_group_offsets_everything_the_journal_holds_is_emitted_again() {
         assert_eq!(start(0, known(50, None, (0, 100))), Ok(0));
         // What the journal no longer holds is known to be emitted by the table, or by nobody.
-        let known = |emitted| Known { emitted, ..known(50, None, (30, 100)) };
+        let known = |emitted| Known { emitted: NextOffset(emitted), ..known(50, None, (30, 100)) };
         assert_eq!(start(0, known(30)), Ok(30));
         assert_eq!(start(0, known(50)), Ok(30));
     }
@@ -197,9 +221,9 @@ mod tests {
     #[test]
     fn without_group_offsets_nothing_is_taken_for_emitted_that_the_table_does_not_know_to_be() {
         for group in [None, Some(0)] {
-            let known = |emitted| Known { emitted, ..known(50, group, (30, 100)) };
+            let known = |emitted| Known { emitted: NextOffset(emitted), ..known(50, group, (30, 100)) };
             for emitted in [0, 29] {
-                let gap = Gap::Deleted { partition: 0, from: emitted, to: 30 };
+                let gap = deleted(0, emitted, 30);
                 assert_eq!(start(0, known(emitted)), Err(gap), "{group:?}");
             }
         }
@@ -207,33 +231,33 @@ mod tests {
 
     #[test]
     fn records_gone_before_they_were_persisted_or_emitted_are_a_gap_and_never_skipped() {
-        let gap = |from, to| Err(Gap::Deleted { partition: 3, from, to });
+        let gap = |from, to| Err(deleted(3, from, to));
         assert_eq!(start(3, known(20, Some(20), (30, 100))), gap(20, 30));
         assert_eq!(start(3, known(40, Some(20), (30, 100))), gap(20, 30));
         assert_eq!(start(3, known(0, None, (30, 100))), gap(0, 30));
         assert_eq!(
             start(3, known(20, None, (0, 10))),
-            Err(Gap::Rewound { partition: 3, end: 10, progress: 20 })
+            Err(Gap::Rewound { partition: Partition(3), end: NextOffset(10), progress: NextOffset(20) })
         );
-        let text = Gap::Deleted { partition: 3, from: 20, to: 30 }.to_string();
+        let text = deleted(3, 20, 30).to_string();
         assert!(text.contains("partition 3 lacks the offsets 20 to 29"), "{text}");
     }
 
     #[test]
     fn a_journal_with_later_records_below_the_progress_is_another_one() {
         // It lost its end, at 95, and has grown past the progress since.
-        let known = |stamped_later| Known { stamped_later, ..known(101, Some(101), (0, 106)) };
-        assert_eq!(
-            start(3, known(Some(95))),
-            Err(Gap::Overwritten { partition: 3, progress: 101, later: 95 })
-        );
+        let known = |later: Option<i64>| Known {
+            stamped_later: later.map(Offset),
+            ..known(101, Some(101), (0, 106))
+        };
+        assert_eq!(start(3, known(Some(95))), Err(overwritten(3, 101, 95)));
         assert_eq!(start(3, known(Some(101))), Ok(101));
         assert_eq!(start(3, known(Some(104))), Ok(101));
         assert_eq!(start(3, known(None)), Ok(101));
         // Its topic was created again, and the group's offsets went with it.
-        let created_again = Known { group: None, emitted: 101, ..known(Some(0)) };
+        let created_again = Known { group: None, emitted: NextOffset(101), ..known(Some(0)) };
         let gap = start(3, created_again).unwrap_err();
-        assert_eq!(gap, Gap::Overwritten { partition: 3, progress: 101, later: 0 });
+        assert_eq!(gap, overwritten(3, 101, 0));
         let text = gap.to_string();
         assert!(text.contains("partition 3 is not the one that was persisted"), "{text}");
         assert!(text.contains("progress set --partition 3 --offset 0 --force"), "{text}");
@@ -241,11 +265,11 @@ mod tests {
 
     #[test]
     fn what_is_gone_and_known_to_be_emitted_is_no_gap() {
-        let known = |emitted| Known { emitted, ..known(40, Some(20), (30, 100)) };
+        let known = |emitted| Known { emitted: NextOffset(emitted), ..known(40, Some(20), (30, 100)) };
         assert_eq!(start(3, known(30)), Ok(30));
         assert_eq!(start(3, known(40)), Ok(30));
-        assert_eq!(start(3, known(29)), Err(Gap::Deleted { partition: 3, from: 29, to: 30 }));
-        let accepted_loss = Known { progress: 30, emitted: 30, ..known(0) };
+        assert_eq!(start(3, known(29)), Err(deleted(3, 29, 30)));
+        let accepted_loss = Known { progress: NextOffset(30), emitted: NextOffset(30), ..known(0) };
         assert_eq!(start(3, accepted_loss), Ok(30));
     }
 
@@ -256,7 +280,7 @@ mod tests {
             first in 0..100i64, length in 0..100i64,
         ) {
             let emitted = emitted.min(progress);
-            let known = Known { emitted, ..known(progress, group, (first, first + length)) };
+            let known = Known { emitted: NextOffset(emitted), ..known(progress, group, (first, first + length)) };
             if let Ok(from) = start(0, known) {
                 prop_assert!(from <= progress);
                 prop_assert!(from >= first && from <= first + length);
@@ -268,16 +292,16 @@ mod tests {
 
     #[test]
     fn records_of_an_earlier_assignment_are_distinguished() {
-        let assignment = Assignment::default();
-        assignment.add(1, 10, 5);
-        let polled = assignment.polled(1, 5).unwrap();
-        assert_eq!((polled.persisted_below, polled.expected), (10, 5));
-        assert_eq!(assignment.polled(1, 6).unwrap().expected, 6);
-        assert!(assignment.is_current(1, polled.generation));
-        assignment.remove(1);
-        assert_eq!(assignment.polled(1, 7), None);
-        assignment.add(1, 10, 5);
-        assert!(!assignment.is_current(1, polled.generation));
-        assert_eq!(assignment.partitions(), [1]);
+        let (assignment, one) = (Assignment::default(), Partition(1));
+        assignment.add(one, NextOffset(10), NextOffset(5));
+        let polled = assignment.polled(one, Offset(5)).unwrap();
+        assert_eq!((polled.persisted_below, polled.expected), (NextOffset(10), NextOffset(5)));
+        assert_eq!(assignment.polled(one, Offset(6)).unwrap().expected, NextOffset(6));
+        assert!(assignment.is_current(one, polled.generation));
+        assignment.remove(one);
+        assert_eq!(assignment.polled(one, Offset(7)), None);
+        assignment.add(one, NextOffset(10), NextOffset(5));
+        assert!(!assignment.is_current(one, polled.generation));
+        assert_eq!(assignment.partitions(), [one]);
     }
 }

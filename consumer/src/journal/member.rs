@@ -7,6 +7,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use metrics::gauge;
+use milepost_shared::journal::position::{NextOffset, Partition};
 use milepost_shared::kafka::client::are_forgotten;
 use milepost_shared::kafka::trouble::Troubles;
 use milepost_shared::program::pages::Readiness;
@@ -45,7 +46,7 @@ pub struct Member {
     troubles: Troubles,
     rebalances: SyncSender<Rebalance>,
     /// What the group has acknowledged of this member's commits.
-    committed: Mutex<BTreeMap<i32, i64>>,
+    committed: Mutex<BTreeMap<Partition, NextOffset>>,
     /// Cancelled when no broker is known any more.
     pub(crate) lost: CancellationToken,
 }
@@ -101,7 +102,7 @@ impl ConsumerContext for Member {
         let mut committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
         for element in offsets.elements() {
             if let (Ok(()), Offset::Offset(offset)) = (element.error(), element.offset()) {
-                committed.insert(element.partition(), offset);
+                committed.insert(Partition(element.partition()), NextOffset(offset));
             }
         }
     }
@@ -129,7 +130,7 @@ impl Member {
     }
 
     /// The offset of a partition that the group has last acknowledged to this member.
-    pub(crate) fn committed(&self, partition: i32) -> Option<i64> {
+    pub(crate) fn committed(&self, partition: Partition) -> Option<NextOffset> {
         self.committed.lock().unwrap_or_else(PoisonError::into_inner).get(&partition).copied()
     }
 
@@ -137,9 +138,10 @@ impl Member {
     pub(crate) fn forget(&self, partitions: &TopicPartitionList) {
         let mut committed = self.committed.lock().unwrap_or_else(PoisonError::into_inner);
         for element in partitions.elements() {
-            tracing::info!(partition = element.partition(), "partition revoked");
-            self.assignment.remove(element.partition());
-            committed.remove(&element.partition());
+            let partition = Partition(element.partition());
+            tracing::info!(partition = partition.0, "partition revoked");
+            self.assignment.remove(partition);
+            committed.remove(&partition);
         }
         // What was not committed of them is not this member's any more.
         self.troubles.over(COMMITTING);
@@ -156,9 +158,10 @@ impl Member {
     }
 
     /// A partition of this consumer that no broker leads: nothing is read of it, and librdkafka says nothing.
-    fn leaderless(&self, statistics: &Statistics) -> Option<i32> {
+    fn leaderless(&self, statistics: &Statistics) -> Option<Partition> {
         let topic = statistics.topics.get(&self.topic)?;
-        let is_led = |partition: &i32| topic.partitions.get(partition).is_none_or(|one| one.leader >= 0);
+        let is_led =
+            |partition: &Partition| topic.partitions.get(&partition.0).is_none_or(|one| one.leader >= 0);
         self.assignment.partitions().into_iter().find(|partition| !is_led(partition))
     }
 }

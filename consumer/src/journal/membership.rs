@@ -7,14 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::journal::position::{NextOffset, Offset, Partition};
 use milepost_shared::kafka::reader::{READING, offsets_at};
 use milepost_shared::kafka::trouble::Troubles;
 use milepost_shared::program::pages::Readiness;
 use milepost_shared::store::connection::Connections;
 use milepost_shared::store::progress::{self, Progress};
+use rdkafka::TopicPartitionList;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, KafkaResult};
-use rdkafka::{Offset, TopicPartitionList};
 use sqlx::PgConnection;
 use tokio::runtime::Handle;
 use tokio::sync::Mutex;
@@ -55,7 +56,7 @@ pub enum PollError {
 }
 
 /// A run of poison records that ends at a partition's progress: the partition, and how long it is.
-pub type RunBefore = (i32, usize);
+pub type RunBefore = (Partition, usize);
 
 /// Answers rebalances.
 pub struct Membership {
@@ -103,18 +104,19 @@ impl Membership {
         consumer: &MemberConsumer,
         mut partitions: TopicPartitionList,
     ) -> Result<Vec<RunBefore>, PollError> {
-        let numbers: Vec<i32> = partitions.elements().iter().map(|element| element.partition()).collect();
+        let numbers: Vec<Partition> =
+            partitions.elements().iter().map(|element| Partition(element.partition())).collect();
         let progress = self.runtime.block_on(self.progress(&numbers))?;
         let committed = consumer.committed_offsets(partitions.clone(), REQUEST_TIMEOUT)?;
         let topic = &self.topic;
         let stamped_later = self.stamped_later(consumer, &progress)?;
         let mut runs = Vec::with_capacity(numbers.len());
         for (partition, (progress, run)) in numbers.iter().copied().zip(progress) {
-            let (journal_start, journal_end) =
-                consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?;
+            let (low, high) = consumer.fetch_watermarks(topic, partition.0, REQUEST_TIMEOUT)?;
+            let (journal_start, journal_end) = (NextOffset(low), NextOffset(high));
             let group =
-                committed.find_partition(topic, partition).and_then(|element| match element.offset() {
-                    Offset::Offset(offset) => Some(offset),
+                committed.find_partition(topic, partition.0).and_then(|element| match element.offset() {
+                    rdkafka::Offset::Offset(offset) => Some(NextOffset(offset)),
                     _ => None,
                 });
             let (next_offset, emitted) = (progress.next_offset, progress.emitted_offset);
@@ -122,8 +124,14 @@ impl Membership {
             let known =
                 Known { progress: next_offset, group, emitted, journal_start, journal_end, stamped_later };
             let start = assign::start(partition, known)?;
-            tracing::info!(partition, start, progress = next_offset, ?group, "partition assigned");
-            partitions.set_partition_offset(topic, partition, Offset::Offset(start))?;
+            tracing::info!(
+                partition = partition.0,
+                start = start.0,
+                progress = next_offset.0,
+                ?group,
+                "partition assigned"
+            );
+            partitions.set_partition_offset(topic, partition.0, rdkafka::Offset::Offset(start.0))?;
             let generation = self.assignment.add(partition, next_offset, start);
             if let (Some(time), true) = (progress.log_time, start == next_offset) {
                 self.emitted
@@ -147,21 +155,21 @@ impl Membership {
         &self,
         consumer: &MemberConsumer,
         progress: &[(Progress, usize)],
-    ) -> KafkaResult<BTreeMap<i32, i64>> {
+    ) -> KafkaResult<BTreeMap<Partition, Offset>> {
         let times = progress.iter().filter_map(|(progress, _)| {
             let JournalTime(time) = progress.log_time?;
             Some((progress.partition, time + 1))
         });
         let found = offsets_at(consumer, &self.topic, times, REQUEST_TIMEOUT)?;
         let later = found.into_iter().filter_map(|(partition, place)| match place {
-            Offset::Offset(offset) => Some((partition, offset)),
+            rdkafka::Offset::Offset(offset) => Some((partition, Offset(offset))),
             _ => None,
         });
         Ok(later.collect())
     }
 
     /// Progress and poison run of each partition. Waits for Postgres, but not so long that the group gives this consumer up.
-    async fn progress(&self, partitions: &[i32]) -> Result<Vec<(Progress, usize)>, PollError> {
+    async fn progress(&self, partitions: &[Partition]) -> Result<Vec<(Progress, usize)>, PollError> {
         let attempts = async {
             loop {
                 let reason = match self.ask_progress(partitions).await {
@@ -181,7 +189,7 @@ impl Membership {
         }
     }
 
-    async fn ask_progress(&self, partitions: &[i32]) -> sqlx::Result<Vec<(Progress, usize)>> {
+    async fn ask_progress(&self, partitions: &[Partition]) -> sqlx::Result<Vec<(Progress, usize)>> {
         let asking = self.connections.ask(async |connection| self.ask(connection, partitions).await);
         let known = asking.await?;
         self.readiness.up("postgres");
@@ -191,7 +199,7 @@ impl Membership {
     async fn ask(
         &self,
         connection: &mut PgConnection,
-        partitions: &[i32],
+        partitions: &[Partition],
     ) -> sqlx::Result<Vec<(Progress, usize)>> {
         let (topic, max) = (&self.topic, self.dead_letter_run_max);
         let mut known = Vec::with_capacity(partitions.len());

@@ -9,7 +9,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use metrics::{counter, gauge};
-use milepost_shared::journal::answer::Position;
+use milepost_shared::journal::position::{NextOffset, Offset, Partition, Position};
 use milepost_shared::kafka::client;
 use milepost_shared::kafka::names::TopicNames;
 use milepost_shared::kafka::reader::{Reading, is_out_of_range};
@@ -21,7 +21,7 @@ use milepost_shared::store::connection::Connections;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::message::BorrowedMessage;
-use rdkafka::{Message as _, Offset, TopicPartitionList};
+use rdkafka::{Message as _, TopicPartitionList};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{Mutex, Semaphore, SemaphorePermit, mpsc};
@@ -65,7 +65,7 @@ pub enum Polled {
     /// Records to persist or to emit again.
     Batch(Batch),
     /// A partition was assigned whose progress ends in a run of poison records this long.
-    PoisonRun(i32, usize),
+    PoisonRun(Partition, usize),
 }
 
 /// The polling thread's own state.
@@ -81,7 +81,7 @@ pub struct Poller {
     paused: bool,
     accounts: KnownAccounts,
     /// Partitions stopped at a record: the assignment in which they met it, and the reason.
-    stopped: BTreeMap<i32, (u64, String)>,
+    stopped: BTreeMap<Partition, (u64, String)>,
     /// Those stopped elsewhere.
     stopped_behind: StoppedPartitions,
     /// Errors of reading.
@@ -225,12 +225,12 @@ impl Poller {
     }
 
     fn gather(&mut self, message: &BorrowedMessage<'_>) -> Result<(), PollError> {
-        let (partition, offset) = (message.partition(), message.offset());
+        let (partition, offset) = (Partition(message.partition()), Offset(message.offset()));
         let Some(assigned) = self.membership.assignment.polled(partition, offset) else { return Ok(()) };
         if self.stopped.get(&partition).is_some_and(|(generation, _)| *generation == assigned.generation) {
             return Ok(());
         }
-        if offset != assigned.expected {
+        if offset.before() != assigned.expected {
             pass_hole(partition, offset, assigned)?;
         }
         self.crash.point(CrashPoint::Polled);
@@ -254,11 +254,11 @@ impl Poller {
         if !self.membership.assignment.is_current(partition, generation) {
             return Ok(());
         }
-        tracing::error!(partition, offset, "{reason}");
+        tracing::error!(partition = partition.0, offset = offset.0, "{reason}");
         self.stopped.insert(partition, (generation, reason));
         self.report_stopped();
         let mut one = TopicPartitionList::new();
-        one.add_partition(&self.membership.topic, partition);
+        one.add_partition(&self.membership.topic, partition.0);
         self.consumer.pause(&one)?;
         Ok(())
     }
@@ -340,7 +340,7 @@ impl Poller {
         let mut one = TopicPartitionList::new();
         one.add_partition(topic, partition);
         self.consumer.pause(&one)?;
-        self.consumer.seek(topic, partition, Offset::Offset(offset), REQUEST_TIMEOUT)?;
+        self.consumer.seek(topic, partition, rdkafka::Offset::Offset(offset), REQUEST_TIMEOUT)?;
         tracing::debug!(partition, offset, "held back: the persister is busy");
         Ok(())
     }
@@ -367,7 +367,8 @@ impl Poller {
     fn find_gap(&self, error: &KafkaError) -> Result<(), PollError> {
         let Membership { assignment, topic, .. } = &self.membership;
         for partition in assignment.partitions() {
-            let (start, _) = self.consumer.fetch_watermarks(topic, partition, REQUEST_TIMEOUT)?;
+            let (start, _) = self.consumer.fetch_watermarks(topic, partition.0, REQUEST_TIMEOUT)?;
+            let start = NextOffset(start);
             let Some(expected) = assignment.expected(partition) else { continue };
             if expected < start {
                 return Err(Gap::Deleted { partition, from: expected, to: start }.into());
@@ -380,11 +381,11 @@ impl Poller {
 /// What is assigned and not stopped.
 fn running(
     consumer: &MemberConsumer,
-    stopped: &BTreeMap<i32, (u64, String)>,
+    stopped: &BTreeMap<Partition, (u64, String)>,
 ) -> KafkaResult<TopicPartitionList> {
     let mut running = TopicPartitionList::new();
     for element in consumer.assignment()?.elements() {
-        if !stopped.contains_key(&element.partition()) {
+        if !stopped.contains_key(&Partition(element.partition())) {
             running.add_partition(element.topic(), element.partition());
         }
     }
@@ -393,19 +394,19 @@ fn running(
 
 /// Offsets between two records that are nobody's: a transaction's end has one, and an aborted transaction was none of
 /// Milepost's. What was deleted is no hole: the brokers report that a position lies before the journal's beginning.
-fn pass_hole(partition: i32, offset: i64, assigned: Assigned) -> Result<(), PollError> {
+fn pass_hole(partition: Partition, offset: Offset, assigned: Assigned) -> Result<(), PollError> {
     let Assigned { expected, persisted_below, .. } = assigned;
-    if offset < expected {
+    if expected.covers(offset) {
         return Err(PollError::LostEnd(format!(
             "partition {partition} goes back from {expected} to {offset}"
         )));
     }
     // Below the progress it was met before.
-    if offset > persisted_below {
+    if offset.before() > persisted_below {
         counter!(metric::HOLES).increment(1);
-        let (first, last) = (expected, offset - 1);
+        let (first, last) = (expected.0, offset.before().last().0);
         tracing::warn!(
-            partition,
+            partition = partition.0,
             first,
             last,
             "the journal has a hole: these offsets hold no records, and are passed"

@@ -1,8 +1,8 @@
 //! One record of the journal, decoded.
 
-use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::fact::HEADER_TRACEPARENT;
+use milepost_shared::journal::position::{NextOffset, Position};
 use milepost_shared::journal::record::{self, JournalRecord, Undecodable};
 use milepost_shared::journal::set_aside::SetAside;
 use milepost_shared::store::batch::DEAD_LETTER_BYTES_MAX;
@@ -87,9 +87,9 @@ pub struct NewerSchema {
 pub fn decode(
     message: &impl Message,
     accounts: &KnownAccounts,
-    persisted: i64,
+    persisted: NextOffset,
 ) -> Result<Record, NewerSchema> {
-    let position = Position { partition: message.partition(), offset: message.offset() };
+    let position = Position::new(message.partition(), message.offset());
     let (key, value) = (message.key(), message.payload());
     let poison = |reason: String| Poison::new(reason, key, value);
     let time = time(message.timestamp());
@@ -98,7 +98,7 @@ pub fn decode(
         Err(Undecodable::Poison(reason)) => Err(reason),
         Ok(good) => match (time, traceparent(message)) {
             (Ok(_), Ok(traceparent)) => Ok((good, traceparent)),
-            (Ok(_), Err(_)) if position.offset < persisted => Ok((good, None)),
+            (Ok(_), Err(_)) if persisted.covers(position.offset) => Ok((good, None)),
             (Err(reason), _) | (_, Err(reason)) => Err(reason.to_owned()),
         },
     };

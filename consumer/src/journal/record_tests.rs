@@ -1,4 +1,5 @@
 use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::position::Offset;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::location::{Location, Upload};
 use rdkafka::message::{Header, OwnedHeaders, OwnedMessage};
@@ -31,7 +32,7 @@ fn message(value: Vec<u8>, time: Timestamp, traceparents: &[&str]) -> OwnedMessa
 }
 
 fn decoded(message: &OwnedMessage) -> Record {
-    decode(message, &KnownAccounts::default(), 0).unwrap()
+    decode(message, &KnownAccounts::default(), NextOffset::START).unwrap()
 }
 
 fn reason(record: Record) -> String {
@@ -59,9 +60,9 @@ fn a_traceparent_that_no_gateway_hands_on_makes_its_record_poison() {
 fn a_record_that_was_persisted_with_such_a_traceparent_is_emitted_again_without_it() {
     let message = message(value(), NOW, &["00"]);
     let record = |persisted| decode(&message, &KnownAccounts::default(), persisted).unwrap();
-    let again = record(message.offset() + 1);
+    let again = record(Offset(message.offset()).next());
     assert!(matches!(again.content, Content::Good(_)) && again.traceparent.is_none());
-    assert_eq!(reason(record(message.offset())), "the header traceparent is invalid");
+    assert_eq!(reason(record(Offset(message.offset()).before())), "the header traceparent is invalid");
 }
 
 #[test]
@@ -85,17 +86,17 @@ fn a_time_stamp_outside_of_the_calendar_makes_a_poison_record_with_a_time_that_t
 #[test]
 fn a_newer_schema_comes_before_all_that_a_newer_build_may_do_otherwise() {
     let newer = message(b"\x0d\x02\0\0\0?".to_vec(), Timestamp::NotAvailable, &["01"]);
-    let error = decode(&newer, &KnownAccounts::default(), 0).unwrap_err();
-    assert_eq!(error, NewerSchema { position: Position { partition: 3, offset: 9 }, schema: 2 });
+    let error = decode(&newer, &KnownAccounts::default(), NextOffset::START).unwrap_err();
+    assert_eq!(error, NewerSchema { position: Position::new(3, 9), schema: 2 });
 }
 
 #[test]
 fn the_bytes_of_an_upload_are_kept_until_its_account_is_known() {
     let (accounts, message) = (KnownAccounts::default(), message(value(), NOW, &[]));
-    let stranger = decode(&message, &accounts, 0).unwrap().stranger.unwrap();
+    let stranger = decode(&message, &accounts, NextOffset::START).unwrap().stranger.unwrap();
     assert_eq!((stranger.key.as_deref(), stranger.value.as_deref()), (message.key(), message.payload()));
     accounts.extend([ACCOUNT]);
-    assert!(decode(&message, &accounts, 0).unwrap().stranger.is_none());
+    assert!(decode(&message, &accounts, NextOffset::START).unwrap().stranger.is_none());
 }
 
 #[test]

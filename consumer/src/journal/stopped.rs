@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use milepost_shared::journal::answer::Position;
+use milepost_shared::journal::position::{Offset, Partition, Position};
 
 /// Why a partition stands still.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub struct StoppedPartitions(Arc<Mutex<Inner>>);
 #[derive(Debug, Default)]
 struct Inner {
     /// The newest [`GENERATIONS_MAX`] assignments of each partition: persister and emitter may be at work on different ones.
-    at: BTreeMap<(i32, u64), i64>,
+    at: BTreeMap<(Partition, u64), Offset>,
     unreported: Vec<Stop>,
 }
 
@@ -54,7 +54,7 @@ impl StoppedPartitions {
 
     /// By partition and assignment: from which offset on nothing goes on.
     #[must_use]
-    pub fn snapshot(&self) -> BTreeMap<(i32, u64), i64> {
+    pub fn snapshot(&self) -> BTreeMap<(Partition, u64), Offset> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).at.clone()
     }
 }
@@ -64,7 +64,11 @@ mod tests {
     use super::*;
 
     fn stop(offset: i64, generation: u64) -> Stop {
-        Stop { position: Position { partition: 3, offset }, generation, reason: String::new() }
+        Stop { position: Position::new(3, offset), generation, reason: String::new() }
+    }
+
+    fn at(generation: u64, offset: i64) -> ((Partition, u64), Offset) {
+        ((Partition(3), generation), Offset(offset))
     }
 
     #[test]
@@ -73,9 +77,9 @@ mod tests {
         for offset in [7, 5, 9] {
             stopped.stop(stop(offset, 1));
         }
-        assert_eq!(stopped.snapshot(), BTreeMap::from([((3, 1), 5)]));
+        assert_eq!(stopped.snapshot(), BTreeMap::from([at(1, 5)]));
         stopped.stop(stop(20, 2));
-        assert_eq!(stopped.snapshot(), BTreeMap::from([((3, 1), 5), ((3, 2), 20)]));
+        assert_eq!(stopped.snapshot(), BTreeMap::from([at(1, 5), at(2, 20)]));
         assert_eq!((stopped.unreported().len(), stopped.unreported().len()), (4, 0));
     }
 
@@ -84,11 +88,11 @@ mod tests {
         let stopped = StoppedPartitions::default();
         stopped.stop(stop(20, 2));
         stopped.stop(stop(10, 1));
-        assert_eq!(stopped.snapshot(), BTreeMap::from([((3, 1), 10), ((3, 2), 20)]));
+        assert_eq!(stopped.snapshot(), BTreeMap::from([at(1, 10), at(2, 20)]));
         for generation in 3..100 {
             stopped.stop(stop(30, generation));
         }
         assert_eq!(stopped.snapshot().len(), GENERATIONS_MAX);
-        assert_eq!(stopped.snapshot().get(&(3, 99)), Some(&30));
+        assert_eq!(stopped.snapshot().get(&(Partition(3), 99)), Some(&Offset(30)));
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::journal::position::{NextOffset, Offset, Partition};
 use uuid::Uuid;
 
 use crate::journal::assign::Assigned;
@@ -26,9 +27,9 @@ pub struct Span {
     pub generation: u64,
     /// First offset that progress does not cover yet: where this consumer left the progress. A hole in the journal may lie
     /// between it and the first new record. At least `next` if progress covers all records.
-    pub first_new: i64,
+    pub first_new: NextOffset,
     /// The offset after the last record.
-    pub next: i64,
+    pub next: NextOffset,
     /// The greatest journal time in it.
     pub time: JournalTime,
 }
@@ -39,7 +40,7 @@ pub struct Batch {
     /// In the order polled.
     pub records: Vec<Record>,
     /// What it holds of each partition.
-    pub spans: BTreeMap<i32, Span>,
+    pub spans: BTreeMap<Partition, Span>,
     /// Set if it was cut before a run of poison records beyond the bound.
     pub poison_run: Option<PoisonRun>,
     /// Bytes of each record.
@@ -60,7 +61,7 @@ impl Batch {
         self.locations += record.content.locations();
         self.bytes += bytes;
         self.sizes.push(bytes);
-        let next = record.position.offset + 1;
+        let next = record.position.offset.next();
         let span = self.spans.entry(record.position.partition).or_insert(Span {
             generation,
             first_new: expected.max(persisted_below),
@@ -87,13 +88,13 @@ impl Batch {
     }
 
     /// Drops the records of partitions for which `keep` is false, such as those lost in a rebalance.
-    pub fn retain_partitions(&mut self, keep: impl Fn(i32, &Span) -> bool) {
+    pub fn retain_partitions(&mut self, keep: impl Fn(Partition, &Span) -> bool) {
         let before = self.spans.len();
         self.spans.retain(|partition, span| keep(*partition, span));
         if self.spans.len() == before {
             return;
         }
-        let kept: BTreeSet<i32> = self.spans.keys().copied().collect();
+        let kept: BTreeSet<Partition> = self.spans.keys().copied().collect();
         self.retain_records(|record| kept.contains(&record.position.partition));
         self.poison_run.take_if(|run| !kept.contains(&run.partition));
     }
@@ -160,7 +161,7 @@ impl Batch {
     }
 
     /// Drops what stopped partitions hold from where they stopped: by partition and assignment, the offset.
-    pub fn leave_stopped(&mut self, stopped: &BTreeMap<(i32, u64), i64>) {
+    pub fn leave_stopped(&mut self, stopped: &BTreeMap<(Partition, u64), Offset>) {
         for ((partition, generation), offset) in stopped {
             if self.spans.get(partition).is_some_and(|span| span.generation == *generation) {
                 self.cut(*partition, *offset);
@@ -169,7 +170,7 @@ impl Batch {
     }
 
     /// Drops the records of a partition from `offset` on, and with them the run of poison records behind them.
-    pub fn cut(&mut self, partition: i32, offset: i64) {
+    pub fn cut(&mut self, partition: Partition, offset: Offset) {
         self.poison_run.take_if(|run| run.partition == partition);
         self.retain_records(|record| {
             record.position.partition != partition || record.position.offset < offset
@@ -193,16 +194,16 @@ impl Batch {
     pub fn is_new(&self, record: &Record) -> bool {
         self.spans
             .get(&record.position.partition)
-            .is_some_and(|span| record.position.offset >= span.first_new)
+            .is_some_and(|span| !span.first_new.covers(record.position.offset))
     }
 }
 
 /// The offset after the last record of each partition, and the greatest journal time.
-fn ends(records: &[Record]) -> BTreeMap<i32, (i64, JournalTime)> {
-    let mut ends: BTreeMap<i32, (i64, JournalTime)> = BTreeMap::new();
+fn ends(records: &[Record]) -> BTreeMap<Partition, (NextOffset, JournalTime)> {
+    let mut ends: BTreeMap<Partition, (NextOffset, JournalTime)> = BTreeMap::new();
     for record in records {
-        let (next, time) = ends.entry(record.position.partition).or_insert((0, record.time));
-        *next = record.position.offset + 1;
+        let (next, time) = ends.entry(record.position.partition).or_insert((NextOffset::START, record.time));
+        *next = record.position.offset.next();
         *time = (*time).max(record.time);
     }
     ends
@@ -211,7 +212,7 @@ fn ends(records: &[Record]) -> BTreeMap<i32, (i64, JournalTime)> {
 /// Counts poison records in a row, per partition, so that a bad deploy stops the consumer instead of draining the topic into
 /// `dead_letters`.
 #[derive(Debug, Default, Clone)]
-pub struct PoisonRuns(BTreeMap<i32, usize>);
+pub struct PoisonRuns(BTreeMap<Partition, usize>);
 
 /// A run of poison records longer than the bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -221,9 +222,9 @@ pub struct PoisonRuns(BTreeMap<i32, usize>);
 )]
 pub struct PoisonRun {
     /// The journal partition.
-    pub partition: i32,
+    pub partition: Partition,
     /// The first record beyond the bound.
-    pub offset: i64,
+    pub offset: Offset,
     /// The bound.
     pub max: usize,
 }
@@ -231,7 +232,7 @@ pub struct PoisonRun {
 impl PoisonRuns {
     /// Continues a run that an earlier consumer left at the end of its progress, so that restarts do not drain the topic
     /// bound by bound.
-    pub fn resume(&mut self, partition: i32, length: usize) {
+    pub fn resume(&mut self, partition: Partition, length: usize) {
         self.0.insert(partition, length);
     }
 
@@ -261,8 +262,8 @@ impl PoisonRuns {
 
 #[cfg(test)]
 mod tests {
-    use milepost_shared::journal::answer::Position;
     use milepost_shared::journal::key::KeyHash;
+    use milepost_shared::journal::position::Position;
     use milepost_shared::journal::record::JournalRecord;
     use milepost_shared::location::fingerprint::Fingerprint;
     use milepost_shared::location::{Location, Upload};
@@ -284,7 +285,7 @@ mod tests {
             Content::Poison(Poison { reason: String::new(), key: None, value: None })
         };
         Record {
-            position: Position { partition, offset },
+            position: Position::new(partition, offset),
             time: JournalTime(offset * 10),
             traceparent: None,
             content,
@@ -294,8 +295,19 @@ mod tests {
 
     /// Adds a record that follows on the one before it.
     fn push(batch: &mut Batch, record: Record, generation: u64, persisted_below: i64) {
-        let expected = record.position.offset;
-        batch.push(record, 100, Assigned { generation, persisted_below, expected });
+        let expected = record.position.offset.0;
+        batch.push(record, 100, assigned(generation, persisted_below, expected));
+    }
+
+    fn assigned(generation: u64, persisted_below: i64, expected: i64) -> Assigned {
+        let (persisted_below, expected) = (NextOffset(persisted_below), NextOffset(expected));
+        Assigned { generation, persisted_below, expected }
+    }
+
+    /// From where to where the new records of a partition go.
+    fn ends_of(batch: &Batch, partition: i32) -> (i64, i64) {
+        let Span { first_new, next, .. } = batch.spans[&Partition(partition)];
+        (first_new.0, next.0)
     }
 
     fn batch(records: impl IntoIterator<Item = Record>, persisted_below: i64) -> Batch {
@@ -308,30 +320,30 @@ mod tests {
 
     #[test]
     fn a_span_separates_new_records_from_persisted_ones() {
-        let whole = |below| batch((5..9).map(|offset| record(0, offset, true)), below).spans[&0];
-        assert_eq!((whole(0).first_new, whole(0).next), (5, 9));
-        assert_eq!((whole(7).first_new, whole(7).next), (7, 9));
+        let whole = |below| ends_of(&batch((5..9).map(|offset| record(0, offset, true)), below), 0);
+        assert_eq!(whole(0), (5, 9));
+        assert_eq!(whole(7), (7, 9));
         let persisted = batch((5..9).map(|offset| record(0, offset, true)), 20);
         assert!(persisted.records.iter().all(|record| !persisted.is_new(record)));
         let mixed = batch((5..9).map(|offset| record(0, offset, true)), 7);
         let new: Vec<bool> = mixed.records.iter().map(|record| mixed.is_new(record)).collect();
         assert_eq!(new, [false, false, true, true]);
-        assert_eq!(mixed.spans[&0].time, JournalTime(80));
+        assert_eq!(mixed.spans[&Partition(0)].time, JournalTime(80));
     }
 
     #[test]
     fn a_span_begins_where_the_consumer_left_the_progress_though_the_journal_has_a_hole_there() {
         let after_a_hole = |persisted_below, expected| {
             let mut batch = Batch::default();
-            batch.push(record(0, 7, true), 100, Assigned { generation: 1, persisted_below, expected });
+            batch.push(record(0, 7, true), 100, assigned(1, persisted_below, expected));
             push(&mut batch, record(0, 8, true), 1, persisted_below);
-            (batch.spans[&0].first_new, batch.spans[&0].next, batch.records.iter().all(|r| batch.is_new(r)))
+            (ends_of(&batch, 0), batch.records.iter().all(|record| batch.is_new(record)))
         };
-        assert_eq!(after_a_hole(0, 5), (5, 9, true));
-        assert_eq!(after_a_hole(5, 5), (5, 9, true));
+        assert_eq!(after_a_hole(0, 5), ((5, 9), true));
+        assert_eq!(after_a_hole(5, 5), ((5, 9), true));
         // An operator has placed the progress inside of the hole.
-        assert_eq!(after_a_hole(6, 5), (6, 9, true));
-        assert_eq!(after_a_hole(9, 5), (9, 9, false));
+        assert_eq!(after_a_hole(6, 5), ((6, 9), true));
+        assert_eq!(after_a_hole(9, 5), ((9, 9), false));
     }
 
     #[test]
@@ -353,9 +365,9 @@ mod tests {
     fn a_partition_that_was_lost_and_regained_starts_over() {
         let mut batch = batch([record(0, 5, true), record(0, 6, true), record(1, 1, true)], 0);
         push(&mut batch, record(0, 5, true), 2, 5);
-        let Span { generation, first_new, next, .. } = batch.spans[&0];
-        assert_eq!((generation, first_new, next, batch.records.len()), (2, 5, 6, 2));
-        assert_eq!(batch.spans[&1].generation, 1);
+        assert_eq!((ends_of(&batch, 0), batch.records.len()), ((5, 6), 2));
+        assert_eq!(batch.spans[&Partition(0)].generation, 2);
+        assert_eq!(batch.spans[&Partition(1)].generation, 1);
     }
 
     #[test]
@@ -363,8 +375,8 @@ mod tests {
         let batch = || batch((5..9).map(|offset| record(0, offset, true)).chain([record(1, 1, true)]), 0);
         let left = |generation, offset| {
             let mut batch = batch();
-            batch.leave_stopped(&BTreeMap::from([((0, generation), offset)]));
-            (batch.records.len(), batch.spans.get(&0).map(|span| span.next))
+            batch.leave_stopped(&BTreeMap::from([((Partition(0), generation), Offset(offset))]));
+            (batch.records.len(), batch.spans.get(&Partition(0)).map(|span| span.next.0))
         };
         assert_eq!(left(1, 7), (3, Some(7)));
         assert_eq!(left(1, 5), (1, None));
@@ -375,9 +387,9 @@ mod tests {
     #[test]
     fn a_lost_partition_leaves_the_batch_and_the_others_stay() {
         let mut batch = batch([record(0, 1, true), record(1, 1, true), record(0, 2, true)], 0);
-        batch.retain_partitions(|partition, _| partition == 1);
+        batch.retain_partitions(|partition, _| partition == Partition(1));
         assert_eq!(batch.records.len(), 1);
-        assert_eq!(batch.spans.keys().copied().collect::<Vec<_>>(), [1]);
+        assert_eq!(batch.spans.keys().copied().collect::<Vec<_>>(), [Partition(1)]);
     }
 
     #[test]
@@ -385,13 +397,13 @@ mod tests {
         let bounds = Bounds { records: 100, locations: 3, bytes: 300 };
         let mut batch = batch([record(0, 1, true), record(1, 1, true), record(0, 2, true)], 0);
         assert!(batch.is_full(bounds));
-        batch.retain_partitions(|partition, _| partition == 1);
+        batch.retain_partitions(|partition, _| partition == Partition(1));
         assert_eq!((batch.locations, batch.bytes), (1, 100));
         assert!(!batch.is_full(bounds));
         push(&mut batch, record(1, 2, true), 1, 0);
         push(&mut batch, record(1, 3, true), 1, 0);
         assert!(batch.is_full(bounds));
-        batch.cut(1, 3);
+        batch.cut(Partition(1), Offset(3));
         assert_eq!((batch.locations, batch.bytes), (2, 200));
         // Won again: what was polled before goes.
         push(&mut batch, record(1, 2, true), 2, 0);
@@ -405,13 +417,13 @@ mod tests {
     fn a_batch_that_is_cut_behind_a_hole_ends_right_behind_its_last_record() {
         let mut batch = batch([record(0, 6, true)], 0);
         // Offset 7 is the mark of a transaction.
-        batch.push(record(0, 8, false), 100, Assigned { generation: 1, persisted_below: 0, expected: 7 });
-        assert_eq!(batch.spans[&0].next, 9);
-        batch.cut(0, 8);
-        assert_eq!((batch.spans[&0].first_new, batch.spans[&0].next, batch.spans[&0].time.0), (6, 7, 60));
-        batch.leave_stopped(&BTreeMap::from([((0, 2), 6)]));
+        batch.push(record(0, 8, false), 100, assigned(1, 0, 7));
+        assert_eq!(ends_of(&batch, 0), (6, 9));
+        batch.cut(Partition(0), Offset(8));
+        assert_eq!((ends_of(&batch, 0), batch.spans[&Partition(0)].time.0), ((6, 7), 60));
+        batch.leave_stopped(&BTreeMap::from([((Partition(0), 2), Offset(6))]));
         assert_eq!(batch.records.len(), 1, "another assignment was stopped");
-        batch.leave_stopped(&BTreeMap::from([((0, 1), 6)]));
+        batch.leave_stopped(&BTreeMap::from([((Partition(0), 1), Offset(6))]));
         assert!(batch.is_empty() && batch.spans.is_empty());
     }
 
@@ -428,20 +440,23 @@ mod tests {
         let mut first = batch(records, 7);
         let whole = first.spans.clone();
         let rest = first.halve().unwrap();
-        let offsets = |batch: &Batch| {
-            batch.records.iter().map(|record| (record.position.partition, record.position.offset)).collect()
-        };
-        let (kept, left): (Vec<_>, Vec<_>) = (offsets(&first), offsets(&rest));
-        assert_eq!((kept, left), (vec![(0, 5), (1, 1), (0, 6)], vec![(0, 7), (2, 3), (0, 8)]));
+        let positions =
+            |batch: &Batch| batch.records.iter().map(|record| record.position).collect::<Vec<_>>();
+        let at = Position::new;
+        assert_eq!(positions(&first), [at(0, 5), at(1, 1), at(0, 6)]);
+        assert_eq!(positions(&rest), [at(0, 7), at(2, 3), at(0, 8)]);
         assert_eq!((first.locations, first.bytes, rest.locations, rest.bytes), (3, 300, 3, 300));
         // Of partition 0 all below 7 is persisted.
         let span = |batch: &Batch, partition| {
-            let Span { first_new, next, time, generation } = batch.spans[&partition];
+            let Span { first_new, next, time, generation } = batch.spans[&Partition(partition)];
             assert_eq!(generation, 1);
-            (first_new, next, time.0)
+            (first_new.0, next.0, time.0)
         };
         assert_eq!((span(&first, 0), span(&rest, 0)), ((7, 7, 60), (7, 9, 80)));
-        assert_eq!((first.spans[&1], rest.spans[&2]), (whole[&1], whole[&2]));
+        assert_eq!(
+            (first.spans[&Partition(1)], rest.spans[&Partition(2)]),
+            (whole[&Partition(1)], whole[&Partition(2)])
+        );
         assert_eq!((first.spans.len(), rest.spans.len()), (2, 2));
 
         let mut new = batch((0..3).map(|offset| record(0, offset, true)), 0);
@@ -459,7 +474,7 @@ mod tests {
         assert_eq!(first.poison_run, Some(run));
         let mut rest = first.halve().unwrap();
         assert_eq!((first.poison_run, rest.poison_run), (None, Some(run)));
-        rest.retain_partitions(|partition, _| partition == 1);
+        rest.retain_partitions(|partition, _| partition == Partition(1));
         assert_eq!(rest.poison_run, None);
     }
 
@@ -470,11 +485,14 @@ mod tests {
             batch([record(0, 0, true), record(0, 1, false), record(1, 0, true), record(0, 2, false)], 0);
         assert_eq!(runs.bound(&mut first, 3), None);
         let mut second = batch([record(0, 3, false), record(0, 4, false), record(1, 1, true)], 0);
-        assert_eq!(runs.bound(&mut second, 3), Some(PoisonRun { partition: 0, offset: 4, max: 3 }));
-        assert_eq!((second.records.len(), second.spans[&0].next), (2, 4));
+        assert_eq!(
+            runs.bound(&mut second, 3),
+            Some(PoisonRun { partition: Partition(0), offset: Offset(4), max: 3 })
+        );
+        assert_eq!((second.records.len(), ends_of(&second, 0).1), (2, 4));
 
         let mut restarted = PoisonRuns::default();
-        restarted.resume(0, 3);
+        restarted.resume(Partition(0), 3);
         let mut third = batch([record(0, 4, false)], 4);
         assert!(restarted.bound(&mut third, 3).is_some());
         assert!(third.is_empty() && third.spans.is_empty());

@@ -6,9 +6,10 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use milepost_shared::journal::answer::{self, KeyState, Position};
+use milepost_shared::journal::answer::{self, KeyState};
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::position::Position;
 use milepost_shared::location::fingerprint::Fingerprint;
 use uuid::Uuid;
 
@@ -131,7 +132,7 @@ mod tests {
             account: Uuid::nil(),
             fingerprint: Fingerprint([upload; 32]),
             locations: usize::from(upload),
-            position: Position { partition: 0, offset },
+            position: Position::new(0, offset),
             time: JournalTime(time),
         }
     }
@@ -152,7 +153,7 @@ mod tests {
             (JournalTime(1000), JournalTime(1100))
         );
         assert_eq!(resolved[2].1, resolved[0].1);
-        assert_eq!(resolved[3].1.source.offset, 3);
+        assert_eq!(resolved[3].1.source.offset.0, 3);
     }
 
     #[test]
@@ -170,7 +171,7 @@ mod tests {
         assert_eq!(recalled(1), (rows[0].clone(), false));
         assert_eq!(recalled(2), (rows[1].clone(), true));
         assert_eq!(recalled(3), (rows[1].clone(), false));
-        assert_eq!(recall(Position { partition: 1, offset: 9 }, JournalTime(2001), &rows), None);
+        assert_eq!(recall(Position::new(1, 9), JournalTime(2001), &rows), None);
         assert_eq!(recall(claims[1].position, claims[1].time, &rows[1..]), None);
         // Persisted at the same place before the journal was rewound.
         assert_eq!(recall(claims[0].position, JournalTime(1001), &rows), Some((rows[0].clone(), false)));

@@ -231,7 +231,7 @@ pub fn count(batch: &Batch, resolutions: &[Resolution]) {
             Resolution::Poison if batch.is_new(record) => {
                 letters += 1;
                 let Content::Poison(Poison { reason, .. }) = &record.content else { continue };
-                let (partition, offset) = (record.position.partition, record.position.offset);
+                let (partition, offset) = (record.position.partition.0, record.position.offset.0);
                 tracing::warn!(partition, offset, reason, "record moved to dead_letters");
                 "dead-letter"
             }

@@ -5,8 +5,8 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use metrics::{counter, histogram};
-use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::position::{NextOffset, Partition, Position};
 use milepost_shared::program::backoff::Backoff;
 use milepost_shared::program::crash::{Crash, CrashPoint};
 use milepost_shared::program::pages::Readiness;
@@ -61,7 +61,7 @@ pub struct PersistSettings {
 pub enum PersistError {
     /// Another consumer has moved these partitions on, or the database is an earlier state: start over from its progress.
     #[error("fenced off: the progress of journal partitions {0:?} is not where this consumer left it")]
-    Fenced(Vec<i32>),
+    Fenced(Vec<Partition>),
     /// Too many poison records in a row. What came before it is persisted.
     #[error(transparent)]
     PoisonRun(#[from] PoisonRun),
@@ -103,7 +103,7 @@ type Readable<T> = Result<T, Vec<KeyHash>>;
 
 enum Failure {
     Database(sqlx::Error),
-    Fenced(Vec<i32>),
+    Fenced(Vec<Partition>),
     TimedOut,
 }
 
@@ -144,7 +144,7 @@ impl Persister {
     }
 
     /// Continues a run of poison records that ends at a partition's progress.
-    pub fn resume_run(&mut self, partition: i32, length: usize) {
+    pub fn resume_run(&mut self, partition: Partition, length: usize) {
         self.runs.resume(partition, length);
     }
 
@@ -374,7 +374,7 @@ impl Persister {
                 time: span.time,
             })
             .collect();
-        let again: Vec<(i32, i64)> =
+        let again: Vec<(Partition, NextOffset)> =
             again.into_iter().map(|(partition, span)| (*partition, span.next)).collect();
         // Before the keys are read: once progress covers a record, it keeps covering it.
         let refused = progress::behind(connection, topic, &again).await?;

@@ -1,7 +1,8 @@
 //! Batches on a real Postgres, with the consumer's own role.
 
-use milepost_shared::journal::answer::{KeyState, Position};
+use milepost_shared::journal::answer::KeyState;
 use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::journal::position::{Offset, Position};
 use milepost_shared::journal::record::{JournalRecord, Payload};
 use milepost_shared::journal::set_aside::SetAside;
 use milepost_shared::location::fingerprint::Fingerprint;
@@ -36,7 +37,7 @@ impl Fixture {
         let account =
             Account { id: ACCOUNT, name: "tests".to_owned(), created_at: OffsetDateTime::UNIX_EPOCH };
         assert!(accounts::create_account(&mut connection, &account).await.unwrap());
-        for partition in 0..2 {
+        for partition in Partition::all(2) {
             progress::begin(&mut connection, TOPIC, partition).await.unwrap();
         }
         Self { database, connection }
@@ -90,7 +91,9 @@ impl Fixture {
             let statement = format!("DELETE FROM {table} WHERE source_partition = 0 AND source_offset >= $1");
             sqlx::query(&statement).bind(next_offset).execute(&mut self.connection).await.unwrap();
         }
-        progress::place(&mut self.connection, TOPIC, 0, next_offset, true).await.unwrap();
+        progress::place(&mut self.connection, TOPIC, Partition(0), NextOffset(next_offset), true)
+            .await
+            .unwrap();
     }
 
     async fn until_a_lock_is_waited_for(&mut self) {
@@ -110,7 +113,7 @@ impl Fixture {
 
     async fn next_offset(&mut self, partition: i32) -> i64 {
         let rows = progress::load(&mut self.connection, TOPIC).await.unwrap();
-        rows.iter().find(|row| row.partition == partition).unwrap().next_offset
+        rows.iter().find(|row| row.partition.0 == partition).unwrap().next_offset.0
     }
 }
 
@@ -144,7 +147,7 @@ fn poison_of(partition: i32, offset: i64) -> Record {
 
 fn record(partition: i32, offset: i64, content: Content) -> Record {
     let time = JournalTime(START_MS + 1000 * offset);
-    Record { position: Position { partition, offset }, time, traceparent: None, content, stranger: None }
+    Record { position: Position::new(partition, offset), time, traceparent: None, content, stranger: None }
 }
 
 /// A point set aside under the key `key`.
@@ -178,7 +181,7 @@ async fn persist(persister: &mut Persister, batch: Batch) -> Result<Persisted, P
 fn batch(persisted_below: i64, records: impl IntoIterator<Item = Record>) -> Batch {
     let mut batch = Batch::default();
     for record in records {
-        let expected = record.position.offset;
+        let (persisted_below, expected) = (NextOffset(persisted_below), record.position.offset.before());
         batch.push(record, 100, Assigned { generation: 1, persisted_below, expected });
     }
     batch
@@ -250,7 +253,10 @@ async fn a_second_consumer_that_believes_it_owns_the_same_partitions_changes_not
     owner.persist(batch(0, [upload(0, 0, 1, 1, 2)])).await.unwrap();
     let before = fixture.rows().await;
     let result = zombie.persist(batch(0, [upload(1, 0, 5, 5, 1), upload(0, 0, 1, 1, 2)])).await;
-    assert!(matches!(&result, Err(PersistError::Fenced(partitions)) if partitions == &[0]), "{result:?}");
+    assert!(
+        matches!(&result, Err(PersistError::Fenced(partitions)) if partitions == &[Partition(0)]),
+        "{result:?}"
+    );
     assert_eq!(fixture.rows().await, before);
 
     // And the owner goes on, also past what the zombie would have claimed.
@@ -282,7 +288,7 @@ async fn who_waits_for_the_fence_goes_on_only_if_the_other_rolls_back() {
         let result = waiting.await.unwrap();
         if commits {
             assert!(
-                matches!(&result, Err(PersistError::Fenced(partitions)) if partitions == &[0]),
+                matches!(&result, Err(PersistError::Fenced(partitions)) if partitions == &[Partition(0)]),
                 "{result:?}"
             );
         } else {
@@ -325,7 +331,10 @@ async fn what_is_only_emitted_again_meets_the_fence_when_the_table_was_put_back(
     fixture.put_back(1).await;
 
     let again = fixture.persister(1000).persist(batch(2, records())).await;
-    assert!(matches!(&again, Err(PersistError::Fenced(partitions)) if partitions == &[0]), "{again:?}");
+    assert!(
+        matches!(&again, Err(PersistError::Fenced(partitions)) if partitions == &[Partition(0)]),
+        "{again:?}"
+    );
     let covered = fixture.persister(1000).persist(batch(2, [upload(0, 0, 1, 1, 2)])).await.unwrap();
     assert_eq!(facts(&covered), [true]);
     let healed = fixture.persister(1000).persist(batch(1, records())).await.unwrap();
@@ -365,14 +374,15 @@ async fn poison_and_unknown_accounts_go_to_dead_letters_with_their_reason_and_a_
 
     let run = persister.persist(batch(0, (3..9).map(poison))).await.unwrap();
     let stopped = run.poison_run.unwrap();
-    assert_eq!((stopped.partition, stopped.offset), (0, 6));
+    assert_eq!((stopped.partition, stopped.offset), (Partition(0), Offset(6)));
     assert_eq!(fixture.next_offset(0).await, 6);
     assert_eq!(fixture.count("dead_letters").await, 5);
 
     // A restart does not drain another three.
     let mut restarted = fixture.persister(1000);
-    let length = progress::poison_run(&mut fixture.connection, TOPIC, 0, 6, 3).await.unwrap();
-    restarted.resume_run(0, length);
+    let length =
+        progress::poison_run(&mut fixture.connection, TOPIC, Partition(0), NextOffset(6), 3).await.unwrap();
+    restarted.resume_run(Partition(0), length);
     let result = restarted.persist(batch(6, (6..9).map(poison))).await;
     assert!(matches!(result, Err(PersistError::PoisonRun(_))), "{result:?}");
     assert_eq!(fixture.next_offset(0).await, 6);
@@ -537,7 +547,7 @@ async fn one_record_whose_device_is_locked_does_not_keep_those_before_it_and_is_
     sqlx::raw_sql("ROLLBACK").execute(&mut other).await.unwrap();
     let (positions, _) = persisting.await.unwrap();
     assert_eq!(
-        positions.iter().map(|position| position.offset).collect::<Vec<_>>(),
+        positions.iter().map(|position| position.offset.0).collect::<Vec<_>>(),
         (1..9).collect::<Vec<_>>()
     );
     assert_eq!(fixture.count("idempotency_keys").await, 9);
@@ -568,7 +578,7 @@ async fn poison_in_a_batch_that_is_cut_is_counted_once_and_its_run_still_stops()
         pieces.extend(persisted.rest);
     }
     let stopped = stopped.expect("the run is forgotten");
-    assert_eq!((stopped.partition, stopped.offset), (0, 8));
+    assert_eq!((stopped.partition, stopped.offset), (Partition(0), Offset(8)));
     assert_eq!((fixture.next_offset(0).await, fixture.count("dead_letters").await), (8, 5));
 }
 
@@ -579,12 +589,18 @@ async fn a_batch_behind_a_hole_in_the_journal_meets_the_progress_where_it_was_le
     persister.persist(batch(0, [upload(0, 0, 1, 1, 1), poison(1)])).await.unwrap();
     // Offset 2 is the mark of a transaction.
     let mut behind = Batch::default();
-    behind.push(poison(3), 100, Assigned { generation: 1, persisted_below: 0, expected: 2 });
+    behind.push(
+        poison(3),
+        100,
+        Assigned { generation: 1, persisted_below: NextOffset(0), expected: NextOffset(2) },
+    );
     persister.persist(behind).await.unwrap();
     assert_eq!(fixture.next_offset(0).await, 4);
-    let run = progress::poison_run(&mut fixture.connection, TOPIC, 0, 4, 9).await.unwrap();
+    let run =
+        progress::poison_run(&mut fixture.connection, TOPIC, Partition(0), NextOffset(4), 9).await.unwrap();
     assert_eq!(run, 2, "the mark does not end a run of poison records");
-    let run = progress::poison_run(&mut fixture.connection, TOPIC, 0, 5, 9).await.unwrap();
+    let run =
+        progress::poison_run(&mut fixture.connection, TOPIC, Partition(0), NextOffset(5), 9).await.unwrap();
     assert_eq!(run, 0, "the record just before the progress does");
 }
 
@@ -595,7 +611,7 @@ async fn a_dead_letter_that_is_there_already_stays_and_its_batch_goes_on() {
     persist(&mut fixture.persister(1000), batch(0, records())).await.unwrap();
     let before = fixture.rows().await;
     // Behind the upload: its row stands for it.
-    progress::place(&mut fixture.connection, TOPIC, 0, 1, true).await.unwrap();
+    progress::place(&mut fixture.connection, TOPIC, Partition(0), NextOffset(1), true).await.unwrap();
     let again = persist(&mut fixture.persister(1000), batch(1, records())).await.unwrap();
     assert_eq!(facts(&again), [true, false, false, false]);
     assert_eq!((fixture.next_offset(0).await, fixture.count("dead_letters").await), (4, 2));
@@ -609,7 +625,7 @@ async fn a_dead_letter_of_a_rewound_journal_is_stored_beside_the_one_before_it_a
 {
     let mut fixture = Fixture::new().await;
     persist(&mut fixture.persister(1000), batch(0, [poison(0), poison(1), poison(2)])).await.unwrap();
-    progress::place(&mut fixture.connection, TOPIC, 0, 0, true).await.unwrap();
+    progress::place(&mut fixture.connection, TOPIC, Partition(0), NextOffset(0), true).await.unwrap();
     let hour_later = |mut record: Record| {
         record.time = record.time.plus(Duration::from_secs(3600));
         record
@@ -617,10 +633,14 @@ async fn a_dead_letter_of_a_rewound_journal_is_stored_beside_the_one_before_it_a
     let rewound = [poison(0), upload(0, 1, 1, 1, 1), upload(0, 2, 2, 2, 1)].map(hour_later);
     persist(&mut fixture.persister(1000), batch(0, rewound)).await.unwrap();
     assert_eq!(fixture.count("dead_letters").await, 4);
-    let run = progress::poison_run(&mut fixture.connection, TOPIC, 0, 3, 9).await.unwrap();
+    let run =
+        progress::poison_run(&mut fixture.connection, TOPIC, Partition(0), NextOffset(3), 9).await.unwrap();
     assert_eq!(run, 0, "those just below the progress are of the journal before");
     persist(&mut fixture.persister(1000), batch(3, [hour_later(poison(3))])).await.unwrap();
-    assert!(progress::poison_run(&mut fixture.connection, TOPIC, 0, 4, 9).await.unwrap() > 0);
+    assert!(
+        progress::poison_run(&mut fixture.connection, TOPIC, Partition(0), NextOffset(4), 9).await.unwrap()
+            > 0
+    );
 }
 
 #[tokio::test]
@@ -730,17 +750,24 @@ async fn a_row_that_no_consumer_writes_stops_the_partition_of_its_key_and_no_oth
         assert_eq!((fixture.next_offset(0).await, fixture.next_offset(1).await), (2, 1));
         let positions: Vec<Position> =
             persister.stopped.unreported().into_iter().map(|stop| stop.position).collect();
-        assert_eq!(positions, [Position { partition: 0, offset: 2 }], "{odd}");
+        assert_eq!(positions, [Position::new(0, 2)], "{odd}");
         // Nothing but such records is nothing to do.
         let left = || batch(2, of_partition_0().into_iter().skip(1));
         assert!(persist(&mut fixture.persister(1000), left()).await.unwrap().emissions.is_empty());
         // But what else was cut off is not forgotten.
         let mut with_run = left();
-        with_run.push(poison_of(1, 1), 100, Assigned { generation: 1, persisted_below: 1, expected: 1 });
+        with_run.push(
+            poison_of(1, 1),
+            100,
+            Assigned { generation: 1, persisted_below: NextOffset(1), expected: NextOffset(1) },
+        );
         let mut persister = fixture.persister(1000);
-        persister.resume_run(1, 1000);
+        persister.resume_run(Partition(1), 1000);
         let stopped = persist(&mut persister, with_run).await;
-        assert!(matches!(stopped, Err(PersistError::PoisonRun(PoisonRun { partition: 1, offset: 1, .. }))));
+        assert!(matches!(
+            stopped,
+            Err(PersistError::PoisonRun(PoisonRun { partition: Partition(1), offset: Offset(1), .. }))
+        ));
 
         let repair = "UPDATE idempotency_keys SET response_status = 200, source_offset = 0, expires_at = $1 \
             WHERE source_partition = 0 AND source_offset < 1";
@@ -827,7 +854,9 @@ async fn a_partition_that_was_dropped_meanwhile_is_made_again() {
     persister.persist(batch(0, [upload(0, 0, 1, 1, 1)])).await.unwrap();
     for part in partitions::key_partitions(&mut fixture.connection).await.unwrap() {
         for outcome in [Expiry::Detached, Expiry::NotNow] {
-            let expired = partitions::expire(&mut fixture.connection, &part.name, TOPIC, &[0, 1]).await;
+            let expired =
+                partitions::expire(&mut fixture.connection, &part.name, TOPIC, &[Partition(0), Partition(1)])
+                    .await;
             assert_eq!(expired.unwrap(), outcome);
         }
     }

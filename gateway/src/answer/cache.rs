@@ -66,8 +66,9 @@ impl AnswerCache {
 
 #[cfg(test)]
 mod tests {
-    use milepost_shared::journal::answer::{self, Position};
+    use milepost_shared::journal::answer;
     use milepost_shared::journal::clock::JournalTime;
+    use milepost_shared::journal::position::Position;
     use milepost_shared::location::fingerprint::Fingerprint;
     use uuid::Uuid;
 
@@ -85,7 +86,7 @@ mod tests {
             body: answer::body(count),
             accepted_at: JournalTime(offset),
             expires_at: JournalTime(offset + 1),
-            source: Position { partition: 0, offset },
+            source: Position::new(0, offset),
         }
     }
 
@@ -102,7 +103,7 @@ mod tests {
     #[test]
     fn a_claim_of_a_journal_that_was_made_anew_is_newer_whatever_its_offset() {
         let cache = AnswerCache::new(10);
-        let newer = KeyState { source: Position { partition: 0, offset: 2 }, ..state(9, 1) };
+        let newer = KeyState { source: Position::new(0, 2), ..state(9, 1) };
         cache.insert(key(1), &state(5, 1));
         cache.insert(key(1), &newer);
         assert_eq!(cache.get(key(1)), Some(newer));

@@ -197,8 +197,8 @@ impl Drop for Flight {
 
 #[cfg(test)]
 mod tests {
-    use milepost_shared::journal::answer::Position;
     use milepost_shared::journal::clock::JournalTime;
+    use milepost_shared::journal::position::Position;
     use uuid::Uuid;
 
     use super::*;
@@ -230,7 +230,7 @@ mod tests {
     }
 
     fn result(offset: i64) -> ResultRecord {
-        let source = Position { partition: 0, offset };
+        let source = Position::new(0, offset);
         ResultRecord {
             key_hash: KEY,
             record: source,

@@ -11,6 +11,7 @@ use std::time::Duration;
 use clap::Args;
 use milepost_shared::journal::answer::KeyState;
 use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::position::{NextOffset, Partition};
 use milepost_shared::program::pages::Readiness;
 use milepost_shared::program::settings::{DatabaseSettings, duration};
 use milepost_shared::store::connection::Connections;
@@ -142,7 +143,7 @@ impl Lookup {
     }
 
     /// How far each partition of the journal is persisted; `None` if the database cannot be asked.
-    pub async fn next_offsets(&self) -> Option<HashMap<i32, i64>> {
+    pub async fn next_offsets(&self) -> Option<HashMap<Partition, NextOffset>> {
         if self.database.circuit().is_open(Instant::now()) {
             return None;
         }
@@ -161,7 +162,11 @@ impl Lookup {
     }
 
     /// Reads progress every second, for readiness and for `report`, until `stop`.
-    pub async fn watch_progress(self, report: impl Fn(HashMap<i32, i64>), stop: CancellationToken) {
+    pub async fn watch_progress(
+        self,
+        report: impl Fn(HashMap<Partition, NextOffset>),
+        stop: CancellationToken,
+    ) {
         let mut every = tokio::time::interval(PROGRESS_EVERY);
         every.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while stop.run_until_cancelled(every.tick()).await.is_some() {

@@ -1,7 +1,8 @@
 //! Which state of a key answers which record. Pure: the consumer's decision seen from outside.
 
-use milepost_shared::journal::answer::{self, KeyState, Position};
+use milepost_shared::journal::answer::{self, KeyState};
 use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::journal::position::Position;
 use milepost_shared::journal::result::ResultRecord;
 
 /// Stands for a journal time that the broker did not say: no window contains it and none is open at it, so only
@@ -54,7 +55,7 @@ mod tests {
     const TTL: i64 = 10;
 
     fn at(offset: i64) -> Position {
-        Position { partition: 1, offset }
+        Position::new(1, offset)
     }
 
     fn window(source: i64, accepted_at: i64) -> KeyState {
@@ -93,7 +94,7 @@ mod tests {
     #[test]
     fn the_same_offset_of_another_partition_is_another_record() {
         let mut other = result(7, window(3, 100));
-        other.record.partition = 2;
+        other.record.partition.0 = 2;
         assert!(!is_result_for(at(7), JournalTime(200), &other));
     }
 

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use milepost_shared::journal::answer::{KeyState, Position};
+use milepost_shared::journal::answer::KeyState;
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::position::Position;
 use milepost_shared::location::Upload;
 use milepost_shared::location::fingerprint::Fingerprint;
 use uuid::Uuid;
@@ -110,8 +111,7 @@ mod tests {
     #[test]
     fn a_receipt_is_of_the_upload_it_was_made_for() {
         let mut fingerprint = [3; 32];
-        let receipt =
-            Receipt::new(Position { partition: 0, offset: 0 }, JournalTime(0), Fingerprint(fingerprint));
+        let receipt = Receipt::new(Position::new(0, 0), JournalTime(0), Fingerprint(fingerprint));
         assert!(receipt.is_of(Fingerprint(fingerprint)));
         fingerprint[15] = 4;
         assert!(!receipt.is_of(Fingerprint(fingerprint)));

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use metrics::Histogram;
-use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::fact::HEADER_TRACEPARENT;
 use milepost_shared::journal::partition;
+use milepost_shared::journal::position::Position;
 use milepost_shared::journal::record;
 use milepost_shared::kafka::client::{self, REQUEST_RECORDS_MAX, UploadBounds};
 use milepost_shared::kafka::names::TopicNames;
@@ -163,7 +163,7 @@ impl Publisher {
         let value = record::encode(accepted.account, accepted.fingerprint, &accepted.upload);
         // Not the client's choice, which goes by what the brokers report.
         let partition = partition::of_key(key.as_bytes(), self.partitions);
-        let mut record = FutureRecord::to(&self.topic).partition(partition).key(&key).payload(&value);
+        let mut record = FutureRecord::to(&self.topic).partition(partition.0).key(&key).payload(&value);
         if let Some(traceparent) = &accepted.traceparent {
             let header = Header { key: HEADER_TRACEPARENT, value: Some(traceparent) };
             record = record.headers(OwnedHeaders::new_with_capacity(1).insert(header));
@@ -192,7 +192,7 @@ impl Publisher {
             return Err(Unavailable::Journal);
         }
         self.seconds.record(begun.elapsed());
-        let position = Position { partition: delivery.partition, offset: delivery.offset };
+        let position = Position::new(delivery.partition, delivery.offset);
         let time = time.unwrap_or_else(|| {
             metrics::counter!("milepost_gateway_journal_time_missing_total").increment(1);
             UNKNOWN_TIME
@@ -360,7 +360,7 @@ mod tests {
             let cluster = cluster();
             let readiness = Readiness::default();
             let publisher = publisher(&cluster, &readiness, &[linger_from]);
-            assert_eq!(publisher.publish(&accepted()).await.unwrap().position.offset, 0);
+            assert_eq!(publisher.publish(&accepted()).await.unwrap().position.offset.0, 0);
 
             cluster.request_errors(
                 RDKafkaApiKey::Produce,

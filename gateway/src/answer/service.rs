@@ -9,9 +9,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use clap::Args;
-use milepost_shared::journal::answer::{KeyState, Position};
+use milepost_shared::journal::answer::KeyState;
 use milepost_shared::journal::clock::{Clock, JournalTime};
 use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::position::{NextOffset, Offset, Partition, Position};
 use milepost_shared::journal::result::ResultRecord;
 use milepost_shared::kafka::names::TopicNames;
 use milepost_shared::location::fingerprint::Fingerprint;
@@ -121,9 +122,9 @@ impl Answers {
         });
         service.background.spawn(Arc::clone(&finder.publisher).watch(stop.clone()));
         let persisted = Arc::clone(&service);
-        let persisted = move |next_offsets: HashMap<i32, i64>| {
+        let persisted = move |next_offsets: HashMap<Partition, NextOffset>| {
             for (partition, next_offset) in next_offsets {
-                persisted.answered(partition, next_offset - 1);
+                persisted.answered(partition, next_offset.last());
             }
         };
         service.background.spawn(finder.lookup.clone().watch_progress(persisted, stop.clone()));
@@ -199,7 +200,10 @@ impl Answers {
         match matching::answer_of(position, time, &windows) {
             Some(state) => known(state.clone()),
             // Forgotten, or given up by the consumer.
-            None if next_offsets.get(&position.partition).is_some_and(|next| *next > position.offset) => {
+            None if next_offsets
+                .get(&position.partition)
+                .is_some_and(|next| next.covers(position.offset)) =>
+            {
                 Status::Unknown
             }
             None => Status::Pending,
@@ -304,13 +308,13 @@ impl Service {
         }
     }
 
-    fn missed(&self, partition: i32, offset: i64) {
+    fn missed(&self, partition: Partition, offset: Offset) {
         let mut lag = self.lag.lock();
         lag.missed(partition, offset);
         self.show_lag(&lag);
     }
 
-    fn answered(&self, partition: i32, offset: i64) {
+    fn answered(&self, partition: Partition, offset: Offset) {
         let mut lag = self.lag.lock();
         lag.answered(partition, offset);
         self.show_lag(&lag);

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use milepost_shared::journal::answer::{self, KeyState, Position};
+use milepost_shared::journal::answer::{self, KeyState};
 use milepost_shared::journal::clock::{Clock, JournalTime};
 use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::position::Position;
 use milepost_shared::journal::record::JournalRecord;
 use milepost_shared::journal::result::ResultRecord;
 use milepost_shared::kafka::names::TopicNames;
@@ -88,7 +89,7 @@ impl Backend {
         eventually(PATIENCE, "the journal has a record", async || {
             let Some(message) = self.journal.poll(Duration::ZERO).transpose()? else { return Ok(None) };
             let record = JournalRecord::decode(message.key(), message.payload()).unwrap();
-            let position = Position { partition: message.partition(), offset: message.offset() };
+            let position = Position::new(message.partition(), message.offset());
             Ok(Some((record, position, JournalTime(message.timestamp().to_millis().unwrap()))))
         })
         .await
@@ -145,7 +146,7 @@ impl Backend {
         sqlx::query("INSERT INTO partition_progress (topic, partition, next_offset) VALUES ($1, $2, $3)")
             .bind(TopicNames::new(&self.kafka.topic_prefix).uploads)
             .bind(partition)
-            .bind(offset + 1)
+            .bind(offset.next())
             .execute(&mut owner)
             .await
             .unwrap();

@@ -10,6 +10,7 @@ use anyhow::Context as _;
 use clap::Args;
 use metrics::Counter;
 use milepost_shared::journal::clock::{Clock, JournalTime, millis};
+use milepost_shared::journal::position::Partition;
 use milepost_shared::journal::result::ResultRecord;
 use milepost_shared::kafka::client::{self, Watching};
 use milepost_shared::kafka::names::TopicNames;
@@ -87,7 +88,7 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
                 let mut warming = Warming {
                     readiness: self.readiness.clone(),
                     troubles: Troubles::default(),
-                    behind: (0..partitions).collect(),
+                    behind: Partition::all(partitions).collect(),
                     until: Instant::now() + warm_up_max,
                     done: false,
                     reported: None,
@@ -118,7 +119,7 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
     /// Chooses where each partition begins: at the first record stamped within `warm_up`, else at the end.
     fn assign(&self, reader: &Reader, topic: &str, partitions: i32, warm_up: Duration) -> KafkaResult<()> {
         let since = self.clock.now_ms().saturating_sub(millis(warm_up));
-        let times = (0..partitions).map(|partition| (partition, since));
+        let times = Partition::all(partitions).map(|partition| (partition, since));
         reader::assign(reader, topic, reader::offsets_at(reader, topic, times, OFFSETS_TIMEOUT)?)
     }
 
@@ -129,7 +130,7 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
         while !self.stop.is_cancelled() && !reader.context().lost.is_cancelled() {
             match reader.poll(POLL) {
                 Some(Ok(message)) => self.take(&message, counters),
-                Some(Err(KafkaError::PartitionEOF(partition))) => warming.caught_up(partition),
+                Some(Err(KafkaError::PartitionEOF(partition))) => warming.caught_up(Partition(partition)),
                 Some(Err(error)) => reading.failed(&error),
                 None => {}
             }
@@ -142,7 +143,7 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
 
     fn take(&self, message: &BorrowedMessage<'_>, [read, unreadable]: &[Counter; 2]) {
         let stamped = message.timestamp().to_millis().map(JournalTime);
-        let result = ResultRecord::decode(message.partition(), message.key(), message.payload());
+        let result = ResultRecord::decode(Partition(message.partition()), message.key(), message.payload());
         match result {
             Some(result) => {
                 read.increment(1);
@@ -160,7 +161,7 @@ impl<H: Fn(&ResultRecord, Option<JournalTime>) + Send + 'static> Tail<H> {
 struct Warming {
     readiness: Readiness,
     troubles: Troubles,
-    behind: BTreeSet<i32>,
+    behind: BTreeSet<Partition>,
     until: Instant,
     done: bool,
     /// The error on `/readyz`.
@@ -168,7 +169,7 @@ struct Warming {
 }
 
 impl Warming {
-    fn caught_up(&mut self, partition: i32) {
+    fn caught_up(&mut self, partition: Partition) {
         self.behind.remove(&partition);
     }
 
@@ -201,17 +202,17 @@ mod tests {
     fn warming(until: Instant) -> Warming {
         let readiness = Readiness::default();
         readiness.register(RESULTS, true);
-        let (troubles, behind) = (Troubles::default(), BTreeSet::from([0, 1]));
+        let (troubles, behind) = (Troubles::default(), Partition::all(2).collect());
         Warming { readiness, troubles, behind, until, done: false, reported: None }
     }
 
     #[test]
     fn the_gateway_is_not_ready_before_every_partition_is_read_to_its_end() {
         let mut warming = warming(Instant::now() + Duration::from_secs(3600));
-        warming.caught_up(1);
+        warming.caught_up(Partition(1));
         warming.look();
         assert!(!warming.readiness.is_ready());
-        warming.caught_up(0);
+        warming.caught_up(Partition(0));
         warming.look();
         assert!(warming.readiness.is_ready());
     }

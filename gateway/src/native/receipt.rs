@@ -6,9 +6,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::position::Position;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -25,8 +25,8 @@ const TAG: usize = 16;
 pub fn encode(receipt: &Receipt, account: Uuid, key_hash: KeyHash) -> String {
     let mut bytes = Vec::with_capacity(FIELDS + TAG);
     bytes.push(VERSION);
-    bytes.extend_from_slice(&receipt.position.partition.to_be_bytes());
-    bytes.extend_from_slice(&receipt.position.offset.to_be_bytes());
+    bytes.extend_from_slice(&receipt.position.partition.0.to_be_bytes());
+    bytes.extend_from_slice(&receipt.position.offset.0.to_be_bytes());
     bytes.extend_from_slice(&receipt.journal_time.0.to_be_bytes());
     bytes.extend_from_slice(&receipt.fingerprint);
     bytes.extend_from_slice(&tag(&bytes, account, key_hash));
@@ -42,10 +42,10 @@ pub fn decode(text: &str, account: Uuid, key_hash: KeyHash) -> Option<Receipt> {
         return None;
     }
     Some(Receipt {
-        position: Position {
-            partition: i32::from_be_bytes(fields[1..5].try_into().ok()?),
-            offset: i64::from_be_bytes(fields[5..13].try_into().ok()?),
-        },
+        position: Position::new(
+            i32::from_be_bytes(fields[1..5].try_into().ok()?),
+            i64::from_be_bytes(fields[5..13].try_into().ok()?),
+        ),
         journal_time: JournalTime(i64::from_be_bytes(fields[13..21].try_into().ok()?)),
         fingerprint: fields[21..].try_into().ok()?,
     })
@@ -72,7 +72,7 @@ mod tests {
     fn receipts() -> impl Strategy<Value = (Receipt, Uuid, KeyHash)> {
         (any::<(i32, i64, i64)>(), any::<[u8; 16]>(), any::<u128>(), any::<[u8; 32]>()).prop_map(
             |((partition, offset, time), fingerprint, account, key)| {
-                let position = Position { partition, offset };
+                let position = Position::new(partition, offset);
                 let receipt = Receipt { position, journal_time: JournalTime(time), fingerprint };
                 (receipt, Uuid::from_u128(account), KeyHash(key))
             },

@@ -73,8 +73,8 @@ fn final_answer(state: KeyState, replayed: bool) -> Response {
 mod tests {
     use bytes::Bytes;
     use http_body_util::BodyExt as _;
-    use milepost_shared::journal::answer::Position;
     use milepost_shared::journal::clock::JournalTime;
+    use milepost_shared::journal::position::Position;
     use milepost_shared::location::fingerprint::Fingerprint;
 
     use super::*;
@@ -82,7 +82,7 @@ mod tests {
 
     const KEY: KeyHash = KeyHash([7; 32]);
     const ACCOUNT: Uuid = Uuid::from_u128(1);
-    const POSITION: Position = Position { partition: 1, offset: 2 };
+    const POSITION: Position = Position::new(1, 2);
 
     fn answered(outcome: Outcome) -> Response {
         let preference_applied = Some(HeaderValue::from_static("wait=3"));

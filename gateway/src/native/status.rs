@@ -71,14 +71,14 @@ fn final_page(state: &KeyState, conflict: bool) -> Page {
 #[cfg(test)]
 mod tests {
     use http_body_util::BodyExt as _;
-    use milepost_shared::journal::answer::Position;
+    use milepost_shared::journal::position::Position;
     use milepost_shared::location::fingerprint::Fingerprint;
 
     use super::*;
 
     const KEY: KeyHash = KeyHash([7; 32]);
     const ACCOUNT: Uuid = Uuid::from_u128(1);
-    const POSITION: Position = Position { partition: 1, offset: 2 };
+    const POSITION: Position = Position::new(1, 2);
 
     fn state(body: bytes::Bytes) -> KeyState {
         KeyState {

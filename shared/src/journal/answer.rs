@@ -1,20 +1,12 @@
 //! The answer: the finalized state of a key, as the table, the results topic and every cache hold it.
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::journal::clock::JournalTime;
+use crate::journal::position::Position;
 use crate::location::fingerprint::Fingerprint;
-
-/// Where a record stands in the journal. Unique in the life of a journal; one that is rewound uses offsets again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-pub struct Position {
-    /// Partition of `location-uploads`.
-    pub partition: i32,
-    /// Offset in that partition.
-    pub offset: i64,
-}
 
 /// HTTP status of every answer that was ever finalized.
 pub const STATUS: u16 = 200;
@@ -53,8 +45,8 @@ impl KeyState {
             && body.len() <= BODY_BYTES_MAX
             && (JournalTime(0)..*expires_at).contains(accepted_at)
             && *expires_at <= CALENDAR_END
-            && source.partition >= 0
-            && source.offset >= 0
+            && source.partition.0 >= 0
+            && source.offset.0 >= 0
     }
 
     /// Whether the window is still open at `time`. A time before the window counts as inside: a broker's clock may step
@@ -129,7 +121,7 @@ mod tests {
         let status = |status| KeyState { status, ..state() };
         let window =
             |from, to| KeyState { accepted_at: JournalTime(from), expires_at: JournalTime(to), ..state() };
-        let source = |partition, offset| KeyState { source: Position { partition, offset }, ..state() };
+        let source = |partition, offset| KeyState { source: Position::new(partition, offset), ..state() };
         let body = |bytes| KeyState { body: Bytes::from(vec![b' '; bytes]), ..state() };
         assert!(body(BODY_BYTES_MAX).is_sound() && window(0, CALENDAR_END.0).is_sound());
         for odd in [
@@ -158,7 +150,7 @@ mod tests {
             body: body(1),
             accepted_at: JournalTime(100),
             expires_at: JournalTime(200),
-            source: Position { partition: 0, offset: 0 },
+            source: Position::new(0, 0),
         }
     }
 

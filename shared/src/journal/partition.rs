@@ -4,6 +4,8 @@
 //! a client that asks the brokers would send the next copy of a key to another one, and the order within a key would be
 //! lost.
 
+use crate::journal::position::Partition;
+
 /// What Kafka begins its hash with.
 const SEED: u32 = 0x9747_b28c;
 /// MurmurHash2's own constants.
@@ -12,10 +14,10 @@ const SHIFT: u32 = 24;
 
 /// The partition of a record with this key, of a topic with so many partitions. 0 if there are none.
 #[must_use]
-pub fn of_key(key: &[u8], partitions: i32) -> i32 {
+pub fn of_key(key: &[u8], partitions: i32) -> Partition {
     let positive = murmur2(key) & 0x7fff_ffff;
     let partition = u32::try_from(partitions).ok().and_then(|partitions| positive.checked_rem(partitions));
-    partition.and_then(|partition| i32::try_from(partition).ok()).unwrap_or(0)
+    Partition(partition.and_then(|partition| i32::try_from(partition).ok()).unwrap_or(0))
 }
 
 /// `MurmurHash2`, 32 bits, by Austin Appleby, who put it into the public domain.
@@ -54,7 +56,8 @@ mod tests {
             let key = if key == "-" { Vec::new() } else { hex::decode(key).unwrap() };
             let hash: i32 = columns.next().unwrap().parse().unwrap();
             assert_eq!(murmur2(&key).cast_signed(), hash, "{line}");
-            let partitions: Vec<i32> = columns.map(|column| column.parse().unwrap()).collect();
+            let partitions: Vec<Partition> =
+                columns.map(|column| Partition(column.parse().unwrap())).collect();
             assert_eq!(PARTITIONS.map(|count| of_key(&key, count)), partitions[..], "{line}");
             seen += 1;
         }
@@ -63,6 +66,6 @@ mod tests {
 
     #[test]
     fn no_count_of_partitions_makes_it_panic() {
-        assert_eq!([0, -1, i32::MIN].map(|count| of_key(b"key", count)), [0; 3]);
+        assert_eq!([0, -1, i32::MIN].map(|count| of_key(b"key", count)), [Partition(0); 3]);
     }
 }

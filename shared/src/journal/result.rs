@@ -8,9 +8,10 @@ use prost::Message as _;
 use prost::bytes::Bytes;
 use uuid::Uuid;
 
-use crate::journal::answer::{KeyState, Position};
+use crate::journal::answer::KeyState;
 use crate::journal::clock::JournalTime;
 use crate::journal::key::KeyHash;
+use crate::journal::position::{Offset, Partition, Position};
 use crate::journal::schema;
 use crate::location::fingerprint::Fingerprint;
 
@@ -59,14 +60,14 @@ impl ResultRecord {
         let value = Value {
             // All that is in it was in the first one.
             schema: Some(1),
-            record_offset: Some(self.record.offset),
+            record_offset: Some(self.record.offset.0),
             account: Some(state.account.as_bytes().to_vec()),
             fingerprint: Some(state.fingerprint.0.to_vec()),
             status: Some(state.status.into()),
             body: Some(state.body.clone()),
             accepted_at: Some(state.accepted_at.0),
             expires_at: Some(state.expires_at.0),
-            source_offset: Some(state.source.offset),
+            source_offset: Some(state.source.offset.0),
         };
         value.encode_to_vec()
     }
@@ -74,11 +75,12 @@ impl ResultRecord {
     /// Reads a record of partition `partition` back; `None` for what this build cannot read, or no consumer can have written
     /// (the table answers instead).
     #[must_use]
-    pub fn decode(partition: i32, key: Option<&[u8]>, value: Option<&[u8]>) -> Option<Self> {
+    pub fn decode(partition: Partition, key: Option<&[u8]>, value: Option<&[u8]>) -> Option<Self> {
         let key_hash = std::str::from_utf8(key?).ok()?.parse().ok()?;
         schema::of(value?).filter(|schema| *schema <= SCHEMA)?;
         let value = Value::decode(value?).ok()?;
-        let record = Position { partition, offset: value.record_offset.filter(|offset| *offset >= 0)? };
+        let offset = Offset(value.record_offset.filter(|offset| *offset >= 0)?);
+        let record = Position { partition, offset };
         let state = KeyState {
             account: Uuid::from_slice(&value.account?).ok()?,
             fingerprint: Fingerprint(value.fingerprint?.try_into().ok()?),
@@ -86,7 +88,7 @@ impl ResultRecord {
             body: value.body?,
             accepted_at: JournalTime(value.accepted_at?),
             expires_at: JournalTime(value.expires_at?),
-            source: Position { partition, offset: value.source_offset? },
+            source: Position { partition, offset: Offset(value.source_offset?) },
         };
         state.is_sound().then_some(Self { key_hash, record, state })
     }
@@ -102,7 +104,7 @@ mod tests {
     fn result() -> ResultRecord {
         ResultRecord {
             key_hash: KeyHash([7; 32]),
-            record: Position { partition: 4, offset: 99 },
+            record: Position::new(4, 99),
             state: KeyState {
                 account: Uuid::from_u128(1),
                 fingerprint: Fingerprint([9; 32]),
@@ -110,13 +112,13 @@ mod tests {
                 body: answer::body(3),
                 accepted_at: JournalTime(5),
                 expires_at: JournalTime(6),
-                source: Position { partition: 4, offset: 42 },
+                source: Position::new(4, 42),
             },
         }
     }
 
     fn read(value: &[u8]) -> Option<ResultRecord> {
-        ResultRecord::decode(4, Some(result().key_hash.to_string().as_bytes()), Some(value))
+        ResultRecord::decode(Partition(4), Some(result().key_hash.to_string().as_bytes()), Some(value))
     }
 
     #[test]
@@ -158,7 +160,7 @@ mod tests {
         let key = KeyHash([7; 32]).to_string();
         let cut = &result().encode()[..20];
         for value in [None, Some(&b"{}"[..]), Some(b"nothing"), Some(cut)] {
-            assert_eq!(ResultRecord::decode(0, Some(key.as_bytes()), value), None);
+            assert_eq!(ResultRecord::decode(Partition(0), Some(key.as_bytes()), value), None);
         }
     }
 

@@ -6,6 +6,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::{Offset, TopicPartitionList};
 
+use crate::journal::position::Partition;
 use crate::kafka::client::Watching;
 use crate::kafka::trouble::{self, Doubt, Next, Troubles};
 
@@ -24,7 +25,7 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(2);
 pub fn assign(
     reader: &Reader,
     topic: &str,
-    places: impl IntoIterator<Item = (i32, Offset)>,
+    places: impl IntoIterator<Item = (Partition, Offset)>,
 ) -> KafkaResult<()> {
     reader.assign(&list(topic, places)?)
 }
@@ -37,24 +38,27 @@ pub fn assign(
 pub fn offsets_at<C: ConsumerContext>(
     reader: &BaseConsumer<C>,
     topic: &str,
-    times: impl IntoIterator<Item = (i32, i64)>,
+    times: impl IntoIterator<Item = (Partition, i64)>,
     timeout: Duration,
-) -> KafkaResult<Vec<(i32, Offset)>> {
+) -> KafkaResult<Vec<(Partition, Offset)>> {
     let times = list(topic, times.into_iter().map(|(partition, time)| (partition, Offset::Offset(time))))?;
     if times.count() == 0 {
         return Ok(Vec::new());
     }
     let found = reader.offsets_for_times(times, timeout)?;
     let place = |element: &rdkafka::topic_partition_list::TopicPartitionListElem<'_>| {
-        element.error().map(|()| (element.partition(), element.offset()))
+        element.error().map(|()| (Partition(element.partition()), element.offset()))
     };
     found.elements().iter().map(place).collect()
 }
 
-fn list(topic: &str, places: impl IntoIterator<Item = (i32, Offset)>) -> KafkaResult<TopicPartitionList> {
+fn list(
+    topic: &str,
+    places: impl IntoIterator<Item = (Partition, Offset)>,
+) -> KafkaResult<TopicPartitionList> {
     let mut list = TopicPartitionList::new();
     for (partition, offset) in places {
-        list.add_partition_offset(topic, partition, offset)?;
+        list.add_partition_offset(topic, partition.0, offset)?;
     }
     Ok(list)
 }

@@ -16,9 +16,10 @@ use sqlx::{PgConnection, Row as _};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::journal::answer::{KeyState, Position};
+use crate::journal::answer::KeyState;
 use crate::journal::clock::JournalTime;
 use crate::journal::key::KeyHash;
+use crate::journal::position::{NextOffset, Partition, Position};
 use crate::location::Location;
 use crate::location::fields::{NUMBERS, TEXTS};
 use crate::location::fingerprint::Fingerprint;
@@ -67,11 +68,11 @@ fn moment(row: &PgRow, column: &str) -> sqlx::Result<JournalTime> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Advance {
     /// Partition of the journal.
-    pub partition: i32,
+    pub partition: Partition,
     /// What `next_offset` must be.
-    pub expected: i64,
+    pub expected: NextOffset,
     /// What it becomes.
-    pub next: i64,
+    pub next: NextOffset,
     /// Greatest journal time in between.
     pub time: JournalTime,
 }
@@ -80,7 +81,7 @@ pub struct Advance {
 #[derive(Debug)]
 pub struct Fence {
     /// The partitions whose progress was not the expected one. If there are any, the transaction must roll back.
-    pub refused: Vec<i32>,
+    pub refused: Vec<Partition>,
     /// Every row of the keys, all windows that are still in the table.
     pub windows: Vec<(KeyHash, KeyState)>,
     /// The keys with a row that no build writes: what they stand for is unknown.
@@ -121,7 +122,7 @@ pub async fn fence(
     .bind(keys.iter().map(|key| &key.0[..]).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
-    let mut moved: HashSet<i32> = HashSet::new();
+    let mut moved: HashSet<Partition> = HashSet::new();
     let (mut windows, mut unreadable) = (Vec::new(), Vec::new());
     for row in &rows {
         match row.try_get("moved")? {

@@ -3,6 +3,7 @@ use uuid::Uuid;
 
 use crate::journal::clock::JournalTime;
 use crate::journal::key::KeyHash;
+use crate::journal::position::{Offset, Partition};
 use crate::location::Location;
 use crate::store::batch::{self, Advance, Sighting};
 use crate::store::partitions::{Partitioned, ensure};
@@ -40,7 +41,7 @@ async fn a_plan_is_made_once_and_uses_indexes_though_the_tables_were_empty() {
         created_at: time::OffsetDateTime::UNIX_EPOCH,
     };
     accounts::create_account(owner, &account).await.unwrap();
-    progress::begin(owner, "t", 0).await.unwrap();
+    progress::begin(owner, "t", Partition(0)).await.unwrap();
     ensure(owner, Partitioned::Keys, NOW, TTL).await.unwrap();
     let mut before = Vec::new();
     for tables in TABLES {
@@ -49,7 +50,9 @@ async fn a_plan_is_made_once_and_uses_indexes_though_the_tables_were_empty() {
     let [_, consumer, gateway] = &mut connections;
     let keys: Vec<KeyHash> = (0..=255).map(|n| KeyHash([n; 32])).collect();
     for next in 1..=RUNS {
-        let advance = Advance { partition: 0, expected: next - 1, next, time: NOW };
+        let moved = Offset(next - 1);
+        let (expected, next_offset) = (moved.before(), moved.next());
+        let advance = Advance { partition: Partition(0), expected, next: next_offset, time: NOW };
         let fence = batch::fence(consumer, "t", &[advance], &keys).await.unwrap();
         assert_eq!((fence.refused.len(), fence.windows.len()), (0, 0));
         let seen = Sighting::new(NOW, &Location::new(next, 1.0, 2.0));

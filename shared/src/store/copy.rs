@@ -65,8 +65,8 @@ fn push_key(bytes: &mut Vec<u8>, key_hash: KeyHash, state: &KeyState) {
     push_field(bytes, &state.body);
     push_time(bytes, state.accepted_at);
     push_time(bytes, state.expires_at);
-    push_field(bytes, &state.source.partition.to_be_bytes());
-    push_field(bytes, &state.source.offset.to_be_bytes());
+    push_field(bytes, &state.source.partition.0.to_be_bytes());
+    push_field(bytes, &state.source.offset.0.to_be_bytes());
 }
 
 /// Those of the table of fields, and of the device, the two times, the source and the ordinal.
@@ -85,8 +85,8 @@ fn push_location(bytes: &mut Vec<u8>, row: &LocationRow<'_>) {
         push_optional(bytes, (text.get)(location).map(str::as_bytes));
     }
     push_time(bytes, row.received_at);
-    push_field(bytes, &row.source.partition.to_be_bytes());
-    push_field(bytes, &row.source.offset.to_be_bytes());
+    push_field(bytes, &row.source.partition.0.to_be_bytes());
+    push_field(bytes, &row.source.offset.0.to_be_bytes());
     push_field(bytes, &row.ordinal.to_be_bytes());
 }
 

@@ -4,15 +4,17 @@
 use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
 
+use crate::journal::position::{Offset, Partition};
+
 /// A record that could not be persisted, or whose point was set aside.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct DeadLetter {
     /// The journal's name.
     pub topic: String,
     /// Partition of the journal.
-    pub partition: i32,
+    pub partition: Partition,
     /// Offset in the partition.
-    pub offset: i64,
+    pub offset: Offset,
     /// When the broker stamped the record.
     pub journal_time: OffsetDateTime,
     /// Why it could not.

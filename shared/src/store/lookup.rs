@@ -7,6 +7,7 @@ use sqlx::PgConnection;
 use super::batch::key_row;
 use crate::journal::answer::{self, KeyState};
 use crate::journal::key::KeyHash;
+use crate::journal::position::{NextOffset, Partition};
 
 /// The windows of each of these keys that the table still holds, oldest first; a key without any is absent.
 /// One probe per key and live partition: two or three, since a partition is as wide as the TTL. Whether a
@@ -47,8 +48,11 @@ pub async fn windows(
 ///
 /// # Errors
 /// The database cannot be reached or refuses.
-pub async fn next_offsets(connection: &mut PgConnection, topic: &str) -> sqlx::Result<HashMap<i32, i64>> {
-    let rows: Vec<(i32, i64)> =
+pub async fn next_offsets(
+    connection: &mut PgConnection,
+    topic: &str,
+) -> sqlx::Result<HashMap<Partition, NextOffset>> {
+    let rows: Vec<(Partition, NextOffset)> =
         sqlx::query_as("SELECT partition, next_offset FROM partition_progress WHERE topic = $1")
             .bind(topic)
             .fetch_all(connection)

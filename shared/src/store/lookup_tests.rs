@@ -4,8 +4,8 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::*;
-use crate::journal::answer::Position;
 use crate::journal::clock::JournalTime;
+use crate::journal::position::Position;
 use crate::location::fingerprint::Fingerprint;
 use crate::store::testing::{Role, database};
 
@@ -24,7 +24,7 @@ fn state(day: i64, offset: i64) -> KeyState {
         body: bytes::Bytes::from_static(b"\xff{ \"older\" : true }\n"),
         accepted_at: at(day),
         expires_at: at(day).plus(TTL),
-        source: Position { partition: 3, offset },
+        source: Position::new(3, offset),
     }
 }
 
@@ -113,5 +113,5 @@ async fn progress_is_of_the_topic_asked_for() {
     }
     let mut gateway = database.connect(Role::Gateway).await;
     let found = next_offsets(&mut gateway, "uploads").await.unwrap();
-    assert_eq!(found, HashMap::from([(0, 5), (2, 7)]));
+    assert_eq!(found, HashMap::from([(Partition(0), NextOffset(5)), (Partition(2), NextOffset(7))]));
 }

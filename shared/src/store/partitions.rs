@@ -7,6 +7,7 @@ use sqlx::postgres::types::PgInterval;
 use sqlx::{PgConnection, Row as _};
 
 use crate::journal::clock::JournalTime;
+use crate::journal::position::Partition;
 
 /// A table that is partitioned by journal time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -167,7 +168,7 @@ pub async fn expire(
     connection: &mut PgConnection,
     name: &str,
     topic: &str,
-    drained: &[i32],
+    drained: &[Partition],
 ) -> sqlx::Result<Expiry> {
     let outcome: String = sqlx::query_scalar("SELECT expire_partition($1, $2, $3)")
         .bind(name)

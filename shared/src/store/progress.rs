@@ -4,19 +4,20 @@ use sqlx::{PgConnection, Row as _};
 use time::OffsetDateTime;
 
 use crate::journal::clock::JournalTime;
+use crate::journal::position::{NextOffset, Offset, Partition};
 use crate::journal::set_aside;
 
 /// How far one partition of the journal has come. Times are the greatest seen; `None` before the first record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Progress {
     /// Partition of the journal.
-    pub partition: i32,
+    pub partition: Partition,
     /// First offset that is not persisted.
-    pub next_offset: i64,
+    pub next_offset: NextOffset,
     /// Journal time of the records persisted.
     pub log_time: Option<JournalTime>,
     /// First offset whose result and fact are not known to be acknowledged.
-    pub emitted_offset: i64,
+    pub emitted_offset: NextOffset,
     /// Journal time of the records emitted.
     pub emitted_time: Option<JournalTime>,
 }
@@ -52,7 +53,7 @@ pub async fn load(connection: &mut PgConnection, topic: &str) -> sqlx::Result<Ve
 ///
 /// # Errors
 /// The database refuses.
-pub async fn begin(connection: &mut PgConnection, topic: &str, partition: i32) -> sqlx::Result<()> {
+pub async fn begin(connection: &mut PgConnection, topic: &str, partition: Partition) -> sqlx::Result<()> {
     sqlx::query("INSERT INTO partition_progress (topic, partition) VALUES ($1, $2) ON CONFLICT DO NOTHING")
         .bind(topic)
         .bind(partition)
@@ -70,10 +71,10 @@ pub async fn begin(connection: &mut PgConnection, topic: &str, partition: i32) -
 pub async fn place(
     connection: &mut PgConnection,
     topic: &str,
-    partition: i32,
-    offset: i64,
+    partition: Partition,
+    offset: NextOffset,
     force: bool,
-) -> sqlx::Result<Option<i64>> {
+) -> sqlx::Result<Option<NextOffset>> {
     let placed = sqlx::query(
         "INSERT INTO partition_progress (topic, partition, next_offset, emitted_offset) \
          VALUES ($1, $2, $3, $3) \
@@ -103,12 +104,12 @@ pub async fn place(
 pub async fn behind(
     connection: &mut PgConnection,
     topic: &str,
-    next_offsets: &[(i32, i64)],
-) -> sqlx::Result<Vec<i32>> {
+    next_offsets: &[(Partition, NextOffset)],
+) -> sqlx::Result<Vec<Partition>> {
     if next_offsets.is_empty() {
         return Ok(Vec::new());
     }
-    let (partitions, next_offsets): (Vec<i32>, Vec<i64>) = next_offsets.iter().copied().unzip();
+    let (partitions, next_offsets): (Vec<Partition>, Vec<NextOffset>) = next_offsets.iter().copied().unzip();
     sqlx::query_scalar(
         "SELECT s.partition FROM unnest($2::int[], $3::bigint[]) AS s (partition, next_offset) \
          LEFT JOIN partition_progress p ON p.topic = $1 AND p.partition = s.partition \
@@ -128,8 +129,8 @@ pub async fn behind(
 pub async fn note_emitted(
     connection: &mut PgConnection,
     topic: &str,
-    partition: i32,
-    next_offset: i64,
+    partition: Partition,
+    next_offset: NextOffset,
     time: JournalTime,
 ) -> sqlx::Result<()> {
     sqlx::query(
@@ -155,11 +156,11 @@ pub async fn note_emitted(
 pub async fn poison_run(
     connection: &mut PgConnection,
     topic: &str,
-    partition: i32,
-    next_offset: i64,
+    partition: Partition,
+    next_offset: NextOffset,
     max: usize,
 ) -> sqlx::Result<usize> {
-    let letters: Vec<(i64, bool, bool)> = sqlx::query_as(
+    let letters: Vec<(Offset, bool, bool)> = sqlx::query_as(
         "SELECT \"offset\", max(journal_time) >= max(log_time), bool_or(reason !~ $5) \
          FROM dead_letters JOIN partition_progress USING (topic, partition) \
          WHERE topic = $1 AND partition = $2 AND \"offset\" < $3 GROUP BY \"offset\" ORDER BY \"offset\" DESC LIMIT $4",
@@ -176,10 +177,10 @@ pub async fn poison_run(
         return Ok(0);
     }
     // The progress itself is right behind a record.
-    let (mut behind, mut apart_max) = (next_offset, 1);
-    let follows = |(offset, _, is_poison): &(i64, bool, bool)| {
-        let apart = std::mem::replace(&mut behind, *offset) - offset;
-        *is_poison && apart <= std::mem::replace(&mut apart_max, 2)
+    let (mut behind, mut gap_max) = (next_offset, 0);
+    let follows = |(offset, _, is_poison): &(Offset, bool, bool)| {
+        let gap = std::mem::replace(&mut behind, offset.before()).0 - offset.next().0;
+        *is_poison && gap <= std::mem::replace(&mut gap_max, 1)
     };
     Ok(letters.into_iter().take_while(follows).count())
 }

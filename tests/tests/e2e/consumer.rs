@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use futures::future::try_join_all;
-use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::position::Position;
 use milepost_shared::journal::record::{self, JournalRecord};
 use milepost_shared::journal::result::ResultRecord;
 use milepost_shared::journal::set_aside::SetAside;
@@ -360,7 +360,7 @@ async fn poison_goes_to_dead_letters_with_its_reason_in_the_batchs_transaction_a
     let letters = world.tables.dead_letters().await?;
     assert_eq!(letters.len(), poison.len());
     for (offset, (letter, (key, value, reason))) in (2..).zip(letters.iter().zip(&poison)) {
-        assert_eq!(letter.position, Position { partition: 0, offset });
+        assert_eq!(letter.position, Position::new(0, offset));
         assert_eq!((letter.key.as_deref(), letter.value.as_deref()), (Some(*key), *value), "{reason}");
         assert!(letter.reason.starts_with(reason), "{} instead of {reason}", letter.reason);
     }

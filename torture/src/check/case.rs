@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::time::Duration;
 
-use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::journal::position::Position;
 
 use crate::check::Demands;
 use crate::evidence::Evidence;

@@ -59,7 +59,7 @@ mod tests {
     fn the_second_upload_under_a_key_must_not_be_stored() {
         let mut run = Run::innocent();
         let mut second = run.stored(run.first(Kind::Conflict)).clone();
-        second.position.offset += 1_000_000;
+        second.position.offset.0 += 1_000_000;
         second.received_at.0 += 100;
         second.upload = second.upload.map(|upload| UploadId { variant: Variant::B, ..upload });
         run.evidence.stored.push(second);

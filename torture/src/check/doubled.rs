@@ -41,7 +41,7 @@ mod tests {
         for (later, judgement) in [(7_999, Judgement::Broken), (8_000, Judgement::Held)] {
             let mut run = Run::innocent();
             let mut again = run.stored(run.first(Kind::Plain)).clone();
-            again.position.offset += 1_000_000;
+            again.position.offset.0 += 1_000_000;
             again.received_at.0 += later;
             run.evidence.stored.push(again);
             assert_eq!(run.judgement(Checker::Doubled), judgement, "{later}");
@@ -52,7 +52,7 @@ mod tests {
     fn without_a_key_a_second_copy_is_doubled_whenever_it_comes() {
         let mut run = Run::innocent();
         let mut again = run.stored(run.first(Kind::Keyless)).clone();
-        again.position.offset += 1_000_000;
+        again.position.offset.0 += 1_000_000;
         again.received_at.0 += 60_000;
         run.evidence.stored.push(again);
         assert_eq!(run.judgement(Checker::Doubled), Judgement::Broken);

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use milepost_shared::journal::answer::Position;
+use milepost_shared::journal::position::Position;
 
 use super::Verdict;
 use super::case::{Case, at};
@@ -43,7 +43,7 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
 }
 
 fn position(fact: &SeenFact) -> Position {
-    Position { partition: fact.partition, offset: fact.source_offset }
+    Position::new(fact.partition, fact.source_offset)
 }
 
 /// What is left by the rule of docs/topics.md: keep the greatest `source-offset` seen of each partition, and skip every fact

@@ -3,8 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::journal::position::Position;
 
 use super::Verdict;
 use super::case::{Case, at};
@@ -129,7 +129,7 @@ mod tests {
         broken_by(|run| drop(run.evidence.stored.remove(9)));
         broken_by(|run| {
             let mut stored = run.evidence.stored[9].clone();
-            stored.position.offset += 1_000_000;
+            stored.position.offset.0 += 1_000_000;
             run.evidence.stored.push(stored);
         });
         broken_by(|run| run.evidence.stored[9].received_at.0 += 1);

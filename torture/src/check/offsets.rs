@@ -18,8 +18,8 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
     }
     let mut ends: BTreeMap<i32, i64> = BTreeMap::new();
     for entry in &evidence.journal {
-        let end = ends.entry(entry.position.partition).or_default();
-        *end = (entry.position.offset + 1).max(*end);
+        let end = ends.entry(entry.position.partition.0).or_default();
+        *end = (entry.position.offset.next().0).max(*end);
     }
     for (partition, end) in ends {
         verdict.examined += 1;

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 
-use milepost_shared::journal::answer::Position;
+use milepost_shared::journal::position::Position;
 use serde::Deserialize;
 
 use super::Verdict;
@@ -135,7 +135,7 @@ mod tests {
     fn a_key_must_hold_the_answer_of_the_upload_that_claimed_it() {
         broken_by(|run| run.evidence.keys[2].body.push(b' '));
         broken_by(|run| run.evidence.keys[2].status = 202);
-        broken_by(|run| run.evidence.keys[2].source.offset += 1_000_000);
+        broken_by(|run| run.evidence.keys[2].source.offset.0 += 1_000_000);
     }
 
     #[test]

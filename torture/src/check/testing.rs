@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::clock::{JournalTime, millis};
+use milepost_shared::journal::position::Position;
 
 use super::case::Case;
 use super::one_answer::promised;
@@ -213,7 +213,7 @@ impl Script {
         let mut ends: HashMap<String, JournalTime> = HashMap::new();
         for (at, upload, account, key_hash) in &self.published {
             let partition = usize::try_from(upload.operation).unwrap() % next.len();
-            let position = Position { partition: i32::try_from(partition).unwrap(), offset: next[partition] };
+            let position = Position::new(i32::try_from(partition).unwrap(), next[partition]);
             next[partition] += 1;
             let time = JournalTime(BEGUN_MS).plus(*at);
             let (upload, account, key_hash) = (Some(*upload), Some(*account), key_hash.clone());
@@ -224,7 +224,7 @@ impl Script {
             }
             evidence.journal.push(entry);
         }
-        let poison = Position { partition: 0, offset: next[0] };
+        let poison = Position::new(0, next[0]);
         next[0] += 1;
         let time = JournalTime(BEGUN_MS + 90_000);
         evidence.journal.push(JournalEntry {
@@ -253,7 +253,7 @@ fn keep(evidence: &mut Evidence, entry: &JournalEntry) {
     let JournalEntry { position, time, account, upload, .. } = *entry;
     let stored = StoredUpload { position, received_at: time, account, upload, fault: None, copies: 1 };
     evidence.stored.push(stored);
-    let (partition, source_offset) = (position.partition, position.offset);
+    let (partition, source_offset) = (position.partition.0, position.offset.0);
     evidence.facts.push(SeenFact {
         partition,
         source_offset,

@@ -96,7 +96,7 @@ mod tests {
         ] {
             let mut run = Run::innocent();
             let mut again = run.stored(run.first(Kind::Conflict)).clone();
-            again.position.offset += 1_000_000;
+            again.position.offset.0 += 1_000_000;
             again.received_at.0 += later;
             again.upload = again.upload.map(|upload| UploadId { variant, ..upload });
             run.evidence.stored.push(again);

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use futures::future::{join_all, try_join_all};
-use milepost_shared::journal::answer::Position;
 use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::position::Position;
 use milepost_shared::journal::record;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_tests::{Planted, eventually};
@@ -100,7 +100,7 @@ impl System {
         for (index, (key, value)) in poison.iter().enumerate() {
             let partition = i32::try_from(index % partitions)?;
             let offset = world.kafka.append(&world.topics.uploads, partition, *key, *value).await?;
-            appended.insert(Position { partition, offset });
+            appended.insert(Position::new(partition, offset));
             sleep(lasts / 7).await;
         }
         let mut missing = appended.clone();
