@@ -1,6 +1,7 @@
 //! `account`: who may upload.
 
 use anyhow::{Context as _, ensure};
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::program::settings::DatabaseSettings;
 use milepost_shared::store::accounts::{self, Account};
 use uuid::Uuid;
@@ -11,7 +12,8 @@ use crate::table::{moment, table};
 
 pub async fn create(command: &CreateAccount) -> anyhow::Result<()> {
     let mut connection = database::open(&command.database).await?;
-    let account = Account { id: Uuid::new_v4(), name: command.name.clone(), created_at: database::now() };
+    let account =
+        Account { id: AccountId(Uuid::new_v4()), name: command.name.clone(), created_at: database::now() };
     let created =
         accounts::create_account(&mut connection, &account).await.context("cannot create the account")?;
     ensure!(

@@ -4,9 +4,9 @@ use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::program::settings::{self, DatabaseSettings, KafkaSettings, Settings};
 use milepost_shared::store::accounts::NAME_CHARS_MAX;
-use uuid::Uuid;
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -152,7 +152,7 @@ pub struct CreateKey {
 
     /// Id of the account.
     #[arg(long)]
-    pub account: Uuid,
+    pub account: AccountId,
 }
 
 #[derive(Debug, Args)]
@@ -163,7 +163,7 @@ pub struct ListKeys {
 
     /// Only the keys of this account, by its id.
     #[arg(long)]
-    pub account: Option<Uuid>,
+    pub account: Option<AccountId>,
 }
 
 #[derive(Debug, Args)]

@@ -6,6 +6,7 @@ use std::time::Duration;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
 use milepost_bench::uploads::Uploads;
 use milepost_consumer::persist::decide::{Claim, Windows};
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::position::Position;
@@ -16,7 +17,7 @@ use milepost_shared::store::batch::LocationRow;
 use milepost_shared::store::copy::encode_locations;
 use uuid::Uuid;
 
-const ACCOUNT: Uuid = Uuid::from_u128(1);
+const ACCOUNT: AccountId = AccountId(Uuid::from_u128(1));
 const TTL: Duration = Duration::from_secs(86_400);
 const NOW: JournalTime = JournalTime(1_700_000_000_000);
 /// Records of one batch of the consumer.

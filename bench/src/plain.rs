@@ -16,6 +16,7 @@ use axum::http::header::CONTENT_TYPE;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::answer;
 use milepost_shared::journal::clock::{Clock, JournalTime, millis};
 use milepost_shared::journal::key::KeyHash;
@@ -28,7 +29,6 @@ use milepost_shared::store::{api_keys, connect};
 use sha2::{Digest as _, Sha256};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, PgConnection, PgPool, Row as _};
-use uuid::Uuid;
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// Longest wait for a connection, and longest statement.
@@ -39,7 +39,7 @@ const NOWHERE: Position = Position::new(0, 0);
 /// Everything a request needs.
 struct Plain {
     pool: PgPool,
-    accounts: HashMap<[u8; 32], Uuid>,
+    accounts: HashMap<[u8; 32], AccountId>,
     clock: Clock,
     /// Start of the calendar day in which keys are claimed.
     day: JournalTime,
@@ -83,7 +83,7 @@ async fn batch(State(plain): State<Arc<Plain>>, headers: HeaderMap, body: Bytes)
 
 /// What is claimed: a key, for an upload, by an account.
 struct Submission {
-    account: Uuid,
+    account: AccountId,
     key_hash: KeyHash,
     fingerprint: Fingerprint,
     upload: Upload,

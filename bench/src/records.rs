@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::record;
 use milepost_shared::location::Upload;
@@ -13,7 +14,7 @@ use crate::uploads::{DEVICES, Uploads};
 /// An endless supply of records, each with a key of its own.
 #[derive(Debug)]
 pub struct Records {
-    account: Uuid,
+    account: AccountId,
     /// Locations of each.
     pub locations: u64,
     uploads: Vec<(Upload, Fingerprint)>,
@@ -25,7 +26,7 @@ pub struct Records {
 impl Records {
     /// Of these uploads, sent by an account.
     #[must_use]
-    pub fn new(uploads: &Uploads, account: Uuid) -> Self {
+    pub fn new(uploads: &Uploads, account: AccountId) -> Self {
         let one = |number| {
             let upload = uploads.upload(number);
             let fingerprint = Fingerprint::of(&upload);
@@ -76,11 +77,14 @@ mod tests {
 
     #[test]
     fn records_are_those_of_the_gateway() {
-        let records = Records::new(&Uploads::batches(3), Uuid::from_u128(7));
+        let records = Records::new(&Uploads::batches(3), AccountId(Uuid::from_u128(7)));
         for number in 0..3 {
             let (key, value) = records.next();
             let record = JournalRecord::decode(Some(key.as_bytes()), Some(value)).unwrap();
-            assert_eq!((record.key_hash, record.account), (records.key_hash(number), Uuid::from_u128(7)));
+            assert_eq!(
+                (record.key_hash, record.account),
+                (records.key_hash(number), AccountId(Uuid::from_u128(7)))
+            );
             let (upload, fingerprint) = records.upload(number);
             assert_eq!((record.upload(), record.fingerprint), (Some(upload), *fingerprint));
         }

@@ -1,5 +1,6 @@
 //! A session on a real Postgres, and on librdkafka's own imitation of a cluster: a real one does not refuse at will.
 
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::record::JournalRecord;
 use milepost_shared::location::fingerprint::Fingerprint;
@@ -19,7 +20,7 @@ use uuid::Uuid;
 use super::*;
 use crate::persist::batch::Bounds;
 
-const ACCOUNT: Uuid = Uuid::from_u128(7);
+const ACCOUNT: AccountId = AccountId(Uuid::from_u128(7));
 const SECOND: Duration = Duration::from_secs(1);
 
 fn parts(brokers: &str, database: &TestDatabase) -> Parts {

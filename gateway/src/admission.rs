@@ -14,7 +14,7 @@ pub mod rate;
 use std::sync::Arc;
 
 use http::HeaderMap;
-use uuid::Uuid;
+use milepost_shared::journal::account::AccountId;
 
 use crate::admission::authenticate::ApiKeys;
 use crate::admission::body::Bodies;
@@ -43,7 +43,7 @@ impl Admission {
     ///
     /// # Errors
     /// The credentials are not known, or the account sends too fast.
-    pub async fn uploader(&self, headers: &HeaderMap) -> Result<Uuid, Problem> {
+    pub async fn uploader(&self, headers: &HeaderMap) -> Result<AccountId, Problem> {
         let account = self.api_keys.authenticate(headers).await?;
         self.rates.check(account)?;
         Ok(account)

@@ -1,6 +1,7 @@
 //! Test support: an account with a key on a real Postgres, and settings.
 
 use clap::Parser as _;
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::store::accounts::{self, Account, ApiKey};
 use milepost_shared::store::testing::{Role, TestDatabase};
 use sha2::{Digest as _, Sha256};
@@ -9,7 +10,7 @@ use uuid::Uuid;
 use crate::settings::GatewaySettings;
 
 /// The one account.
-pub const ACCOUNT: Uuid = Uuid::from_u128(0xacc);
+pub const ACCOUNT: AccountId = AccountId(Uuid::from_u128(0xacc));
 /// A well-formed secret.
 pub const SECRET: &str = "mp_tester01_xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx";
 const PREFIX_LENGTH: usize = 11;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use milepost_consumer::persist::decide::Claim;
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::position::{Offset, Partition, Position};
@@ -105,7 +106,7 @@ impl Journal {
         let Record { upload, time } = self.record(offset);
         Claim {
             key_hash: KEY,
-            account: Uuid::nil(),
+            account: AccountId(Uuid::nil()),
             fingerprint: upload.fingerprint(),
             locations: upload.locations(),
             position: at(offset),

@@ -1,9 +1,10 @@
 //! What travels through the topics.
 //!
-//! An upload's [`key`] is hashed; it is published as a [`record`] in the [`partition`] of its key, finalized as an [`answer`] that
-//! travels as a [`result`], and leaves as a [`fact`]; a point that was [`set_aside`] leaves none. [`schema`] lets the two in between
-//! change. [`clock`] keeps the journal's time and a machine's apart, and [`position`] a record's offset and the next.
+//! An upload's [`key`] is hashed with its [`account`]; it is published as a [`record`] in the [`partition`] of its key, finalized as an
+//! [`answer`] that travels as a [`result`], and leaves as a [`fact`]; a point that was [`set_aside`] leaves none. [`schema`] lets the two
+//! in between change. [`clock`] keeps the journal's time and a machine's apart, and [`position`] a record's offset and the next.
 
+pub mod account;
 pub mod answer;
 pub mod clock;
 pub mod fact;

@@ -1,6 +1,7 @@
 //! What is in the tables, read by their owner.
 
 use futures::TryStreamExt as _;
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::position::Position;
 use milepost_shared::location::fields::{NUMBERS, TEXTS};
@@ -8,13 +9,12 @@ use milepost_shared::location::{Location, Upload};
 use sqlx::postgres::PgRow;
 use sqlx::{PgPool, Row as _};
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 /// An upload as its rows hold it: bit for bit, in the order of the ordinals.
 #[derive(Debug, Clone)]
 pub struct Stored {
     /// The account.
-    pub account: Uuid,
+    pub account: AccountId,
     /// The record it came with.
     pub source: Position,
     /// Journal time of that record.
@@ -29,7 +29,7 @@ pub struct KeyRow {
     /// SHA-256, hex.
     pub key_hash: String,
     /// The account.
-    pub account: Uuid,
+    pub account: AccountId,
     /// SHA-256, hex.
     pub fingerprint: String,
     /// HTTP status of the answer.

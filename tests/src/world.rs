@@ -1,5 +1,6 @@
 //! One test's world: its database, topics, accounts and programs.
 
+use milepost_shared::journal::account::AccountId;
 use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -60,7 +61,7 @@ impl Default for WorldSettings {
 #[derive(Debug, Clone)]
 pub struct Account {
     /// Its UUID.
-    pub id: Uuid,
+    pub id: AccountId,
     /// Its name.
     pub name: String,
     /// The API key's secret.
@@ -126,7 +127,7 @@ impl World {
             kafka: Kafka::new(&services.kafka),
             tables: Tables { pool: database.pool() },
             planted: Planted::new(),
-            account: Account { id: Uuid::nil(), name: String::new(), secret: String::new() },
+            account: Account { id: AccountId(Uuid::nil()), name: String::new(), secret: String::new() },
             database,
             prefix,
             services,
@@ -244,7 +245,7 @@ impl World {
     ///
     /// # Errors
     /// `milepost-admin` fails.
-    pub async fn new_secret(&self, account: Uuid) -> anyhow::Result<String> {
+    pub async fn new_secret(&self, account: AccountId) -> anyhow::Result<String> {
         let printed = self.administer(&["key", "create", "--account", &account.to_string()]).await?;
         let secret = printed.trim().to_owned();
         // The part behind the prefix, which is for display.

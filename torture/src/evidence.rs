@@ -1,5 +1,6 @@
 //! The evidence: what journal, topics and tables hold when all is healed and quiet, reduced to what the checkers need.
 
+use milepost_shared::journal::account::AccountId;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -7,7 +8,6 @@ use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::position::Position;
 use milepost_shared::kafka::names::TopicNames;
 use milepost_tests::{Kafka, Tables};
-use uuid::Uuid;
 
 use crate::operation::UploadId;
 
@@ -19,7 +19,7 @@ pub struct Sources {
     /// `IDEMPOTENCY_TTL`.
     pub ttl: Duration,
     /// The two accounts.
-    pub accounts: [Uuid; 2],
+    pub accounts: [AccountId; 2],
     /// The cluster.
     pub kafka: Kafka,
     /// The topics.
@@ -33,7 +33,7 @@ pub struct Sources {
 impl Sources {
     /// The number of an account; `None` for a stranger.
     #[must_use]
-    pub fn account(&self, id: Uuid) -> Option<usize> {
+    pub fn account(&self, id: AccountId) -> Option<usize> {
         self.accounts.iter().position(|account| *account == id)
     }
 }

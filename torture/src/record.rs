@@ -2,12 +2,12 @@
 //! subscribers, and by nothing else.
 
 use anyhow::{Context as _, ensure};
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::position::Position;
 use milepost_shared::journal::record::JournalRecord;
 use milepost_tests::Record;
 use serde::Deserialize;
-use uuid::Uuid;
 
 use crate::evidence::{JournalEntry, SeenFact, Sources};
 use crate::operation::UploadId;
@@ -56,7 +56,7 @@ fn key_hash(record: &Record) -> Option<String> {
 #[serde(rename_all = "camelCase")]
 struct FactHead {
     schema: i64,
-    account: Uuid,
+    account: AccountId,
     received_at: i64,
 }
 
@@ -80,7 +80,7 @@ pub fn seen_fact(sources: &Sources, record: &Record) -> SeenFact {
 
 fn read(sources: &Sources, record: &Record, fact: &mut SeenFact) -> anyhow::Result<()> {
     ensure!(fact.source_offset >= 0, "source-offset is no offset");
-    let account: Uuid = header(record, "account")?.parse().context("account is no UUID")?;
+    let account: AccountId = header(record, "account")?.parse().context("account is no UUID")?;
     fact.account = sources.account(account);
     ensure!(header(record, "schema")? == "1", "another schema in its header");
     ensure!(key_hash(record).is_some(), "the key is not 64 hex digits");

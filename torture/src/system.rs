@@ -1,5 +1,6 @@
 //! The system under test: real servers, gateways and consumers, every link between them through a proxy.
 
+use milepost_shared::journal::account::AccountId;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -18,7 +19,6 @@ use sqlx::postgres::PgConnection;
 use tokio::sync::{MutexGuard, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::task::AbortOnDropHandle;
-use uuid::Uuid;
 
 use crate::evidence::Footprint;
 use crate::fault::{Fault, Link, Target};
@@ -184,7 +184,7 @@ impl System {
 
     /// The two accounts.
     #[must_use]
-    pub fn accounts(&self) -> [Uuid; 2] {
+    pub fn accounts(&self) -> [AccountId; 2] {
         self.accounts.each_ref().map(|account| account.id)
     }
 

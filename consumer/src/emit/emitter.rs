@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use futures::FutureExt as _;
 use metrics::{counter, histogram};
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::answer::KeyState;
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::fact::{
@@ -35,7 +36,6 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{Header, Message as _, OwnedHeaders, OwnedMessage};
 use rdkafka::producer::{DeliveryFuture, FutureRecord};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::journal::stopped::{Stop, StoppedPartitions};
 use crate::metric;
@@ -470,7 +470,7 @@ fn leave_stopped(stopped: &StoppedPartitions, batch: &mut Vec<Emission>) {
     }
 }
 
-fn headers(emission: &Emission, account: Uuid, upload: &Upload) -> OwnedHeaders {
+fn headers(emission: &Emission, account: AccountId, upload: &Upload) -> OwnedHeaders {
     let headers = OwnedHeaders::new_with_capacity(5)
         .insert(header(HEADER_SOURCE_OFFSET, &emission.position.offset.to_string()))
         .insert(header(HEADER_ACCOUNT, &account.to_string()))

@@ -1,5 +1,6 @@
 //! On librdkafka's own imitation of a cluster, since a real one makes a client forget it when it likes.
 
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::answer;
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::location::fingerprint::Fingerprint;
@@ -52,7 +53,7 @@ fn batch(offset: i64) -> Vec<Emission> {
 
 fn batch_of(position: Position, upload: Upload) -> Vec<Emission> {
     let time = JournalTime(1);
-    let (account, fingerprint) = (Uuid::nil(), Fingerprint::of(&upload));
+    let (account, fingerprint) = (AccountId(Uuid::nil()), Fingerprint::of(&upload));
     let state = KeyState {
         account,
         fingerprint,

@@ -1,3 +1,4 @@
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::position::Offset;
 use milepost_shared::location::fingerprint::Fingerprint;
@@ -7,7 +8,7 @@ use uuid::Uuid;
 
 use super::*;
 
-const ACCOUNT: Uuid = Uuid::from_u128(7);
+const ACCOUNT: AccountId = AccountId(Uuid::from_u128(7));
 const NOW: Timestamp = Timestamp::LogAppendTime(1_773_480_413_000);
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 

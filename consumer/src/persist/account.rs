@@ -7,7 +7,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
-use uuid::Uuid;
+use milepost_shared::journal::account::AccountId;
 
 /// Longest pause before unknown accounts are looked up again.
 pub const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -18,17 +18,17 @@ const REST: u32 = 9;
 
 /// Accounts known to exist, for one session.
 #[derive(Debug, Clone, Default)]
-pub struct KnownAccounts(Arc<RwLock<HashSet<Uuid>>>);
+pub struct KnownAccounts(Arc<RwLock<HashSet<AccountId>>>);
 
 impl KnownAccounts {
     /// Whether an account is known to exist.
     #[must_use]
-    pub fn contains(&self, account: Uuid) -> bool {
+    pub fn contains(&self, account: AccountId) -> bool {
         self.0.read().unwrap_or_else(PoisonError::into_inner).contains(&account)
     }
 
     /// Adds accounts that exist.
-    pub fn extend(&self, accounts: impl IntoIterator<Item = Uuid>) {
+    pub fn extend(&self, accounts: impl IntoIterator<Item = AccountId>) {
         self.0.write().unwrap_or_else(PoisonError::into_inner).extend(accounts);
     }
 }
@@ -37,7 +37,7 @@ impl KnownAccounts {
 #[derive(Debug)]
 pub struct Waiting {
     max: Duration,
-    in_vain: HashSet<Uuid>,
+    in_vain: HashSet<AccountId>,
     rests_until: Option<Instant>,
 }
 
@@ -50,14 +50,14 @@ impl Waiting {
 
     /// Until when a batch waits for these accounts, which are not known at `now`; `None` if it does not.
     #[must_use]
-    pub fn until(&self, now: Instant, strangers: &HashSet<Uuid>) -> Option<Instant> {
+    pub fn until(&self, now: Instant, strangers: &HashSet<AccountId>) -> Option<Instant> {
         let rests = self.rests_until.is_some_and(|until| now < until);
         let waits = !self.max.is_zero() && !rests && !strangers.is_subset(&self.in_vain);
         waits.then(|| now + self.max)
     }
 
     /// Notes that these accounts were waited for until `now` in vain, if there are any.
-    pub fn end(&mut self, now: Instant, strangers: HashSet<Uuid>) {
+    pub fn end(&mut self, now: Instant, strangers: HashSet<AccountId>) {
         if strangers.is_empty() {
             return;
         }
@@ -71,12 +71,14 @@ impl Waiting {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn accounts(numbers: &[u128]) -> HashSet<Uuid> {
-        numbers.iter().map(|number| Uuid::from_u128(*number)).collect()
+    fn accounts(numbers: &[u128]) -> HashSet<AccountId> {
+        numbers.iter().map(|number| AccountId(Uuid::from_u128(*number))).collect()
     }
 
     #[test]
@@ -102,7 +104,7 @@ mod tests {
             waiting.end(Instant::now(), accounts(&[number]));
         }
         assert!(waiting.in_vain.len() <= STRANGERS_MAX && !waiting.in_vain.is_empty());
-        waiting.end(Instant::now(), (0..3000).map(Uuid::from_u128).collect());
+        waiting.end(Instant::now(), (0..3000).map(|number| AccountId(Uuid::from_u128(number))).collect());
         assert_eq!(waiting.in_vain.len(), STRANGERS_MAX);
     }
 }

@@ -2,9 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::position::{NextOffset, Offset, Partition};
-use uuid::Uuid;
 
 use crate::journal::assign::Assigned;
 use crate::journal::record::{Content, Record};
@@ -150,7 +150,7 @@ impl Batch {
     }
 
     /// Turns the uploads of accounts that do not exist into poison records.
-    pub fn refuse_strangers(&mut self, exists: impl Fn(Uuid) -> bool) {
+    pub fn refuse_strangers(&mut self, exists: impl Fn(AccountId) -> bool) {
         for record in &mut self.records {
             let Some(poison) = record.stranger.take() else { continue };
             if matches!(&record.content, Content::Good(good) if !exists(good.account)) {
@@ -277,7 +277,7 @@ mod tests {
             let upload = Upload { device: "d".to_owned(), locations: vec![Location::new(1, 2.0, 3.0)] };
             Content::Good(Box::new(JournalRecord {
                 key_hash: KeyHash([0; 32]),
-                account: Uuid::nil(),
+                account: AccountId(Uuid::nil()),
                 fingerprint: Fingerprint::of(&upload),
                 payload: upload.into(),
             }))

@@ -6,12 +6,12 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::answer::{self, KeyState};
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::position::Position;
 use milepost_shared::location::fingerprint::Fingerprint;
-use uuid::Uuid;
 
 /// What a record asks for: its key, for what it carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,7 +19,7 @@ pub struct Claim {
     /// The key.
     pub key_hash: KeyHash,
     /// The account the key belongs to.
-    pub account: Uuid,
+    pub account: AccountId,
     /// The fingerprint of what the record carries.
     pub fingerprint: Fingerprint,
     /// How many locations are to be stored.
@@ -122,6 +122,8 @@ impl Windows {
 mod tests {
     use proptest::prelude::*;
 
+    use uuid::Uuid;
+
     use super::*;
 
     const TTL: Duration = Duration::from_millis(100);
@@ -129,7 +131,7 @@ mod tests {
     fn claim(offset: i64, time: i64, upload: u8) -> Claim {
         Claim {
             key_hash: KeyHash([1; 32]),
-            account: Uuid::nil(),
+            account: AccountId(Uuid::nil()),
             fingerprint: Fingerprint([upload; 32]),
             locations: usize::from(upload),
             position: Position::new(0, offset),

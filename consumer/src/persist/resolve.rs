@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use metrics::counter;
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::answer::KeyState;
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::record::{JournalRecord, Payload};
 use milepost_shared::location::Upload;
 use milepost_shared::store::batch as statements;
-use uuid::Uuid;
 
 use crate::emit::emitter::{Answered, Emission};
 use crate::journal::record::{Content, Poison, Record};
@@ -49,7 +49,7 @@ pub struct NewRecord<'a> {
 
 impl<'a> NewRecord<'a> {
     /// The account and the upload that it carries, if that is what it carries.
-    fn upload(&self) -> Option<(Uuid, &'a Upload)> {
+    fn upload(&self) -> Option<(AccountId, &'a Upload)> {
         Some((self.good.account, self.good.upload()?))
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 use metrics::{counter, histogram};
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::position::{NextOffset, Partition, Position};
 use milepost_shared::program::backoff::Backoff;
@@ -18,7 +19,6 @@ use milepost_shared::store::{batch as statements, copy, partitions, progress};
 use sqlx::error::DatabaseError;
 use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::emit::emitter::Emission;
 use crate::journal::record::Record;
@@ -266,21 +266,21 @@ impl Persister {
     }
 
     /// Looks up the accounts that are not known yet. Returns those of new uploads that do not exist.
-    async fn strangers(&mut self, batch: &Batch) -> Result<HashSet<Uuid>, Failure> {
-        let unknown = |account: &Uuid| !self.accounts.contains(*account);
-        let asked: HashSet<Uuid> =
+    async fn strangers(&mut self, batch: &Batch) -> Result<HashSet<AccountId>, Failure> {
+        let unknown = |account: &AccountId| !self.accounts.contains(*account);
+        let asked: HashSet<AccountId> =
             resolve::good_records(batch).map(|(_, upload)| upload.account).filter(unknown).collect();
         if asked.is_empty() {
             return Ok(asked);
         }
-        let asked: Vec<Uuid> = asked.into_iter().collect();
+        let asked: Vec<AccountId> = asked.into_iter().collect();
         let known = self
             .connections
             .ask(async |connection| statements::known_accounts(connection, &asked).await)
             .await?;
         self.accounts.extend(known);
         let new = resolve::good_records(batch).filter(|(record, _)| batch.is_new(record));
-        let unknown = |account: &Uuid| !self.accounts.contains(*account);
+        let unknown = |account: &AccountId| !self.accounts.contains(*account);
         Ok(new.map(|(_, upload)| upload.account).filter(unknown).collect())
     }
 

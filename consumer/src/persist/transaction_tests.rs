@@ -1,8 +1,9 @@
 //! Batches on a real Postgres, with the consumer's own role.
 
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::answer::KeyState;
 use milepost_shared::journal::clock::JournalTime;
-use milepost_shared::journal::position::{Offset, Position};
+use milepost_shared::journal::position::{NextOffset, Offset, Partition, Position};
 use milepost_shared::journal::record::{JournalRecord, Payload};
 use milepost_shared::journal::set_aside::SetAside;
 use milepost_shared::location::fingerprint::Fingerprint;
@@ -13,6 +14,7 @@ use milepost_shared::store::testing::{Role, TestDatabase, database};
 use milepost_shared::testing::eventually;
 use sqlx::Row as _;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 use super::*;
 use crate::journal::assign::Assigned;
@@ -21,7 +23,7 @@ use crate::journal::record::{Content, Poison, Record};
 const TTL: Duration = Duration::from_secs(3600);
 const PATIENCE: Duration = Duration::from_secs(60);
 const TOPIC: &str = "location-uploads";
-const ACCOUNT: Uuid = Uuid::from_u128(7);
+const ACCOUNT: AccountId = AccountId(Uuid::from_u128(7));
 /// Journal time of offset 0; each record is a second later.
 const START_MS: i64 = 1_773_480_413_000;
 
@@ -163,7 +165,7 @@ fn set_aside(offset: i64, key: u8, raw: &[u8]) -> Record {
 }
 
 /// An upload of an account that nobody has created, as decoding leaves it.
-fn stranger(offset: i64, account: Uuid) -> Record {
+fn stranger(offset: i64, account: AccountId) -> Record {
     let mut record = upload(0, offset, 1, 1, 1);
     if let Content::Good(good) = &mut record.content {
         good.account = account;
@@ -363,7 +365,7 @@ async fn a_key_is_free_when_its_window_is_over_and_both_windows_are_remembered()
 async fn poison_and_unknown_accounts_go_to_dead_letters_with_their_reason_and_a_long_run_stops() {
     let mut fixture = Fixture::new().await;
     let mut persister = fixture.persister(1000);
-    let records = [poison(0), stranger(1, Uuid::from_u128(8)), upload(0, 2, 1, 1, 1)];
+    let records = [poison(0), stranger(1, AccountId(Uuid::from_u128(8))), upload(0, 2, 1, 1, 1)];
     let persisted = persister.persist(batch(0, records)).await.unwrap();
     assert_eq!(facts(&persisted), [false, false, true]);
     let reasons: Vec<String> = sqlx::query_scalar("SELECT reason FROM dead_letters ORDER BY \"offset\"")
@@ -446,7 +448,7 @@ async fn a_point_set_aside_that_was_committed_and_not_emitted_is_emitted_again_a
     assert_eq!(fixture.rows().await, before);
 
     // And if the progress alone was put back.
-    progress::place(&mut fixture.connection, TOPIC, 0, 0, true).await.unwrap();
+    progress::place(&mut fixture.connection, TOPIC, Partition(0), NextOffset::START, true).await.unwrap();
     persist(&mut fixture.persister(1000), batch(0, records())).await.unwrap();
     assert_eq!(fixture.count("dead_letters").await, 1);
 }
@@ -459,7 +461,9 @@ async fn points_set_aside_are_no_run_of_poison_and_end_one() {
     let persisted = persister.persist(batch(0, many)).await.unwrap();
     assert_eq!((persisted.poison_run, fixture.count("dead_letters").await), (None, 10));
     let run = async |fixture: &mut Fixture, next_offset| {
-        progress::poison_run(&mut fixture.connection, TOPIC, 0, next_offset, 9).await.unwrap()
+        progress::poison_run(&mut fixture.connection, TOPIC, Partition(0), NextOffset(next_offset), 9)
+            .await
+            .unwrap()
     };
     assert_eq!(run(&mut fixture, 10).await, 0);
 
@@ -474,7 +478,7 @@ async fn a_point_set_aside_of_an_unknown_account_is_a_dead_letter_as_an_upload_o
     let mut fixture = Fixture::new().await;
     let mut record = set_aside(0, 1, b"?");
     if let Content::Good(good) = &mut record.content {
-        good.account = Uuid::from_u128(8);
+        good.account = AccountId(Uuid::from_u128(8));
     }
     record.stranger =
         Some(Box::new(Poison::new("unknown account".to_owned(), Some(b"own key"), Some(b"own bytes"))));
@@ -686,8 +690,11 @@ async fn poison_of_whatever_time_makes_no_table_partition() {
 async fn an_account_that_comes_while_its_upload_waits_for_it_is_no_stranger() {
     let mut fixture = Fixture::new().await;
     let mut persister = fixture.patient_persister(1000, Duration::from_secs(60));
-    let account =
-        Account { id: Uuid::from_u128(8), name: "late".to_owned(), created_at: OffsetDateTime::UNIX_EPOCH };
+    let account = Account {
+        id: AccountId(Uuid::from_u128(8)),
+        name: "late".to_owned(),
+        created_at: OffsetDateTime::UNIX_EPOCH,
+    };
     let new = batch(0, [stranger(0, account.id)]);
     let waiting = tokio::spawn(async move { persist(&mut persister, new).await });
     let asked = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle' \
@@ -703,7 +710,7 @@ async fn an_upload_that_has_waited_for_its_account_in_vain_is_a_dead_letter_of_i
     let mut fixture = Fixture::new().await;
     let mut persister = fixture.patient_persister(1000, Duration::from_millis(200));
     let begun = Instant::now();
-    let records = [upload(0, 0, 2, 2, 1), stranger(1, Uuid::from_u128(8)), upload(0, 2, 3, 3, 1)];
+    let records = [upload(0, 0, 2, 2, 1), stranger(1, AccountId(Uuid::from_u128(8))), upload(0, 2, 3, 3, 1)];
     let persisted = persist(&mut persister, batch(0, records)).await.unwrap();
     assert!(begun.elapsed() >= Duration::from_millis(200));
     assert_eq!(facts(&persisted), [true, false, true]);

@@ -11,6 +11,7 @@ use arc_swap::ArcSwapOption;
 use clap::Args;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::program::pages::Readiness;
 use milepost_shared::program::settings::duration;
 use milepost_shared::store::api_keys;
@@ -20,7 +21,6 @@ use sha2::{Digest as _, Sha256};
 use sqlx::postgres::PgConnectOptions;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::admission::problem::{CREDENTIALS_UNVERIFIED, UNAUTHORIZED};
 use crate::http::problem::Problem;
@@ -53,7 +53,7 @@ pub struct ApiKeySettings {
 }
 
 type Hash = [u8; 32];
-type Known = HashMap<Hash, Uuid>;
+type Known = HashMap<Hash, AccountId>;
 
 /// The API keys this gateway knows. Cheap to clone.
 #[derive(Clone)]
@@ -63,7 +63,7 @@ struct Keys {
     /// `None` until they have been loaded once.
     known: ArcSwapOption<Known>,
     /// Keys looked up since then; `None` for those that the database does not know.
-    lately: Cache<Hash, Option<Uuid>>,
+    lately: Cache<Hash, Option<AccountId>>,
     connections: Connections,
     settings: ApiKeySettings,
     readiness: Readiness,
@@ -121,7 +121,7 @@ impl ApiKeys {
     ///
     /// # Errors
     /// [`UNAUTHORIZED`], or [`CREDENTIALS_UNVERIFIED`] where only the database knows.
-    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Uuid, Problem> {
+    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<AccountId, Problem> {
         let secret = secret(headers).ok_or(UNAUTHORIZED)?;
         let hash: Hash = Sha256::digest(secret).into();
         let known = self.0.known.load().as_ref().and_then(|known| known.get(&hash).copied());
@@ -141,7 +141,7 @@ impl ApiKeys {
 }
 
 impl Keys {
-    async fn look_up(&self, hash: Hash) -> Result<Option<Uuid>, Problem> {
+    async fn look_up(&self, hash: Hash) -> Result<Option<AccountId>, Problem> {
         let asking = self.connections.ask(async |connection| api_keys::find(connection, &hash).await);
         match timeout(self.settings.api_key_timeout, asking).await {
             Ok(Ok(found)) => {

@@ -1,4 +1,5 @@
 use http::HeaderValue;
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::program::settings::Settings as _;
 use milepost_shared::store::connect;
 use milepost_shared::store::testing::{self, Role, TestDatabase};
@@ -45,7 +46,7 @@ impl KeyFixture {
             .unwrap();
     }
 
-    async fn with(&self, secret: &str) -> Result<Uuid, Problem> {
+    async fn with(&self, secret: &str) -> Result<AccountId, Problem> {
         self.api_keys.authenticate(&headers(&[("x-api-key", secret)])).await
     }
 }

@@ -6,8 +6,8 @@ use std::time::Duration;
 use clap::Args;
 use governor::clock::{Clock as _, DefaultClock};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use milepost_shared::journal::account::AccountId;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use crate::admission::problem::rate_limited;
 use crate::http::problem::Problem;
@@ -28,7 +28,7 @@ pub struct RateSettings {
 }
 
 /// The rates of all accounts. It grows with the number of accounts that uploaded lately, which must have authenticated.
-pub struct Rates(Option<DefaultKeyedRateLimiter<Uuid>>);
+pub struct Rates(Option<DefaultKeyedRateLimiter<AccountId>>);
 
 impl Rates {
     /// Everybody may begin with a burst.
@@ -43,7 +43,7 @@ impl Rates {
     ///
     /// # Errors
     /// [`rate_limited`] with the wait until the next one is allowed.
-    pub fn check(&self, account: Uuid) -> Result<(), Problem> {
+    pub fn check(&self, account: AccountId) -> Result<(), Problem> {
         let Some(limiter) = &self.0 else { return Ok(()) };
         limiter
             .check_key(&account)
@@ -64,12 +64,14 @@ impl Rates {
 mod tests {
     use http::header::RETRY_AFTER;
 
+    use uuid::Uuid;
+
     use super::*;
 
     #[test]
     fn an_account_past_its_burst_learns_when_to_come_back_and_others_go_on() {
         let rates = Rates::new(&RateSettings { rate_limit: 1, rate_burst: 3 });
-        let (hasty, calm) = (Uuid::from_u128(1), Uuid::from_u128(2));
+        let (hasty, calm) = (AccountId(Uuid::from_u128(1)), AccountId(Uuid::from_u128(2)));
         let allowed = (0..10).take_while(|_| rates.check(hasty).is_ok()).count();
         assert!((3..=4).contains(&allowed), "{allowed}");
         let limited = rates.check(hasty).unwrap_err();
@@ -80,6 +82,6 @@ mod tests {
     #[test]
     fn zero_is_without_limit() {
         let rates = Rates::new(&RateSettings { rate_limit: 0, rate_burst: 1 });
-        assert!((0..1000).all(|_| rates.check(Uuid::nil()).is_ok()));
+        assert!((0..1000).all(|_| rates.check(AccountId(Uuid::nil())).is_ok()));
     }
 }

@@ -66,6 +66,7 @@ impl AnswerCache {
 
 #[cfg(test)]
 mod tests {
+    use milepost_shared::journal::account::AccountId;
     use milepost_shared::journal::answer;
     use milepost_shared::journal::clock::JournalTime;
     use milepost_shared::journal::position::Position;
@@ -80,7 +81,7 @@ mod tests {
 
     fn state(offset: i64, count: usize) -> KeyState {
         KeyState {
-            account: Uuid::nil(),
+            account: AccountId(Uuid::nil()),
             fingerprint: Fingerprint([0; 32]),
             status: 200,
             body: answer::body(count),

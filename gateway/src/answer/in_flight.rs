@@ -197,6 +197,7 @@ impl Drop for Flight {
 
 #[cfg(test)]
 mod tests {
+    use milepost_shared::journal::account::AccountId;
     use milepost_shared::journal::clock::JournalTime;
     use milepost_shared::journal::position::Position;
     use uuid::Uuid;
@@ -235,7 +236,7 @@ mod tests {
             key_hash: KEY,
             record: source,
             state: KeyState {
-                account: Uuid::nil(),
+                account: AccountId(Uuid::nil()),
                 fingerprint: A,
                 status: 200,
                 body: bytes::Bytes::new(),

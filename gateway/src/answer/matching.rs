@@ -45,6 +45,7 @@ pub fn answer_of(record: Position, time: JournalTime, windows: &[KeyState]) -> O
 
 #[cfg(test)]
 mod tests {
+    use milepost_shared::journal::account::AccountId;
     use milepost_shared::journal::key::KeyHash;
     use milepost_shared::location::fingerprint::Fingerprint;
     use proptest::prelude::*;
@@ -60,7 +61,7 @@ mod tests {
 
     fn window(source: i64, accepted_at: i64) -> KeyState {
         KeyState {
-            account: Uuid::nil(),
+            account: AccountId(Uuid::nil()),
             fingerprint: Fingerprint([0; 32]),
             status: 200,
             body: bytes::Bytes::new(),

@@ -3,19 +3,19 @@
 
 use std::time::Duration;
 
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::answer::KeyState;
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::position::Position;
 use milepost_shared::location::Upload;
 use milepost_shared::location::fingerprint::Fingerprint;
-use uuid::Uuid;
 
 /// An upload that was authenticated, validated, hashed and stamped. Nothing is stored of it yet.
 #[derive(Debug)]
 pub struct Accepted {
     /// Who sent it.
-    pub account: Uuid,
+    pub account: AccountId,
     /// What it is keyed by; of a random key if the client gave none.
     pub key_hash: KeyHash,
     /// Whether the client gave the key. Without one nothing can be known of it, so it is not looked up.

@@ -296,6 +296,7 @@ fn is_place(offset: i64, is_stamped: bool) -> bool {
 #[cfg(test)]
 mod tests {
     use clap::Parser as _;
+    use milepost_shared::journal::account::AccountId;
     use milepost_shared::journal::key::KeyHash;
     use milepost_shared::location::fingerprint::Fingerprint;
     use milepost_shared::location::{Location, Upload};
@@ -344,7 +345,7 @@ mod tests {
     fn accepted_with(key_hash: KeyHash) -> Accepted {
         let upload = Upload { device: "d".to_owned(), locations: vec![Location::new(1, 48.0, 16.0)] };
         Accepted {
-            account: Uuid::nil(),
+            account: AccountId(Uuid::nil()),
             key_hash,
             has_key: true,
             fingerprint: Fingerprint::of(&upload),

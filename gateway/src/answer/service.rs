@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use clap::Args;
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::answer::KeyState;
 use milepost_shared::journal::clock::{Clock, JournalTime};
 use milepost_shared::journal::key::KeyHash;
@@ -24,7 +25,6 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use uuid::Uuid;
 
 use crate::answer::cache::AnswerCache;
 use crate::answer::flight::Finder;
@@ -170,7 +170,7 @@ impl Answers {
 
     /// What became of an upload of this account. With a receipt, it is about that very upload, even if its key has been
     /// used again since; without one, about what the key stands for at the moment.
-    pub async fn status(&self, account: Uuid, key_hash: KeyHash, receipt: Option<Receipt>) -> Status {
+    pub async fn status(&self, account: AccountId, key_hash: KeyHash, receipt: Option<Receipt>) -> Status {
         let Finder { cache, lookup, journal_clock, .. } = &*self.0.finder;
         let of_account = |state: &KeyState| state.account == account;
         let Some(receipt) = receipt else {

@@ -2,7 +2,9 @@
 //! anything.
 
 use std::time::Duration;
+use uuid::Uuid;
 
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::answer::{self, KeyState};
 use milepost_shared::journal::clock::{Clock, JournalTime};
 use milepost_shared::journal::key::KeyHash;
@@ -23,7 +25,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::*;
 
-const ACCOUNT: Uuid = Uuid::from_u128(1);
+const ACCOUNT: AccountId = AccountId(Uuid::from_u128(1));
 const TTL: Duration = Duration::from_secs(3600);
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Nothing listens here.
@@ -334,8 +336,11 @@ async fn while_a_partition_is_late_nobody_waits_and_the_status_says_so() {
     let status = answers.status(ACCOUNT, key, Some(second)).await;
     assert!(matches!(status, Status::Final { state, conflict: false } if state == mine.state));
     backend.progress(pending.position).await;
-    assert!(matches!(answers.status(Uuid::from_u128(2), key, Some(pending)).await, Status::Unknown));
-    assert!(matches!(answers.status(Uuid::from_u128(2), key, None).await, Status::Unknown));
+    assert!(matches!(
+        answers.status(AccountId(Uuid::from_u128(2)), key, Some(pending)).await,
+        Status::Unknown
+    ));
+    assert!(matches!(answers.status(AccountId(Uuid::from_u128(2)), key, None).await, Status::Unknown));
 
     let partition = pending.position.partition;
     backend.emit(&ResultRecord { record: second.position, ..mine }).await;

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use clap::Args;
 use http::{HeaderMap, HeaderName};
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::clock::{Clock, millis};
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::record;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::location::{self, LOCATIONS_MAX, Rules, Shape, Upload};
 use milepost_shared::program::settings::duration;
-use uuid::Uuid;
 
 use crate::admission::body::Held;
 use crate::admission::coding::Codings;
@@ -53,7 +53,7 @@ pub struct Acceptance {
 #[derive(Debug)]
 pub struct Sent<'a> {
     /// Who sent it.
-    pub account: Uuid,
+    pub account: AccountId,
     /// The client's key.
     pub key: Option<&'a str>,
     /// Which of the two kinds of body it has to be.
@@ -125,12 +125,14 @@ mod tests {
     use http::HeaderValue;
     use milepost_shared::location::Invalid;
 
+    use uuid::Uuid;
+
     use super::*;
     use crate::admission::body::Bodies;
     use crate::http::problem::OVERLOAD;
     use crate::testing::settings;
 
-    const ACCOUNT: Uuid = Uuid::from_u128(1);
+    const ACCOUNT: AccountId = AccountId(Uuid::from_u128(1));
     const NOW_MS: i64 = 1_773_480_413_000;
 
     fn acceptance() -> Acceptance {

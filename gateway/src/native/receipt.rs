@@ -6,11 +6,11 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::position::Position;
 use sha2::{Digest, Sha256};
-use uuid::Uuid;
 
 use crate::answer::outcome::Receipt;
 
@@ -22,7 +22,7 @@ const TAG: usize = 16;
 
 /// The text for the `Location`: base64url without padding, 71 characters.
 #[must_use]
-pub fn encode(receipt: &Receipt, account: Uuid, key_hash: KeyHash) -> String {
+pub fn encode(receipt: &Receipt, account: AccountId, key_hash: KeyHash) -> String {
     let mut bytes = Vec::with_capacity(FIELDS + TAG);
     bytes.push(VERSION);
     bytes.extend_from_slice(&receipt.position.partition.0.to_be_bytes());
@@ -35,7 +35,7 @@ pub fn encode(receipt: &Receipt, account: Uuid, key_hash: KeyHash) -> String {
 
 /// Reads a text back; `None` if it was not made for this account and key, was altered, or is of another version.
 #[must_use]
-pub fn decode(text: &str, account: Uuid, key_hash: KeyHash) -> Option<Receipt> {
+pub fn decode(text: &str, account: AccountId, key_hash: KeyHash) -> Option<Receipt> {
     let bytes: [u8; FIELDS + TAG] = URL_SAFE_NO_PAD.decode(text).ok()?.try_into().ok()?;
     let (fields, given) = bytes.split_at(FIELDS);
     if fields[0] != VERSION || given != tag(fields, account, key_hash) {
@@ -52,10 +52,10 @@ pub fn decode(text: &str, account: Uuid, key_hash: KeyHash) -> Option<Receipt> {
 }
 
 /// All parts have fixed lengths, so none runs into its neighbour.
-fn tag(fields: &[u8], account: Uuid, key_hash: KeyHash) -> [u8; TAG] {
+fn tag(fields: &[u8], account: AccountId, key_hash: KeyHash) -> [u8; TAG] {
     let mut hasher = Sha256::new();
     hasher.update(DOMAIN);
-    hasher.update(account.as_bytes());
+    hasher.update(account.0.as_bytes());
     hasher.update(key_hash.0);
     hasher.update(fields);
     let mut tag = [0; TAG];
@@ -67,14 +67,16 @@ fn tag(fields: &[u8], account: Uuid, key_hash: KeyHash) -> [u8; TAG] {
 mod tests {
     use proptest::prelude::*;
 
+    use uuid::Uuid;
+
     use super::*;
 
-    fn receipts() -> impl Strategy<Value = (Receipt, Uuid, KeyHash)> {
+    fn receipts() -> impl Strategy<Value = (Receipt, AccountId, KeyHash)> {
         (any::<(i32, i64, i64)>(), any::<[u8; 16]>(), any::<u128>(), any::<[u8; 32]>()).prop_map(
             |((partition, offset, time), fingerprint, account, key)| {
                 let position = Position::new(partition, offset);
                 let receipt = Receipt { position, journal_time: JournalTime(time), fingerprint };
-                (receipt, Uuid::from_u128(account), KeyHash(key))
+                (receipt, AccountId(Uuid::from_u128(account)), KeyHash(key))
             },
         )
     }
@@ -109,7 +111,7 @@ mod tests {
 
         #[test]
         fn no_text_makes_it_panic(text in ".{0,100}") {
-            prop_assert_eq!(decode(&text, Uuid::nil(), KeyHash([0; 32])), None);
+            prop_assert_eq!(decode(&text, AccountId(Uuid::nil()), KeyHash([0; 32])), None);
         }
     }
 }

@@ -6,9 +6,9 @@ use axum::body::Body;
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, HeaderName, HeaderValue, LOCATION, RETRY_AFTER};
 use http::{HeaderMap, StatusCode};
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::answer::KeyState;
 use milepost_shared::journal::key::KeyHash;
-use uuid::Uuid;
 
 use crate::answer::outcome::Outcome;
 use crate::http::problem::seconds;
@@ -27,7 +27,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 #[derive(Debug, Clone)]
 pub struct Asked {
     /// Who sent it.
-    pub account: Uuid,
+    pub account: AccountId,
     /// Of its key.
     pub key_hash: KeyHash,
     /// `Preference-Applied`.
@@ -77,11 +77,13 @@ mod tests {
     use milepost_shared::journal::position::Position;
     use milepost_shared::location::fingerprint::Fingerprint;
 
+    use uuid::Uuid;
+
     use super::*;
     use crate::answer::outcome::{Receipt, Unavailable};
 
     const KEY: KeyHash = KeyHash([7; 32]);
-    const ACCOUNT: Uuid = Uuid::from_u128(1);
+    const ACCOUNT: AccountId = AccountId(Uuid::from_u128(1));
     const POSITION: Position = Position::new(1, 2);
 
     fn answered(outcome: Outcome) -> Response {

@@ -2,11 +2,11 @@
 
 use axum::response::{IntoResponse, Response};
 use http::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::answer::{self, KeyState};
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::key::KeyHash;
 use serde::Serialize;
-use uuid::Uuid;
 
 use crate::answer::outcome::{Receipt, Status};
 use crate::http::problem::{Problem, seconds};
@@ -35,7 +35,11 @@ enum Page {
 /// # Errors
 /// [`UNKNOWN_UPLOAD`] for anything that no gateway wrote into a `Location` for this account, without saying whether it is
 /// malformed, altered or another account's.
-pub fn asked(path: &str, query: Option<&str>, account: Uuid) -> Result<(KeyHash, Option<Receipt>), Problem> {
+pub fn asked(
+    path: &str,
+    query: Option<&str>,
+    account: AccountId,
+) -> Result<(KeyHash, Option<Receipt>), Problem> {
     let key_hash = path.parse().map_err(|_| UNKNOWN_UPLOAD)?;
     let receipt =
         query.into_iter().flat_map(|query| query.split('&')).find_map(|pair| pair.strip_prefix("receipt="));
@@ -74,10 +78,12 @@ mod tests {
     use milepost_shared::journal::position::Position;
     use milepost_shared::location::fingerprint::Fingerprint;
 
+    use uuid::Uuid;
+
     use super::*;
 
     const KEY: KeyHash = KeyHash([7; 32]);
-    const ACCOUNT: Uuid = Uuid::from_u128(1);
+    const ACCOUNT: AccountId = AccountId(Uuid::from_u128(1));
     const POSITION: Position = Position::new(1, 2);
 
     fn state(body: bytes::Bytes) -> KeyState {
@@ -124,7 +130,7 @@ mod tests {
         assert_eq!(asked(&path, None, ACCOUNT), Ok((KEY, None)));
         assert_eq!(asked(&path, Some("x"), ACCOUNT), Ok((KEY, None)));
         for (path, query, account) in [
-            (path.as_str(), query.as_str(), Uuid::from_u128(2)),
+            (path.as_str(), query.as_str(), AccountId(Uuid::from_u128(2))),
             (path.as_str(), "receipt=", ACCOUNT),
             (path.as_str(), "receipt=AAAA", ACCOUNT),
             (&path[1..], query.as_str(), ACCOUNT),

@@ -1,5 +1,6 @@
 //! Requests for tests.
 
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::location::Location;
 use uuid::Uuid;
@@ -35,7 +36,13 @@ pub fn fault(request: &Request<'_>) -> (Reason, String) {
 
 pub fn key(point: &Point<'_>) -> KeyHash {
     let Location { timestamp, latitude, longitude, .. } = point.location;
-    KeyHash::of_point(Uuid::nil(), point.device.as_deref().unwrap_or("phone"), timestamp, latitude, longitude)
+    KeyHash::of_point(
+        AccountId(Uuid::nil()),
+        point.device.as_deref().unwrap_or("phone"),
+        timestamp,
+        latitude,
+        longitude,
+    )
 }
 
 pub fn keys(decoded: &Decoded<'_>) -> Vec<KeyHash> {

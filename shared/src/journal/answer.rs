@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use serde::Deserialize;
-use uuid::Uuid;
 
+use crate::journal::account::AccountId;
 use crate::journal::clock::JournalTime;
 use crate::journal::position::Position;
 use crate::location::fingerprint::Fingerprint;
@@ -19,7 +19,7 @@ const CALENDAR_END: JournalTime = JournalTime(253_402_300_799_999);
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct KeyState {
     /// The account the key belongs to.
-    pub account: Uuid,
+    pub account: AccountId,
     /// Of the upload that claimed the key.
     pub fingerprint: Fingerprint,
     /// HTTP status of every answer in the window: [`STATUS`].
@@ -105,6 +105,8 @@ pub fn processed_count(body: &[u8]) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     #[test]
@@ -144,7 +146,7 @@ mod tests {
 
     fn state() -> KeyState {
         KeyState {
-            account: Uuid::nil(),
+            account: AccountId(Uuid::nil()),
             fingerprint: Fingerprint([0; 32]),
             status: 200,
             body: body(1),

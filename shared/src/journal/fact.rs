@@ -1,8 +1,8 @@
 //! The fact: an upload as persisted, as subscribers of `locations` read it (docs/topics.md is its public description).
 
 use serde::Serialize;
-use uuid::Uuid;
 
+use crate::journal::account::AccountId;
 use crate::journal::clock::JournalTime;
 use crate::location::{Location, Upload};
 
@@ -27,7 +27,7 @@ pub const VALUE_BYTES_MAX: usize = (4 << 20) - 1024;
 #[serde(rename_all = "camelCase")]
 struct Value<'a> {
     schema: i64,
-    account: Uuid,
+    account: AccountId,
     device_id: &'a str,
     received_at: JournalTime,
     locations: &'a [Location],
@@ -39,7 +39,7 @@ struct Value<'a> {
 /// # Panics
 /// Never: an upload holds no number that JSON lacks.
 #[must_use]
-pub fn encode(account: Uuid, received_at: JournalTime, upload: &Upload) -> Vec<u8> {
+pub fn encode(account: AccountId, received_at: JournalTime, upload: &Upload) -> Vec<u8> {
     serde_json::to_vec(&Value {
         schema: SCHEMA,
         account,
@@ -52,12 +52,14 @@ pub fn encode(account: Uuid, received_at: JournalTime, upload: &Upload) -> Vec<u
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
 
     #[test]
     fn a_fact_reads_as_documented() {
         let upload = Upload { device: "d".to_owned(), locations: vec![Location::new(5, 48.25, -16.5)] };
-        let fact = encode(Uuid::nil(), JournalTime(7), &upload);
+        let fact = encode(AccountId(Uuid::nil()), JournalTime(7), &upload);
         assert_eq!(
             String::from_utf8(fact).unwrap(),
             r#"{"schema":1,"account":"00000000-0000-0000-0000-000000000000","deviceId":"d","receivedAt":7,"#

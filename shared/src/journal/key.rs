@@ -3,8 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use crate::journal::account::AccountId;
 use sha2::{Digest, Sha256};
-use uuid::Uuid;
 
 /// Version of the hashing rule, part of what is hashed. A new rule needs a new number, and a time in which both count.
 const VERSION: u8 = 1;
@@ -23,10 +23,10 @@ pub struct KeyHash(pub [u8; 32]);
 impl KeyHash {
     /// The hash of an account's key. Equal keys of two accounts have different hashes (invariant 6).
     #[must_use]
-    pub fn new(account: Uuid, key: &str) -> Self {
+    pub fn new(account: AccountId, key: &str) -> Self {
         let mut hasher = Sha256::new();
         hasher.update([VERSION, 16]);
-        hasher.update(account.as_bytes());
+        hasher.update(account.0.as_bytes());
         push_text(&mut hasher, key);
         Self(hasher.finalize().into())
     }
@@ -34,7 +34,7 @@ impl KeyHash {
     /// The hash of a point that came without a key: of an account's device, at a time, milliseconds since 1970, and a place.
     /// Nothing else of a point counts. Coordinates count bit by bit, but -0.0 is 0.0. No client's key has this hash.
     #[must_use]
-    pub fn of_point(account: Uuid, device: &str, timestamp: i64, latitude: f64, longitude: f64) -> Self {
+    pub fn of_point(account: AccountId, device: &str, timestamp: i64, latitude: f64, longitude: f64) -> Self {
         let mut hasher = Self::without_key(POINT, account);
         push_text(&mut hasher, device);
         hasher.update(timestamp.to_be_bytes());
@@ -48,7 +48,7 @@ impl KeyHash {
     /// The hash of a point that was set aside: of an account's app, for a reason, as it was sent. No client's key and no
     /// point has this hash.
     #[must_use]
-    pub fn of_set_aside(account: Uuid, app: &str, reason: &str, raw: &str) -> Self {
+    pub fn of_set_aside(account: AccountId, app: &str, reason: &str, raw: &str) -> Self {
         let mut hasher = Self::without_key(SET_ASIDE, account);
         for text in [app, reason, raw] {
             push_text(&mut hasher, text);
@@ -56,11 +56,11 @@ impl KeyHash {
         Self(hasher.finalize().into())
     }
 
-    fn without_key(of: [u8; 2], account: Uuid) -> Sha256 {
+    fn without_key(of: [u8; 2], account: AccountId) -> Sha256 {
         let [what, version] = of;
         let mut hasher = Sha256::new();
         hasher.update([NO_CLIENTS, what, version, 16]);
-        hasher.update(account.as_bytes());
+        hasher.update(account.0.as_bytes());
         hasher
     }
 }
@@ -110,16 +110,17 @@ impl FromStr for KeyHash {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use uuid::Uuid;
 
     use super::*;
 
-    const A: Uuid = Uuid::from_u128(1);
+    const A: AccountId = AccountId(Uuid::from_u128(1));
 
     #[test]
     fn account_and_key_both_count_and_do_not_run_into_each_other() {
         let hashes = [
             KeyHash::new(A, "k"),
-            KeyHash::new(Uuid::from_u128(2), "k"),
+            KeyHash::new(AccountId(Uuid::from_u128(2)), "k"),
             KeyHash::new(A, "kk"),
             KeyHash::new(A, ""),
         ];
@@ -130,13 +131,13 @@ mod tests {
 
     #[test]
     fn the_rule_never_changes_for_keys_already_out_there() {
-        let hash = KeyHash::new(Uuid::from_u128(0x1234), "order-66");
+        let hash = KeyHash::new(AccountId(Uuid::from_u128(0x1234)), "order-66");
         assert_eq!(hash.to_string(), "1e14255a4530f6123ed2ff607be14e647905aab342003c5ef56df21561b72c13");
     }
 
     #[test]
     fn the_rule_for_points_never_changes_for_those_already_out_there() {
-        let account = Uuid::from_u128(0x1234);
+        let account = AccountId(Uuid::from_u128(0x1234));
         let point = KeyHash::of_point(account, "pixel8", 1_786_439_998_000, 48.2101001, 16.3700002);
         assert_eq!(point.to_string(), "fb873d3f0473fcbe5544333de2d4a72daea6084d7be71fdf20e77ecf54064fdc");
         let nowhere = KeyHash::of_point(account, "", 0, 0.0, 0.0);
@@ -154,8 +155,9 @@ mod tests {
 
     #[test]
     fn what_is_set_aside_is_known_by_all_that_is_said_of_it() {
-        let of =
-            |account, app, reason, raw| KeyHash::of_set_aside(Uuid::from_u128(account), app, reason, raw);
+        let of = |account, app, reason, raw| {
+            KeyHash::of_set_aside(AccountId(Uuid::from_u128(account)), app, reason, raw)
+        };
         let hashes = [
             of(1, "a", "b", "c"),
             of(2, "a", "b", "c"),
@@ -181,7 +183,7 @@ mod tests {
         #[test]
         fn points_have_one_hash_if_and_only_if_they_are_one_point(a in known(), b in known()) {
             let hash = |(account, device, time, latitude, longitude): &Known| {
-                KeyHash::of_point(Uuid::from_u128(*account), device, *time, *latitude, *longitude)
+                KeyHash::of_point(AccountId(Uuid::from_u128(*account)), device, *time, *latitude, *longitude)
             };
             prop_assert_eq!(hash(&a) == hash(&b), a == b);
         }

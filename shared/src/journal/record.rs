@@ -3,8 +3,8 @@
 //! Kafka key: the key hash in hex. Value, Protobuf: the message `Record` of `shared/proto/location_uploads.proto`.
 
 use prost::Message as _;
-use uuid::Uuid;
 
+use crate::journal::account::AccountId;
 use crate::journal::clock::JournalTime;
 use crate::journal::key::KeyHash;
 use crate::journal::set_aside::SetAside;
@@ -26,7 +26,7 @@ pub struct JournalRecord {
     /// What the record is keyed by.
     pub key_hash: KeyHash,
     /// Who sent it.
-    pub account: Uuid,
+    pub account: AccountId,
     /// Of `payload`, taken by the gateway.
     pub fingerprint: Fingerprint,
     /// What was sent.
@@ -139,7 +139,7 @@ impl JournalRecord {
         let key_hash = key
             .and_then(|key| std::str::from_utf8(key).ok()?.parse().ok())
             .ok_or_else(|| poison("the key is not 64 lower-case hex digits"))?;
-        let account = fields.account.and_then(|bytes| Uuid::from_slice(&bytes).ok());
+        let account = fields.account.and_then(|bytes| AccountId::from_slice(&bytes));
         let account = account.ok_or_else(|| poison("no account"))?;
         let fingerprint = fields.fingerprint.and_then(|bytes| bytes.try_into().ok());
         let fingerprint = Fingerprint(fingerprint.ok_or_else(|| poison("no fingerprint"))?);
@@ -171,22 +171,22 @@ fn decode_upload(bytes: &[u8], schema: u32) -> Result<Upload, Undecodable> {
 
 /// As [`JournalRecord::encode`], from the parts of an upload's.
 #[must_use]
-pub fn encode(account: Uuid, fingerprint: Fingerprint, upload: &Upload) -> Vec<u8> {
+pub fn encode(account: AccountId, fingerprint: Fingerprint, upload: &Upload) -> Vec<u8> {
     let value = value(upload.schema(), account, fingerprint);
     Value { upload: Some(protobuf::encode(upload)), ..value }.encode_to_vec()
 }
 
 /// As [`JournalRecord::encode`], from the parts of one that carries a point set aside.
 #[must_use]
-pub fn encode_set_aside(account: Uuid, fingerprint: Fingerprint, point: &SetAside) -> Vec<u8> {
+pub fn encode_set_aside(account: AccountId, fingerprint: Fingerprint, point: &SetAside) -> Vec<u8> {
     let value = value(1, account, fingerprint);
     Value { set_aside: Some(point.encode_to_vec()), ..value }.encode_to_vec()
 }
 
-fn value(schema: u32, account: Uuid, fingerprint: Fingerprint) -> Value {
+fn value(schema: u32, account: AccountId, fingerprint: Fingerprint) -> Value {
     Value {
         schema: Some(schema),
-        account: Some(account.as_bytes().to_vec()),
+        account: Some(account.0.as_bytes().to_vec()),
         fingerprint: Some(fingerprint.0.to_vec()),
         ..Value::default()
     }
@@ -198,7 +198,7 @@ fn poison(reason: impl Into<String>) -> Undecodable {
 
 /// What a gateway takes leaves a fact that its topic takes. Numbers are longer in a fact, though, so what somebody else
 /// writes need not.
-fn check_fact(account: Uuid, upload: &Upload, bytes: usize) -> Result<(), Undecodable> {
+fn check_fact(account: AccountId, upload: &Upload, bytes: usize) -> Result<(), Undecodable> {
     /// More than a location has in JSON besides its texts: a name, its marks, and a number of 24 digits and signs.
     const LOCATION_BYTES_MAX: usize = 64 + 64 * (NUMBERS.len() + TEXTS.len());
     // A character of a text has two at most for each that it has here.
@@ -232,13 +232,15 @@ pub fn is_traceparent(text: &str) -> bool {
 mod tests {
     use prost_reflect::{DescriptorPool, DynamicMessage, ReflectMessage as _};
 
+    use uuid::Uuid;
+
     use super::*;
     use crate::kafka::names::RECORD_BYTES_MAX;
     use crate::location::{LOCATIONS_MAX, Shape};
 
     fn record() -> JournalRecord {
         let upload = Upload { device: "d".to_owned(), locations: vec![Location::new(5, 48.2, 16.3)] };
-        let account = Uuid::from_u128(1);
+        let account = AccountId(Uuid::from_u128(1));
         let fingerprint = Fingerprint::of(&upload);
         JournalRecord { key_hash: KeyHash::new(account, "k"), account, fingerprint, payload: upload.into() }
     }
@@ -339,12 +341,12 @@ mod tests {
         let (_, upload) = largest(
             r#"{"timestamp":2e14,"latitude":9,"longitude":9,"accuracy":1e8,"altitude":1e8,"bearing":9,"speed":1e5,"batteryLevel":9,"provider":"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\"\""}"#,
         );
-        let fact = fact::encode(Uuid::nil(), JournalTime(i64::MAX), &upload).len();
+        let fact = fact::encode(AccountId(Uuid::nil()), JournalTime(i64::MAX), &upload).len();
         assert!(fact <= fact::VALUE_BYTES_MAX, "{fact}");
         // The key, and headers of which the device's name is the longest.
         let besides = 64 + 4 * 128 + 256;
         assert!(fact::VALUE_BYTES_MAX + besides <= RECORD_BYTES_MAX);
-        assert_eq!(check_fact(Uuid::nil(), &upload, VALUE_BYTES_MAX), Ok(()));
+        assert_eq!(check_fact(AccountId(Uuid::nil()), &upload, VALUE_BYTES_MAX), Ok(()));
     }
 
     #[test]
@@ -371,7 +373,7 @@ mod tests {
         let message = dynamic(&record);
         let field = |name: &str| message.get_field_by_name(name).unwrap().into_owned();
         assert_eq!(field("schema").as_u32(), Some(SCHEMA));
-        assert_eq!(field("account").as_bytes().unwrap()[..], record.account.as_bytes()[..]);
+        assert_eq!(field("account").as_bytes().unwrap()[..], record.account.0.as_bytes()[..]);
         assert_eq!(field("fingerprint").as_bytes().unwrap()[..], record.fingerprint.0[..]);
         let upload = field("upload").as_message().unwrap().encode_to_vec();
         assert_eq!(protobuf::decode(&upload).as_ref(), Ok(record.upload().unwrap()));

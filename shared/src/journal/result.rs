@@ -6,8 +6,8 @@
 
 use prost::Message as _;
 use prost::bytes::Bytes;
-use uuid::Uuid;
 
+use crate::journal::account::AccountId;
 use crate::journal::answer::KeyState;
 use crate::journal::clock::JournalTime;
 use crate::journal::key::KeyHash;
@@ -61,7 +61,7 @@ impl ResultRecord {
             // All that is in it was in the first one.
             schema: Some(1),
             record_offset: Some(self.record.offset.0),
-            account: Some(state.account.as_bytes().to_vec()),
+            account: Some(state.account.0.as_bytes().to_vec()),
             fingerprint: Some(state.fingerprint.0.to_vec()),
             status: Some(state.status.into()),
             body: Some(state.body.clone()),
@@ -82,7 +82,7 @@ impl ResultRecord {
         let offset = Offset(value.record_offset.filter(|offset| *offset >= 0)?);
         let record = Position { partition, offset };
         let state = KeyState {
-            account: Uuid::from_slice(&value.account?).ok()?,
+            account: AccountId::from_slice(&value.account?)?,
             fingerprint: Fingerprint(value.fingerprint?.try_into().ok()?),
             status: value.status?.try_into().ok()?,
             body: value.body?,
@@ -98,6 +98,8 @@ impl ResultRecord {
 mod tests {
     use prost_reflect::{DescriptorPool, DynamicMessage};
 
+    use uuid::Uuid;
+
     use super::*;
     use crate::journal::answer;
 
@@ -106,7 +108,7 @@ mod tests {
             key_hash: KeyHash([7; 32]),
             record: Position::new(4, 99),
             state: KeyState {
-                account: Uuid::from_u128(1),
+                account: AccountId(Uuid::from_u128(1)),
                 fingerprint: Fingerprint([9; 32]),
                 status: 200,
                 body: answer::body(3),
@@ -177,7 +179,7 @@ mod tests {
         assert_eq!((field("schema").as_u32(), field("status").as_u32()), (Some(SCHEMA), Some(200)));
         assert_eq!((number("record_offset"), number("source_offset")), (Some(99), Some(42)));
         assert_eq!((number("accepted_at"), number("expires_at")), (Some(5), Some(6)));
-        assert_eq!(field("account").as_bytes().unwrap()[..], result.state.account.as_bytes()[..]);
+        assert_eq!(field("account").as_bytes().unwrap()[..], result.state.account.0.as_bytes()[..]);
         assert_eq!(field("fingerprint").as_bytes().unwrap()[..], result.state.fingerprint.0[..]);
         assert_eq!(field("body").as_bytes().unwrap()[..], result.state.body[..]);
         assert_eq!(message.fields().count(), descriptor.fields().count());

@@ -1,8 +1,8 @@
 //! Accounts and their API keys, as the administrator manages them.
 
+use crate::journal::account::AccountId;
 use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
-use uuid::Uuid;
 
 /// Longest name of an account, characters; the table has the same bound.
 pub const NAME_CHARS_MAX: usize = 100;
@@ -11,7 +11,7 @@ pub const NAME_CHARS_MAX: usize = 100;
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
 pub struct Account {
     /// What identifies it everywhere else.
-    pub id: Uuid,
+    pub id: AccountId,
     /// For people; unique.
     pub name: String,
     /// By the administrator's clock.
@@ -24,7 +24,7 @@ pub struct ApiKey {
     /// The beginning of the secret, to distinguish keys; unique.
     pub prefix: String,
     /// Whose it is.
-    pub account_id: Uuid,
+    pub account_id: AccountId,
     /// By the administrator's clock.
     pub created_at: OffsetDateTime,
     /// Since when it is refused.
@@ -82,7 +82,7 @@ pub async fn create_key(
 ///
 /// # Errors
 /// The database cannot be asked.
-pub async fn keys(connection: &mut PgConnection, account: Option<Uuid>) -> sqlx::Result<Vec<ApiKey>> {
+pub async fn keys(connection: &mut PgConnection, account: Option<AccountId>) -> sqlx::Result<Vec<ApiKey>> {
     sqlx::query_as(
         "SELECT prefix, account_id, created_at, revoked_at FROM api_keys \
          WHERE $1::uuid IS NULL OR account_id = $1 ORDER BY id",

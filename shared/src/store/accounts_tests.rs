@@ -1,11 +1,13 @@
 use super::*;
+use crate::journal::account::AccountId;
 use crate::journal::clock::Clock;
 use crate::store::testing::{Role, TestDatabase, database};
+use uuid::Uuid;
 
 async fn with_account(name: &str) -> (TestDatabase, PgConnection, Account) {
     let database = database().await;
     let mut connection = database.connect(Role::Owner).await;
-    let account = Account { id: Uuid::new_v4(), name: name.to_owned(), created_at: now() };
+    let account = Account { id: AccountId(Uuid::new_v4()), name: name.to_owned(), created_at: now() };
     assert!(create_account(&mut connection, &account).await.unwrap());
     (database, connection, account)
 }
@@ -21,8 +23,8 @@ fn key(account: &Account, prefix: &str) -> ApiKey {
 #[tokio::test]
 async fn a_name_is_given_once_and_accounts_are_listed_by_name() {
     let (_database, mut connection, zoe) = with_account("Zoë").await;
-    let adam = Account { id: Uuid::new_v4(), name: "Adam".to_owned(), created_at: now() };
-    let other_zoe = Account { id: Uuid::new_v4(), ..zoe.clone() };
+    let adam = Account { id: AccountId(Uuid::new_v4()), name: "Adam".to_owned(), created_at: now() };
+    let other_zoe = Account { id: AccountId(Uuid::new_v4()), ..zoe.clone() };
     assert!(create_account(&mut connection, &adam).await.unwrap());
     assert!(!create_account(&mut connection, &other_zoe).await.unwrap());
     assert_eq!(accounts(&mut connection).await.unwrap(), [adam, zoe]);
@@ -32,7 +34,7 @@ async fn a_name_is_given_once_and_accounts_are_listed_by_name() {
 async fn the_table_refuses_a_name_without_characters_or_with_too_many() {
     let (_database, mut connection, account) = with_account(&"ä".repeat(NAME_CHARS_MAX)).await;
     for name in [String::new(), "ä".repeat(NAME_CHARS_MAX + 1)] {
-        let account = Account { id: Uuid::new_v4(), name, ..account.clone() };
+        let account = Account { id: AccountId(Uuid::new_v4()), name, ..account.clone() };
         assert!(create_account(&mut connection, &account).await.is_err());
     }
 }
@@ -40,7 +42,7 @@ async fn the_table_refuses_a_name_without_characters_or_with_too_many() {
 #[tokio::test]
 async fn keys_belong_to_an_account_that_exists() {
     let (_database, mut connection, account) = with_account("a").await;
-    let other = Account { id: Uuid::new_v4(), name: "b".to_owned(), created_at: now() };
+    let other = Account { id: AccountId(Uuid::new_v4()), name: "b".to_owned(), created_at: now() };
     assert!(!create_key(&mut connection, &key(&other, "mp_0"), &[0; 32]).await.unwrap());
     assert!(create_account(&mut connection, &other).await.unwrap());
 
@@ -50,7 +52,7 @@ async fn keys_belong_to_an_account_that_exists() {
     }
     assert_eq!(keys(&mut connection, None).await.unwrap(), stored);
     assert_eq!(keys(&mut connection, Some(other.id)).await.unwrap(), stored[1..2]);
-    assert_eq!(keys(&mut connection, Some(Uuid::nil())).await.unwrap(), []);
+    assert_eq!(keys(&mut connection, Some(AccountId(Uuid::nil()))).await.unwrap(), []);
 }
 
 #[tokio::test]

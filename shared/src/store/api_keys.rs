@@ -1,19 +1,19 @@
 //! API keys, as the gateway reads them: by the SHA-256 of the secret, revoked ones as if they did not exist.
 
+use crate::journal::account::AccountId;
 use sqlx::{FromRow, PgConnection};
-use uuid::Uuid;
 
 #[derive(FromRow)]
 struct Row {
     secret_sha256: Vec<u8>,
-    account_id: Uuid,
+    account_id: AccountId,
 }
 
 /// All keys that are not revoked, with their accounts. There is no bound but how many administrators have made.
 ///
 /// # Errors
 /// The database cannot be asked.
-pub async fn active(connection: &mut PgConnection) -> sqlx::Result<Vec<([u8; 32], Uuid)>> {
+pub async fn active(connection: &mut PgConnection) -> sqlx::Result<Vec<([u8; 32], AccountId)>> {
     let rows: Vec<Row> =
         sqlx::query_as("SELECT secret_sha256, account_id FROM api_keys WHERE revoked_at IS NULL")
             .fetch_all(connection)
@@ -29,7 +29,10 @@ pub async fn active(connection: &mut PgConnection) -> sqlx::Result<Vec<([u8; 32]
 ///
 /// # Errors
 /// The database cannot be asked.
-pub async fn find(connection: &mut PgConnection, secret_sha256: &[u8; 32]) -> sqlx::Result<Option<Uuid>> {
+pub async fn find(
+    connection: &mut PgConnection,
+    secret_sha256: &[u8; 32],
+) -> sqlx::Result<Option<AccountId>> {
     sqlx::query_scalar("SELECT account_id FROM api_keys WHERE secret_sha256 = $1 AND revoked_at IS NULL")
         .bind(&secret_sha256[..])
         .fetch_optional(connection)
@@ -40,6 +43,8 @@ pub async fn find(connection: &mut PgConnection, secret_sha256: &[u8; 32]) -> sq
 mod tests {
     use time::OffsetDateTime;
 
+    use uuid::Uuid;
+
     use super::*;
     use crate::store::accounts::{self, Account, ApiKey};
     use crate::store::testing::{self, Role};
@@ -49,7 +54,7 @@ mod tests {
         let database = testing::database().await;
         let mut owner = database.connect(Role::Owner).await;
         let at = OffsetDateTime::UNIX_EPOCH;
-        let account = Account { id: Uuid::from_u128(1), name: "a".to_owned(), created_at: at };
+        let account = Account { id: AccountId(Uuid::from_u128(1)), name: "a".to_owned(), created_at: at };
         accounts::create_account(&mut owner, &account).await.unwrap();
         for (byte, prefix) in [(1, "mp_1"), (2, "mp_2")] {
             let key = ApiKey {

@@ -14,8 +14,8 @@ use bytes::Bytes;
 use sqlx::postgres::PgRow;
 use sqlx::{PgConnection, Row as _};
 use time::OffsetDateTime;
-use uuid::Uuid;
 
+use crate::journal::account::AccountId;
 use crate::journal::answer::KeyState;
 use crate::journal::clock::JournalTime;
 use crate::journal::key::KeyHash;
@@ -142,8 +142,11 @@ pub async fn fence(
 ///
 /// # Errors
 /// The database cannot be asked.
-pub async fn known_accounts(connection: &mut PgConnection, accounts: &[Uuid]) -> sqlx::Result<HashSet<Uuid>> {
-    let known: Vec<Uuid> = sqlx::query_scalar("SELECT id FROM accounts WHERE id = ANY($1)")
+pub async fn known_accounts(
+    connection: &mut PgConnection,
+    accounts: &[AccountId],
+) -> sqlx::Result<HashSet<AccountId>> {
+    let known: Vec<AccountId> = sqlx::query_scalar("SELECT id FROM accounts WHERE id = ANY($1)")
         .bind(accounts)
         .fetch_all(connection)
         .await?;
@@ -151,7 +154,7 @@ pub async fn known_accounts(connection: &mut PgConnection, accounts: &[Uuid]) ->
 }
 
 /// A device as the client names it, within an account.
-pub type DeviceName<'a> = (Uuid, &'a str);
+pub type DeviceName<'a> = (AccountId, &'a str);
 
 /// How far a fix may be ahead of its upload's journal time and still be where a device was last: clocks differ by minutes, and
 /// the fix of a phone that is a year ahead would stay the last one for a year.
@@ -245,7 +248,7 @@ pub async fn insert_keys_and_devices<'a>(
     .bind(last().map(|last| last.map(|(.., longitude)| longitude)).collect::<Vec<_>>())
     .fetch_all(connection)
     .await?;
-    let ids: HashMap<(Uuid, String), i64> = rows
+    let ids: HashMap<(AccountId, String), i64> = rows
         .iter()
         .map(|row| Ok(((row.try_get("account_id")?, row.try_get("device")?), row.try_get("id")?)))
         .collect::<sqlx::Result<_>>()?;

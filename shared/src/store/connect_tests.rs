@@ -1,6 +1,7 @@
 use sqlx::PgConnection;
 use uuid::Uuid;
 
+use crate::journal::account::AccountId;
 use crate::journal::clock::JournalTime;
 use crate::journal::key::KeyHash;
 use crate::journal::position::{Offset, Partition};
@@ -36,7 +37,7 @@ async fn a_plan_is_made_once_and_uses_indexes_though_the_tables_were_empty() {
     ];
     let owner = &mut connections[0];
     let account = accounts::Account {
-        id: Uuid::nil(),
+        id: AccountId(Uuid::nil()),
         name: "tests".to_owned(),
         created_at: time::OffsetDateTime::UNIX_EPOCH,
     };

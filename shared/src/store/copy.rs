@@ -59,7 +59,7 @@ fn encode<R>(rows: impl Iterator<Item = R>, row_bytes: usize, push_row: impl Fn(
 fn push_key(bytes: &mut Vec<u8>, key_hash: KeyHash, state: &KeyState) {
     push_count(bytes, 9);
     push_field(bytes, &key_hash.0);
-    push_field(bytes, state.account.as_bytes());
+    push_field(bytes, state.account.0.as_bytes());
     push_field(bytes, &state.fingerprint.0);
     push_field(bytes, &i16::try_from(state.status).unwrap_or(i16::MAX).to_be_bytes());
     push_field(bytes, &state.body);

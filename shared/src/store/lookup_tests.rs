@@ -4,6 +4,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use super::*;
+use crate::journal::account::AccountId;
 use crate::journal::clock::JournalTime;
 use crate::journal::position::Position;
 use crate::location::fingerprint::Fingerprint;
@@ -17,7 +18,7 @@ fn at(day: i64) -> JournalTime {
 
 fn state(day: i64, offset: i64) -> KeyState {
     KeyState {
-        account: Uuid::from_u128(7),
+        account: AccountId(Uuid::from_u128(7)),
         fingerprint: Fingerprint([9; 32]),
         status: 200,
         // Not what this build would write: bytes are served as they are.

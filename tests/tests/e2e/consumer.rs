@@ -1,5 +1,6 @@
 //! The consumer: killed, rolled back, fenced off, fed poison, it stores everything once and skips nothing.
 
+use milepost_shared::journal::account::AccountId;
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::os::unix::process::ExitStatusExt as _;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use futures::future::try_join_all;
 use milepost_shared::journal::key::KeyHash;
-use milepost_shared::journal::position::Position;
+use milepost_shared::journal::position::{Partition, Position};
 use milepost_shared::journal::record::{self, JournalRecord};
 use milepost_shared::journal::result::ResultRecord;
 use milepost_shared::journal::set_aside::SetAside;
@@ -306,7 +307,7 @@ async fn waits_for_a_lock(world: &World) -> anyhow::Result<()> {
 }
 
 /// A record as a gateway would write it.
-fn record(world: &World, account: Uuid) -> JournalRecord {
+fn record(world: &World, account: AccountId) -> JournalRecord {
     let upload = world.planted.upload(1);
     let key_hash = KeyHash::new(account, &world.planted.key());
     JournalRecord { key_hash, account, fingerprint: Fingerprint::of(&upload), payload: upload.into() }
@@ -326,7 +327,7 @@ async fn poison_goes_to_dead_letters_with_its_reason_in_the_batchs_transaction_a
 -> anyhow::Result<()> {
     let world = World::new(one_partition()).await?;
     let good = [record(&world, world.account.id), record(&world, world.account.id)];
-    let stranger = record(&world, Uuid::from_u128(7));
+    let stranger = record(&world, AccountId(Uuid::from_u128(7)));
     let key = good[0].key_hash.to_string().into_bytes();
     let value = good[0].encode();
     let unknown = (stranger.key_hash.to_string().into_bytes(), stranger.encode());
@@ -422,7 +423,7 @@ async fn a_point_set_aside_is_one_dead_letter_though_it_comes_twice_and_the_cons
     let reason = "owntracks: latitude-out-of-range (lat)";
     let wanted =
         [(1, &one, &planted[..]), (3, &other, b"{\"lat\":91}")].map(|(offset, record, raw)| DeadLetter {
-            position: Position { partition: 0, offset },
+            position: Position::new(0, offset),
             key: Some(record.key_hash.to_string().into_bytes()),
             value: Some(raw.to_vec()),
             reason: reason.to_owned(),
@@ -433,12 +434,12 @@ async fn a_point_set_aside_is_one_dead_letter_though_it_comes_twice_and_the_cons
     // Every record is answered, so that gateways learn the keys.
     let answers = world.kafka.read(&world.topics.results).await?;
     let read = |answer: &Record| {
-        ResultRecord::decode(answer.partition, answer.key.as_deref(), answer.value.as_deref())
+        ResultRecord::decode(Partition(answer.partition), answer.key.as_deref(), answer.value.as_deref())
     };
     let answered: BTreeSet<_> = answers
         .iter()
         .filter_map(read)
-        .map(|answer| (answer.record.offset, answer.state.source.offset))
+        .map(|answer| (answer.record.offset.0, answer.state.source.offset.0))
         .collect();
     assert_eq!(answered, BTreeSet::from([(0, 0), (1, 1), (2, 1), (3, 3), (4, 3), (5, 1), (6, 6)]));
 

@@ -112,6 +112,8 @@ fn check_dead_letters(evidence: &Evidence, expected: &Expected<'_>, verdict: &mu
 
 #[cfg(test)]
 mod tests {
+    use milepost_shared::journal::position::Partition;
+
     use super::super::testing::Run;
     use super::super::{Checker, Judgement, all};
     use super::*;
@@ -171,11 +173,11 @@ mod tests {
     /// A point set aside at the end of partition 0, as a faultless system leaves it, and behind it a copy.
     fn set_aside(run: &mut Run) -> Position {
         let evidence = &mut run.evidence;
-        let of_partition = evidence.journal.iter().filter(|entry| entry.position.partition == 0);
+        let of_partition = evidence.journal.iter().filter(|entry| entry.position.partition == Partition(0));
         let last = of_partition.max_by_key(|entry| entry.position).unwrap().clone();
         let (key_hash, account) = ("a".repeat(64), Some(0));
         let entries = [1, 2].map(|behind| JournalEntry {
-            position: Position { offset: last.position.offset + behind, ..last.position },
+            position: Position::new(0, last.position.offset.0 + behind),
             key_hash: key_hash.clone(),
             account,
             upload: None,
@@ -195,7 +197,7 @@ mod tests {
             source: position,
         });
         for offsets in [&mut evidence.progress, &mut evidence.committed] {
-            offsets.insert(0, position.offset + 2);
+            offsets.insert(0, position.offset.0 + 2);
         }
         position
     }
@@ -218,7 +220,7 @@ mod tests {
         });
         broken_by(|run| {
             let position = set_aside(run);
-            let copy = Position { offset: position.offset + 1, ..position };
+            let copy = Position::new(0, position.offset.0 + 1);
             run.evidence.dead_letters.push(copy);
         });
         broken_by(|run| {

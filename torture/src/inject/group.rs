@@ -1,5 +1,6 @@
 //! The journal and the group that reads it: poison records, deleted offsets, members that come and go.
 
+use milepost_shared::journal::account::AccountId;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
@@ -84,7 +85,7 @@ impl System {
             let key = KeyHash::new(account, &planted.key()).to_string().into_bytes();
             (key, record::encode(account, Fingerprint::of(&upload), &upload))
         };
-        let ((key, value), (strange_key, strange_value)) = (of(account), of(Uuid::from_u128(7)));
+        let ((key, value), (strange_key, strange_value)) = (of(account), of(AccountId(Uuid::from_u128(7))));
         let poison: [KeyAndValue<'_>; 7] = [
             (Some(&key), Some(b"")),
             (Some(&key), Some(b"location,location")),
