@@ -19,6 +19,7 @@ use milepost_shared::journal::account::AccountId;
 use crate::admission::authenticate::ApiKeys;
 use crate::admission::body::Bodies;
 use crate::admission::parse::Parsers;
+use crate::admission::problem::UNAUTHORIZED;
 use crate::admission::rate::Rates;
 use crate::http::problem::Problem;
 use crate::http::slots::Slots;
@@ -45,6 +46,16 @@ impl Admission {
     /// The credentials are not known, or the account sends too fast.
     pub async fn uploader(&self, headers: &HeaderMap) -> Result<AccountId, Problem> {
         let account = self.api_keys.authenticate(headers).await?;
+        self.rates.check(account)?;
+        Ok(account)
+    }
+
+    /// The same by the secret that the request has somewhere.
+    ///
+    /// # Errors
+    /// As [`uploader`](Self::uploader).
+    pub async fn uploader_by(&self, secret: Option<&str>) -> Result<AccountId, Problem> {
+        let account = self.api_keys.account_of(secret.ok_or(UNAUTHORIZED)?).await?;
         self.rates.check(account)?;
         Ok(account)
     }

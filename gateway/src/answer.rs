@@ -3,7 +3,8 @@
 //! [`service`] finds or makes it: known from the [`cache`], or by a [`lookup`] in the table; otherwise the one request of a key
 //! that leads publishes it ([`publish`]), and the result that the [`tail`] reads is matched ([`matching`])
 //! with what is [`in_flight`]. Others with the same key join its [`flight`]. [`journal_clock`] and [`lag`] know how far the
-//! journal and its consumer are. The end is an [`outcome`], which [`metric`] counts.
+//! journal and its consumer are. The end is an [`outcome`], which [`metric`] counts. [`points`] takes uploads that come without
+//! a client's key.
 
 pub mod cache;
 pub mod flight;
@@ -14,6 +15,7 @@ pub mod lookup;
 pub mod matching;
 pub mod metric;
 pub mod outcome;
+pub mod points;
 pub mod publish;
 pub mod service;
 pub mod tail;

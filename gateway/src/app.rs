@@ -22,6 +22,7 @@ use crate::http::refuser::Refuser;
 use crate::http::router::Pipeline;
 use crate::http::slots::Slots;
 use crate::native::{self, Native};
+use crate::phones::endpoints::{self, Phones};
 use crate::settings::GatewaySettings;
 
 /// What the server serves.
@@ -46,9 +47,16 @@ impl App {
         let clock = Clock::new(settings.tests.clock_offset_ms);
         let admission = admission(settings, readiness, stop)?;
         let slots = Arc::clone(&admission.slots);
-        let log = Arc::new(AccessLog::new(HttpMetrics::new(&native::ROUTES).context("routes")?));
-        let cors = cors::layer(&settings.cors, &native::REQUEST_HEADERS, &native::RESPONSE_HEADERS);
-        let routes = Native::new(&settings.native, admission, answers, clock, stop.clone()).routes();
+        let protocols = &settings.phones.phone_protocols;
+        let of_phones = protocols.0.iter().copied().flat_map(endpoints::routes);
+        let routes: Vec<&str> = native::ROUTES.into_iter().chain(of_phones).collect();
+        let log = Arc::new(AccessLog::new(HttpMetrics::new(&routes).context("routes")?));
+        let headers = [&native::REQUEST_HEADERS[..], &endpoints::REQUEST_HEADERS].concat();
+        let cors = cors::layer(&settings.cors, &headers, &native::RESPONSE_HEADERS);
+        let ahead = settings.native.decode.timestamp_ahead_max;
+        let phones = Phones::new(protocols, ahead, admission.clone(), answers.clone(), clock);
+        let native = Native::new(&settings.native, admission, answers, clock, stop.clone());
+        let routes = native.routes().merge(phones.routes());
         let pipeline = Arc::new(Pipeline::new(routes, cors, slots, Arc::clone(&log), stop.clone()));
         Ok(Self { pipeline, refuser: Arc::new(Refuser { log, clock }) })
     }

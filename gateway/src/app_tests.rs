@@ -507,6 +507,117 @@ async fn a_stored_answer_is_replayed_byte_for_byte_and_another_upload_gets_422()
     assert_eq!(page["acceptedAt"], state.accepted_at.0);
 }
 
+/// What an app sends, whose key is in the head or in the path.
+fn phone(method_and_path: &str, headers: &str, body: &str) -> String {
+    head(method_and_path, &format!("{headers}Content-Length: {}\r\n", body.len())) + body
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_app_finds_its_key_known_wherever_it_puts_it_and_hears_of_its_points_what_the_journal_says() {
+    let gateway = gateway(&[]).await;
+    let basic = base64::Engine::encode(&base64::engine::general_purpose::STANDARD, format!("jane:{SECRET}"));
+    let (basic, bearer) =
+        (format!("Authorization: Basic {basic}\r\n"), format!("Authorization: Bearer {SECRET}\r\n"));
+    let owntracks = r#"{"_type":"location","lat":1,"lon":2,"tst":1773480413}"#;
+    let overland =
+        r#"{"locations":[{"geometry":{"coordinates":[1,2]},"properties":{"timestamp":1773480413}}]}"#;
+    let bad = r#"{"locations":[{"geometry":{"coordinates":[1,91]},"properties":{"timestamp":1773480413}}]}"#;
+    let point = "id=1&lat=1&lon=2&timestamp=1773480413";
+    for request in [
+        phone("POST /owntracks", &basic, owntracks),
+        phone("POST /owntracks/pub?u=jane&d=pixel8", &bearer, owntracks),
+        phone("POST /overland", &bearer, overland),
+        phone("POST /overland", &bearer, bad),
+        phone(&format!("POST /overland?token={SECRET}"), "", overland),
+        phone(&format!("GET /traccar/{SECRET}?{point}"), "", ""),
+        phone(&format!("POST /traccar/{SECRET}/?{point}"), "", ""),
+        phone(&format!("PUT /gpslogger/{SECRET}"), "Content-Type: text/plain\r\n", point),
+        phone(&format!("GET /gpslogger?{point}"), &basic, ""),
+    ] {
+        // The journal is away: what was taken so far is as it should be.
+        let answer = gateway.ask(&request).await;
+        assert_eq!((answer.status, answer.code().as_str()), (503, "journal-unavailable"), "{request}");
+        assert_eq!(answer.header("retry-after"), Some("2"));
+        let stranger = request.replace(SECRET, "mp_nobody").replace(&basic, "");
+        assert_eq!(gateway.ask(&stranger).await.status, 401, "{stranger}");
+    }
+    for (request, status) in [
+        (phone(&format!("GET /owntracks?{point}"), &basic, ""), 405),
+        (phone(&format!("DELETE /traccar/{SECRET}"), "", ""), 405),
+        (phone(&format!("GET /traccars/{SECRET}"), "", ""), 404),
+    ] {
+        assert_eq!(gateway.ask(&request).await.status, status, "{request}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn points_that_the_table_knows_are_safe_though_the_journal_is_away_and_one_that_it_does_not_know_is_not()
+ {
+    let gateway = gateway(&[]).await;
+    let bearer = format!("Authorization: Bearer {SECRET}\r\n");
+    let item = |second: i64| {
+        format!(r#"{{"geometry":{{"coordinates":[16.5,48.5]}},"properties":{{"timestamp":{second}}}}}"#)
+    };
+    let batch = |seconds: &[i64]| {
+        let items: Vec<String> = seconds.iter().map(|second| item(*second)).collect();
+        phone("POST /overland", &bearer, &format!(r#"{{"locations":[{}]}}"#, items.join(",")))
+    };
+    let known = [1_773_480_413, 1_773_480_414, 1_773_480_415];
+    for second in known {
+        let location = milepost_shared::location::Location::new(second * 1000, 48.5, 16.5);
+        let upload =
+            milepost_shared::location::Upload { device: "phone".to_owned(), locations: vec![location] };
+        store(&gateway.database, KeyHash::of_point(ACCOUNT, "phone", second * 1000, 48.5, 16.5), &upload)
+            .await;
+    }
+    for _ in 0..2 {
+        let answer = gateway.ask(batch(&known)).await;
+        assert_eq!((answer.status, &answer.body[..]), (200, &br#"{"result":"ok"}"#[..]));
+    }
+    let more = [&known[..], &[1_773_480_416]].concat();
+    assert_eq!(gateway.ask(batch(&more)).await.code(), "journal-unavailable");
+    let mode =
+        phone("POST /owntracks", &bearer, r#"{"_type":"location","lat":48.5,"lon":16.5,"tst":1773480413}"#);
+    let answer = gateway.ask(mode).await;
+    assert_eq!(
+        (answer.status, &answer.body[..], answer.header("content-type")),
+        (200, &b"[]"[..], Some("application/json"))
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_deletes_what_is_refused_is_told_to_wait_as_long_as_anybody_else() {
+    let gateway = gateway(&["--rate-limit=1", "--rate-burst=1"]).await;
+    let send = async |secret: &str, agent: &str| {
+        let headers = format!("Authorization: Bearer {secret}\r\nUser-Agent: {agent}\r\n");
+        gateway.ask(phone("POST /owntracks", &headers, r#"{"_type":"lwt"}"#)).await
+    };
+    let ios = "OwnTracks/26.1.1 CFNetwork/3860.400.51 Darwin/25.3.0";
+    for (agent, status) in [(ios, 503), ("Owntracks-Android/gms/420509001", 401)] {
+        let answer = send("nobody", agent).await;
+        assert_eq!((answer.status, answer.code().as_str()), (status, "unauthorized"));
+    }
+    let mut statuses = Vec::new();
+    for agent in [ios, "curl"].repeat(3) {
+        let answer = send(SECRET, agent).await;
+        if answer.status != 200 {
+            assert_eq!(answer.code(), "rate-limited");
+            assert!(answer.header("retry-after").is_some());
+            statuses.push(answer.status);
+        }
+    }
+    assert!(statuses.contains(&503) && statuses.contains(&429), "{statuses:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_turned_off_is_not_there() {
+    let gateway = gateway(&["--phone-protocols=traccar"]).await;
+    for path in ["/owntracks", "/owntracks/pub", "/overland", "/gpslogger/k"] {
+        assert_eq!(gateway.ask(head(&format!("POST {path}"), "Content-Length: 0\r\n")).await.status, 404);
+    }
+    assert_eq!(gateway.ask(head("GET /traccar/k", "")).await.status, 401);
+}
+
 /// Writes an answer into the table as an older build might have.
 async fn store(
     database: &TestDatabase,

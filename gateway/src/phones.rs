@@ -3,17 +3,20 @@
 //! None of these apps knows an `Idempotency-Key`, and the body of a retry is not the body of the first attempt, so each
 //! point is an upload of its own: [`decode`] makes them of a request. A bad point is set aside and spoils no other, what
 //! is no point is counted by kind, and only a body that is no such protocol is refused as a whole. [`answer`] says what the
-//! app takes for success, and [`credentials`] where it puts its key.
+//! app takes for success, and [`credentials`] where it puts its key. [`endpoints`] puts it all together.
 //!
 //! Bodies may hold passwords and places: nothing here logs, and what holds parts of a body has no `Debug`.
 
 pub mod answer;
 pub mod credentials;
+pub mod endpoints;
 mod fields;
 mod flat;
+mod metric;
 mod overland;
 mod owntracks;
 mod point;
+mod problem;
 mod reason;
 mod record;
 mod rmc;

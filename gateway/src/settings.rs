@@ -15,6 +15,7 @@ use crate::answer::service::AnswerSettings;
 use crate::http::cors::CorsSettings;
 use crate::http::server::ServerSettings;
 use crate::native::NativeSettings;
+use crate::phones::endpoints::{self, PhoneSettings};
 
 /// Takes location uploads over HTTP, publishes them to the journal and answers each of them once and for all.
 #[derive(Debug, Clone, Parser)]
@@ -60,6 +61,10 @@ pub struct GatewaySettings {
     #[command(flatten)]
     pub native: NativeSettings,
 
+    /// The protocols of phone apps.
+    #[command(flatten)]
+    pub phones: PhoneSettings,
+
     /// How answers are found and made.
     #[command(flatten)]
     pub answers: AnswerSettings,
@@ -85,9 +90,15 @@ impl Settings for GatewaySettings {
             faults.push("WAIT_MAX must be shorter than DRAIN_TIMEOUT".to_owned());
         }
         // Else a body of the greatest size could never be read.
-        let reading = u64::from(bodies.body_bytes_max) * (MEMORY_PER_BYTE as u64 + 1);
-        if reading > u64::from(bodies.body_memory_kib) << 10 {
+        let holds = |memory_per_byte: usize| {
+            let reading = u64::from(bodies.body_bytes_max) * (memory_per_byte as u64 + 1);
+            reading <= u64::from(bodies.body_memory_kib) << 10
+        };
+        if !holds(MEMORY_PER_BYTE) {
             faults.push("BODY_MEMORY_KIB must hold eight times BODY_BYTES_MAX".to_owned());
+        } else if !holds(endpoints::MEMORY_PER_BYTE) && !self.phones.phone_protocols.0.is_empty() {
+            let rule = "BODY_MEMORY_KIB must hold 33 times BODY_BYTES_MAX, or PHONE_PROTOCOLS be empty";
+            faults.push(rule.to_owned());
         }
         if self.listen == self.ops_listen && self.listen.port() != 0 {
             faults.push("LISTEN and OPS_LISTEN must differ".to_owned());
@@ -132,5 +143,8 @@ mod tests {
             "--body-memory-kib=8191",
         ]);
         assert_eq!(found.len(), 5, "{found:?}");
+        assert_eq!(faults(&["--body-memory-kib=33791"]).len(), 1);
+        assert_eq!(faults(&["--body-memory-kib=33792"]), Vec::<String>::new());
+        assert_eq!(faults(&["--body-memory-kib=8192", "--phone-protocols="]), Vec::<String>::new());
     }
 }

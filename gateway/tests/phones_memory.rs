@@ -2,13 +2,20 @@
 //!
 //! A test program of its own, since counting replaces its allocator.
 
+use milepost_gateway::phones::endpoints::{MEMORY_PER_BYTE, read};
 use milepost_gateway::phones::{Protocol, Request, Rules, decode};
+use milepost_shared::journal::account::AccountId;
+use uuid::Uuid;
 
 const BYTES_MAX: usize = 1 << 18;
 
 fn peak(protocol: Protocol, body: &[u8]) -> usize {
     let request = Request { protocol, path: "/k", query: "", user_agent: "", device_header: "", body };
     let rules = Rules { bound: None, arrival: 1_796_083_200_000, timestamp_max: 1_796_083_500_000 };
+    let whole =
+        allocation_counter::measure(|| drop(read(&request, &rules, AccountId(Uuid::nil())))).bytes_max;
+    let whole = usize::try_from(whole).expect("fits");
+    assert!(whole <= MEMORY_PER_BYTE * body.len(), "{protocol:?}: {} to {whole}", body.len());
     let peak = allocation_counter::measure(|| drop(decode(&request, &rules))).bytes_max;
     usize::try_from(peak).expect("fits")
 }
@@ -38,5 +45,21 @@ fn bodies_of_phones_are_read_within_a_bounded_multiple_of_their_size() {
         let body = list(before, item);
         let peak = peak(protocol, body.as_bytes());
         assert!(peak <= times * BYTES_MAX, "{before} {item}: {peak}");
+    }
+}
+
+#[test]
+fn points_that_are_all_different_and_as_short_as_can_be_take_no_more_than_is_counted_for_them() {
+    for (protocol, before, item) in [
+        (Protocol::Gpslogger, r#"{"points":["#, |n| format!("[1.125,2.125,{n}]")),
+        (Protocol::Traccar, r#"{"location":["#, |n| format!(r#"{{"lat":1,"lon":2,"tst":{n}}}"#)),
+    ] as [(Protocol, &str, fn(usize) -> String); 2]
+    {
+        let first = 1_700_000_000;
+        // One more than a power of two takes the most room, since room is doubled.
+        for items in [BYTES_MAX / (item(first).len() + 1), (1 << 13) + 1] {
+            let items: Vec<String> = (first..first + items).map(item).collect();
+            assert!(peak(protocol, format!("{before}{}]}}", items.join(",")).as_bytes()) > 0);
+        }
     }
 }

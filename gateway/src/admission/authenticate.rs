@@ -122,7 +122,14 @@ impl ApiKeys {
     /// # Errors
     /// [`UNAUTHORIZED`], or [`CREDENTIALS_UNVERIFIED`] where only the database knows.
     pub async fn authenticate(&self, headers: &HeaderMap) -> Result<AccountId, Problem> {
-        let secret = secret(headers).ok_or(UNAUTHORIZED)?;
+        self.account_of(secret(headers).ok_or(UNAUTHORIZED)?).await
+    }
+
+    /// The account of a secret, wherever it was found.
+    ///
+    /// # Errors
+    /// As [`authenticate`](Self::authenticate).
+    pub async fn account_of(&self, secret: &str) -> Result<AccountId, Problem> {
         let hash: Hash = Sha256::digest(secret).into();
         let known = self.0.known.load().as_ref().and_then(|known| known.get(&hash).copied());
         if let Some(account) = known {

@@ -21,13 +21,15 @@ const SHORT: usize = 64 << 10;
 const SHORT_COMPRESSED: usize = 8 << 10;
 /// Longest wait for such a thread. There are as many as cores.
 const TURN_TIMEOUT: Duration = Duration::from_secs(5);
-/// The most memory that parsing a body may take per byte, besides the body itself (`shared/tests/memory.rs`).
+/// The most memory that parsing an upload may take per byte, besides the body itself (`shared/tests/memory.rs`).
 pub const MEMORY_PER_BYTE: usize = 7;
 
 /// The bounds of parsing. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Parsers {
     bytes_max: usize,
+    /// What parsing may take per byte, besides the body itself.
+    memory_per_byte: usize,
     /// One permit for each long body that may be parsed at the same time.
     turns: Arc<Semaphore>,
 }
@@ -36,7 +38,14 @@ impl Parsers {
     /// For bodies that have no more bytes than this after decompression.
     #[must_use]
     pub fn new(bytes_max: usize) -> Self {
-        Self { bytes_max, turns: Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get))) }
+        let turns = Arc::new(Semaphore::new(available_parallelism().map_or(1, NonZero::get)));
+        Self { bytes_max, memory_per_byte: MEMORY_PER_BYTE, turns }
+    }
+
+    /// The same threads, for bodies that take more memory.
+    #[must_use]
+    pub fn with_memory(&self, memory_per_byte: usize) -> Self {
+        Self { memory_per_byte, ..self.clone() }
     }
 
     /// Takes the compression off a body and has it parsed.
@@ -87,7 +96,7 @@ impl Parsers {
         let Ok(Ok(turn)) = turn else { return Err(OVERLOAD) };
         let bytes_max = self.bytes_max;
         let body_bytes = if codings.is_none() { held.bytes.len() } else { bytes_max };
-        held.reserve(body_bytes.saturating_mul(1 + MEMORY_PER_BYTE).saturating_sub(held.bytes.len()))?;
+        held.reserve(body_bytes.saturating_mul(1 + self.memory_per_byte).saturating_sub(held.bytes.len()))?;
         let parsing = tokio::task::spawn_blocking(move || {
             let _turn = turn;
             if !codings.is_none() {

@@ -17,11 +17,14 @@ use crate::answer::journal_clock::JournalClock;
 use crate::answer::lookup::Lookup;
 use crate::answer::matching;
 use crate::answer::outcome::{Accepted, Receipt};
+use crate::answer::points::Recent;
 use crate::answer::publish::{Published, Publisher};
 
 /// Finds the answer of an upload: in the cache or the table, or by way of the journal. All flights share it.
 pub(crate) struct Finder {
     pub cache: AnswerCache,
+    pub recent: Recent,
+    pub points_at_once: usize,
     pub lookup: Lookup,
     pub publisher: Arc<Publisher>,
     pub journal_clock: JournalClock,

@@ -27,8 +27,10 @@ const MS: Duration = Duration::from_millis(1);
 const MINUTE: Duration = Duration::from_secs(60);
 /// The dependency's name on `/readyz`. Not required: without it new uploads are answered by 202.
 pub const POSTGRES: &str = "postgres";
-/// Most keys of one query.
+/// Most keys of one query that are asked for one by one.
 const BATCH_MAX: usize = 256;
+/// Most keys of one query that are asked for together: it takes far less than the deadline.
+const TOGETHER_MAX: usize = 4096;
 /// How often progress is read: it shows that the database works, and clears partitions known to be late.
 const PROGRESS_EVERY: Duration = Duration::from_secs(1);
 /// How long nothing is asked after a failure, at first and at most.
@@ -86,6 +88,8 @@ struct Database {
     /// Longest wait for a connection and a query together.
     deadline: Duration,
     circuit: Mutex<Circuit>,
+    /// One permit for each look-up.
+    lookups: Arc<Semaphore>,
     /// A flood of status requests must not take the connections from the uploads.
     progress: Arc<Semaphore>,
     journal: String,
@@ -116,12 +120,13 @@ impl Lookup {
             connections: Connections::new(options, lookups + 1),
             deadline: settings.lookup_timeout,
             circuit: Mutex::default(),
+            lookups: Arc::new(Semaphore::new(lookups)),
             progress: Arc::new(Semaphore::new(1)),
             journal: journal.to_owned(),
             readiness: readiness.clone(),
         });
         let (questions, asked) = mpsc::channel(usize::try_from(settings.lookup_queue).unwrap_or(1));
-        let answering = answer_all(asked, Arc::clone(&database), Arc::new(Semaphore::new(lookups)));
+        let answering = answer_all(asked, Arc::clone(&database));
         let stop = stop.clone();
         tasks.spawn(async move { stop.run_until_cancelled(answering).await });
         Ok(Self { questions, database })
@@ -142,20 +147,65 @@ impl Lookup {
         }
     }
 
+    /// The newest window of each of these keys; a key that is not known is absent, and so are all that the table cannot be
+    /// asked for. One query for some thousand keys; each answers within twice the look-up timeout.
+    pub async fn newest_of(&self, keys: Vec<KeyHash>) -> HashMap<KeyHash, KeyState> {
+        // With others that ask for one.
+        if let [key_hash] = keys[..] {
+            let newest = self.windows(key_hash).await.newest();
+            return newest.map(|state| (key_hash, state)).into_iter().collect();
+        }
+        let mut newest = HashMap::new();
+        for keys in keys.chunks(TOGETHER_MAX) {
+            let Some(found) = self.together(keys.to_owned()).await else { break };
+            let last = |(key_hash, windows): (KeyHash, Vec<KeyState>)| {
+                Some((key_hash, windows.into_iter().next_back()?))
+            };
+            newest.extend(found.into_iter().filter_map(last));
+        }
+        newest
+    }
+
+    /// The windows of keys, by one query.
+    async fn together(&self, keys: Vec<KeyHash>) -> Option<HashMap<KeyHash, Vec<KeyState>>> {
+        let lookups = &self.database.lookups;
+        self.ask_alone(lookups, async move |database| {
+            record_batch(keys.len());
+            database.ask(async |connection| lookup::windows(connection, &keys).await).await
+        })
+        .await
+    }
+
     /// How far each partition of the journal is persisted; `None` if the database cannot be asked.
     pub async fn next_offsets(&self) -> Option<HashMap<Partition, NextOffset>> {
+        let progress = &self.database.progress;
+        self.ask_alone(progress, async |database| {
+            let journal = database.journal.as_str();
+            database.ask(async |connection| lookup::next_offsets(connection, journal).await).await
+        })
+        .await
+    }
+
+    /// Asks once a permit is there, within the deadline.
+    async fn ask_alone<T, F>(
+        &self,
+        permits: &Arc<Semaphore>,
+        ask: impl FnOnce(Arc<Database>) -> F,
+    ) -> Option<T>
+    where
+        T: Send + 'static,
+        F: Future<Output = Option<T>> + Send + 'static,
+    {
         if self.database.circuit().is_open(Instant::now()) {
             return None;
         }
-        let one = Arc::clone(&self.database.progress).acquire_owned();
-        let one = timeout(self.database.deadline, one).await.ok()?.ok()?;
-        let database = Arc::clone(&self.database);
+        let permit = Arc::clone(permits).acquire_owned();
+        let permit = timeout(self.database.deadline, permit).await.ok()?.ok()?;
+        let asking = ask(Arc::clone(&self.database));
         // In a task of its own: a client that hangs up must not leave a connection in the middle of a query.
         let asking = tokio::spawn(async move {
-            let journal = database.journal.as_str();
-            let answer =
-                database.ask(async |connection| lookup::next_offsets(connection, journal).await).await;
-            drop(one);
+            let answer = asking.await;
+            drop(permit);
             answer
         });
         asking.await.ok().flatten()
@@ -178,13 +228,9 @@ impl Lookup {
 }
 
 /// One query after the other on each connection. Questions that come while all are busy make the next batch.
-async fn answer_all(
-    mut asked: mpsc::Receiver<Question>,
-    database: Arc<Database>,
-    connections: Arc<Semaphore>,
-) {
+async fn answer_all(mut asked: mpsc::Receiver<Question>, database: Arc<Database>) {
     loop {
-        let Ok(connection) = Arc::clone(&connections).acquire_owned().await else { return };
+        let Ok(connection) = Arc::clone(&database.lookups).acquire_owned().await else { return };
         let Some(batch) = gather(&mut asked).await else { return };
         let database = Arc::clone(&database);
         tokio::spawn(async move {
@@ -207,10 +253,14 @@ async fn gather(asked: &mut mpsc::Receiver<Question>) -> Option<Vec<Question>> {
     Some(batch)
 }
 
+fn record_batch(keys: usize) {
+    #[expect(clippy::cast_precision_loss, reason = "a batch is small")]
+    metrics::histogram!("milepost_gateway_lookup_batch_records").record(keys as f64);
+}
+
 impl Database {
     async fn answer(&self, batch: Vec<Question>) {
-        #[expect(clippy::cast_precision_loss, reason = "a batch is small")]
-        metrics::histogram!("milepost_gateway_lookup_batch_records").record(batch.len() as f64);
+        record_batch(batch.len());
         let mut keys: Vec<KeyHash> = batch.iter().map(|(key_hash, _)| *key_hash).collect();
         keys.sort_unstable();
         keys.dedup();
@@ -288,7 +338,8 @@ mod tests {
         let (options, circuit, readiness, journal) = Default::default();
         let connections = Connections::new(options, 1);
         let (deadline, progress) = (Duration::from_secs(1), Arc::new(Semaphore::new(1)));
-        let database = Database { connections, deadline, circuit, progress, journal, readiness };
+        let lookups = Arc::clone(&progress);
+        let database = Database { connections, deadline, circuit, lookups, progress, journal, readiness };
         let (questions, _asked) = mpsc::channel(1);
         let lookup = Lookup { questions, database: Arc::new(database) };
         let begun = Instant::now();

@@ -9,6 +9,7 @@ use clap::Args;
 use metrics::Histogram;
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::fact::HEADER_TRACEPARENT;
+use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::partition;
 use milepost_shared::journal::position::Position;
 use milepost_shared::journal::record;
@@ -159,12 +160,25 @@ impl Publisher {
     /// [`Unavailable`]; the record may be in the journal all the same, so only a retry with the same key is
     /// safe.
     pub async fn publish(&self, accepted: &Accepted) -> Result<Published, Unavailable> {
-        let key = accepted.key_hash.to_string();
         let value = record::encode(accepted.account, accepted.fingerprint, &accepted.upload);
+        self.publish_value(accepted.key_hash, value, accepted.traceparent.as_deref()).await
+    }
+
+    /// The same of any record, by its value.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub async fn publish_value(
+        &self,
+        key_hash: KeyHash,
+        value: Vec<u8>,
+        traceparent: Option<&str>,
+    ) -> Result<Published, Unavailable> {
+        let key = key_hash.to_string();
         // Not the client's choice, which goes by what the brokers report.
         let partition = partition::of_key(key.as_bytes(), self.partitions);
         let mut record = FutureRecord::to(&self.topic).partition(partition.0).key(&key).payload(&value);
-        if let Some(traceparent) = &accepted.traceparent {
+        if let Some(traceparent) = traceparent {
             let header = Header { key: HEADER_TRACEPARENT, value: Some(traceparent) };
             record = record.headers(OwnedHeaders::new_with_capacity(1).insert(header));
         }
@@ -297,7 +311,6 @@ fn is_place(offset: i64, is_stamped: bool) -> bool {
 mod tests {
     use clap::Parser as _;
     use milepost_shared::journal::account::AccountId;
-    use milepost_shared::journal::key::KeyHash;
     use milepost_shared::location::fingerprint::Fingerprint;
     use milepost_shared::location::{Location, Upload};
     use rdkafka::mocking::MockCluster;

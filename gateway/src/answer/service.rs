@@ -35,6 +35,7 @@ use crate::answer::lookup::{Found, Lookup, LookupSettings};
 use crate::answer::matching;
 use crate::answer::metric::AnswerMetrics;
 use crate::answer::outcome::{Accepted, Outcome, Receipt, Status, Unavailable};
+use crate::answer::points::{self, PointMetrics, PointSettings, Points, Recent};
 use crate::answer::publish::{PublishSettings, Publisher};
 use crate::answer::tail::{Tail, TailSettings};
 
@@ -64,6 +65,10 @@ pub struct AnswerSettings {
     /// How uploads are published.
     #[command(flatten)]
     pub publish: PublishSettings,
+
+    /// How points are taken.
+    #[command(flatten)]
+    pub points: PointSettings,
 }
 
 /// The way from an accepted upload to its outcome. Cheap to clone.
@@ -104,6 +109,8 @@ impl Answers {
         let lookup = Lookup::start(&settings.lookup, database, &journal, readiness, &background, &stop)?;
         let finder = Arc::new(Finder {
             cache: AnswerCache::new(settings.cache_entries),
+            recent: Recent::new(&settings.points, kafka.idempotency_ttl),
+            points_at_once: points::at_once(settings.publish.publish_in_flight),
             lookup,
             publisher: Arc::new(Publisher::new(&settings.publish, kafka, readiness)?),
             journal_clock: JournalClock::new(clock),
@@ -166,6 +173,31 @@ impl Answers {
         };
         self.0.metrics.count(name, source, begun.elapsed());
         outcome
+    }
+
+    /// Takes the points of a request: each is in the journal then, or known. `held` is dropped when they have been, and they
+    /// are taken even if this future is dropped.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: some of them may not be in the journal. To send all of them again is safe.
+    pub async fn take(
+        &self,
+        points: Points,
+        metrics: &Arc<PointMetrics>,
+        held: impl Send + 'static,
+    ) -> Result<(), Unavailable> {
+        let service = &self.0;
+        if service.flights.is_closed() {
+            return Err(Unavailable::Draining);
+        }
+        let (finder, metrics) = (Arc::clone(&service.finder), Arc::clone(metrics));
+        let taking = service.flights.spawn(async move {
+            let taken = finder.take(points, &metrics).await;
+            drop(held);
+            taken
+        });
+        // One that is gone without an end has panicked.
+        taking.await.unwrap_or(Err(Unavailable::Journal))
     }
 
     /// What became of an upload of this account. With a receipt, it is about that very upload, even if its key has been

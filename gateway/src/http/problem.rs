@@ -140,7 +140,7 @@ impl Problem {
                 headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer realm=\"milepost\""));
             }
             StatusCode::SERVICE_UNAVAILABLE => {
-                headers.insert(RETRY_AFTER, seconds(RETRY_UNAVAILABLE));
+                headers.entry(RETRY_AFTER).or_insert_with(|| seconds(RETRY_UNAVAILABLE));
             }
             _ => {}
         }

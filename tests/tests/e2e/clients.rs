@@ -109,6 +109,7 @@ async fn past_the_limit_of_memory_for_bodies_new_ones_get_503_and_memory_stays_b
     let world = World::new(WorldSettings::default()).await?;
     let mut gateway = world.new_gateway()?;
     gateway.set("BODY_MEMORY_KIB", "8192");
+    gateway.set("PHONE_PROTOCOLS", "");
     gateway.set("BODY_TIMEOUT", "10s");
     gateway.start().await?;
     let head = format!(
@@ -191,6 +192,7 @@ async fn bodies_that_come_slowly_keep_no_others_waiting() -> anyhow::Result<()> 
     let mut gateway = world.new_gateway()?;
     gateway.set("REQUESTS_MAX", "50");
     gateway.set("BODY_MEMORY_KIB", "4096");
+    gateway.set("PHONE_PROTOCOLS", "");
     gateway.set("BODY_BYTES_MAX", "524288");
     gateway.start().await?;
     let _consumer = world.consumer().await?;

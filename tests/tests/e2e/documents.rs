@@ -4,7 +4,8 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use milepost_shared::location::{Rules, Shape, Upload, decode};
+use milepost_shared::journal::set_aside::REASONS;
+use milepost_shared::location::{Location, Rules, Shape, Upload, decode};
 use milepost_tests::{Answer, Client, Fact, Post, Raw, World, WorldSettings};
 use reqwest::StatusCode;
 use serde_json::Value;
@@ -13,10 +14,12 @@ use tokio::process::Command;
 const README: &str = include_str!("../../../README.md");
 const HTTP_API: &str = include_str!("../../../docs/http-api.md");
 const TOPICS: &str = include_str!("../../../docs/topics.md");
-const PROBLEMS: [&str; 3] = [
+const PHONES: &str = include_str!("../../../docs/phones.md");
+const PROBLEMS: [&str; 4] = [
     include_str!("../../../gateway/src/http/problem.rs"),
     include_str!("../../../gateway/src/admission/problem.rs"),
     include_str!("../../../gateway/src/native/problem.rs"),
+    include_str!("../../../gateway/src/phones/problem.rs"),
 ];
 
 const SINGLE: &str = "/api/v1/locations";
@@ -199,6 +202,43 @@ async fn the_first_upload_of_the_readme_and_its_replay_are_answered_as_printed()
     let (_, body) = command.split_once("-d '").context("a body")?;
     let (body, _) = body.split_once('\'').context("a body")?;
     world.finish(&[&decode(body.as_bytes(), Shape::Single, Rules::STORABLE)?]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_phone_apps_send_is_answered_as_printed_and_stored_once() -> anyhow::Result<()> {
+    let world = World::new(WorldSettings::default()).await?;
+    let gateway = world.gateway().await?;
+    let _consumer = world.consumer().await?;
+    let commands = block(PHONES, "sh", "curl")?.strip_prefix(". .dev/env\n").context("the settings first")?;
+    let address = gateway.listen.context("a gateway listens")?;
+    let printed = block(PHONES, "text", "[]")?;
+    for _ in 0..2 {
+        let environment = [
+            ("MILEPOST_URL", format!("http://{address}")),
+            ("MILEPOST_API_KEY", world.account.secret.clone()),
+        ];
+        assert_eq!(shell(commands, environment).await?.trim_end(), printed.trim_end());
+    }
+    let stored = |device: &str, accuracy| {
+        let location = Location::new(1_773_480_413_000, 48.2081743, 16.3738189);
+        Upload { device: device.to_owned(), locations: vec![Location { accuracy, ..location }] }
+    };
+    let stored = [("pixel8", Some(5.0)), ("iphone", None), ("123456", None), ("nexus", None)]
+        .map(|(device, accuracy)| stored(device, accuracy));
+    world.finish(&stored.each_ref()).await
+}
+
+/// The cells of a column of codes, in the tables of a document.
+fn codes(document: &'static str) -> BTreeSet<&'static str> {
+    let cells = document.lines().filter_map(|line| line.strip_prefix("| `")?.split(" | ").next());
+    cells.flat_map(|cell| cell.split(['`', ',', ' ']).filter(|code| !code.is_empty())).collect()
+}
+
+#[test]
+fn every_reason_for_which_a_point_is_set_aside_is_documented() {
+    let (_, section) = PHONES.split_once("## What is set aside").expect("the section");
+    let (section, _) = section.split_once("\n## ").expect("another section");
+    assert_eq!(codes(section), BTreeSet::from(REASONS));
 }
 
 fn uploads() -> anyhow::Result<[(Post, Upload); 2]> {

@@ -11,6 +11,8 @@ mod load;
 mod operated;
 mod operations;
 mod phone;
+mod phones;
+mod recorded;
 mod replays;
 mod started;
 mod uploads;

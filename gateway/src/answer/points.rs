@@ -1,0 +1,330 @@
+//! Takes points that came without a client's key: each is an upload of one location, known by what it is.
+//!
+//! The points of a request are taken when each of them is in the journal or known: from the cache, from the journal's
+//! acknowledgement a short while ago, or from the table, which is asked once for all the rest. Nobody waits for the consumer:
+//! all a point can become is stored once, and who sends points understands no other answer than that they are safe.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use futures::{StreamExt as _, stream};
+use metrics::{Counter, counter};
+use milepost_shared::journal::account::AccountId;
+use milepost_shared::journal::clock::JournalTime;
+use milepost_shared::journal::key::KeyHash;
+use milepost_shared::journal::record::{JournalRecord, Payload};
+use milepost_shared::journal::set_aside::SetAside;
+use milepost_shared::location::fingerprint::Fingerprint;
+use milepost_shared::location::{Location, Upload};
+use milepost_shared::program::crash::CrashPoint;
+use moka::policy::EvictionPolicy;
+use moka::sync::Cache;
+
+use crate::answer::flight::Finder;
+use crate::answer::matching;
+use crate::answer::outcome::Unavailable;
+
+/// Most points of one request that are on their way to the journal at once, and at most which part of all uploads that may be:
+/// else a long batch would be past the bound for ever.
+const AT_ONCE_MAX: u32 = 2000;
+const AT_ONCE_PART: u32 = 2;
+/// Longest time for which a point counts as known because the journal has acknowledged it. By then it is in the cache or the
+/// table, if a consumer runs.
+const RECENT_FOR: Duration = Duration::from_secs(300);
+/// It is also at most one part in so many of the time a key is remembered.
+const RECENT_PART: u32 = 4;
+
+/// The bounds of taking points.
+#[derive(Debug, Clone, Args)]
+pub struct PointSettings {
+    /// Points of phone apps remembered for 5m from the journal's acknowledgement, so that one sent again is not published
+    /// again; one takes about 150 bytes [0..=10000000].
+    #[arg(long, env, default_value_t = 100_000)]
+    #[arg(value_parser = clap::value_parser!(u64).range(0..=10_000_000))]
+    pub recent_points: u64,
+}
+
+/// What one request holds for the journal: points, and those that were set aside, each once.
+pub struct Points {
+    account: AccountId,
+    points: Vec<Point>,
+    seen: HashSet<KeyHash>,
+    repeated: u64,
+}
+
+struct Point {
+    key_hash: KeyHash,
+    what: What,
+}
+
+enum What {
+    Good { device: Arc<str>, location: Location },
+    SetAside(Box<SetAside>),
+}
+
+impl Points {
+    /// None yet, and no more than `most`.
+    #[must_use]
+    pub fn of(account: AccountId, most: usize) -> Self {
+        Self { account, points: Vec::with_capacity(most), seen: HashSet::with_capacity(most), repeated: 0 }
+    }
+
+    /// Adds a point of a device, which keeps all rules. If the same one is there, that one stays.
+    pub fn add(&mut self, device: &str, location: Location) {
+        let Location { timestamp, latitude, longitude, .. } = location;
+        let key_hash = KeyHash::of_point(self.account, device, timestamp, latitude, longitude);
+        let before = match self.points.last() {
+            Some(Point { what: What::Good { device: before, .. }, .. }) if **before == *device => {
+                Some(before)
+            }
+            _ => None,
+        };
+        let device = before.map_or_else(|| Arc::from(device), Arc::clone);
+        self.push(key_hash, What::Good { device, location });
+    }
+
+    /// Adds a point that breaks a rule, known by its app, its reason and what was sent.
+    pub fn add_set_aside(&mut self, app: &str, reason: &str, field: Option<&str>, raw: &str) {
+        let key_hash = KeyHash::of_set_aside(self.account, app, reason, raw);
+        let point = SetAside::new(app, None, reason, field, raw.as_bytes());
+        self.push(key_hash, What::SetAside(Box::new(point)));
+    }
+
+    fn push(&mut self, key_hash: KeyHash, what: What) {
+        if self.seen.insert(key_hash) {
+            self.points.push(Point { key_hash, what });
+        } else {
+            self.repeated += 1;
+        }
+    }
+
+    /// About the memory they take, bytes.
+    #[must_use]
+    pub fn heap_bytes(&self) -> usize {
+        let raw = |point: &Point| match &point.what {
+            What::Good { .. } => 0,
+            What::SetAside(point) => size_of::<SetAside>() + point.raw.len(),
+        };
+        let raw: usize = self.points.iter().map(raw).sum();
+        raw + self.points.capacity() * size_of::<Point>() + self.seen.capacity() * size_of::<KeyHash>()
+    }
+}
+
+impl Point {
+    /// Its record. The fingerprint is of what it is known by, which is what its key is of: the same point with another
+    /// accuracy is a copy, and never a conflict.
+    fn record(self, account: AccountId) -> JournalRecord {
+        let Self { key_hash, what } = self;
+        let payload = match what {
+            What::Good { device, location } => {
+                Upload { device: device.as_ref().to_owned(), locations: vec![location] }.into()
+            }
+            What::SetAside(point) => Payload::SetAside(*point),
+        };
+        JournalRecord { key_hash, account, fingerprint: Fingerprint(key_hash.0), payload }
+    }
+}
+
+/// How many points of one request may be on their way to the journal at once, if so many uploads may.
+pub(crate) fn at_once(publish_in_flight: u32) -> usize {
+    let points = (publish_in_flight / AT_ONCE_PART).clamp(1, AT_ONCE_MAX);
+    usize::try_from(points).unwrap_or(1)
+}
+
+/// What the journal has acknowledged a short while ago.
+pub(crate) struct Recent(Option<Cache<KeyHash, ()>>);
+
+impl Recent {
+    pub fn new(settings: &PointSettings, ttl: Duration) -> Self {
+        let build = || {
+            let cache = Cache::builder().max_capacity(settings.recent_points);
+            cache
+                .eviction_policy(EvictionPolicy::lru())
+                .time_to_live(RECENT_FOR.min(ttl / RECENT_PART))
+                .build()
+        };
+        Self((settings.recent_points > 0).then(build))
+    }
+
+    fn has(&self, key_hash: KeyHash) -> bool {
+        self.0.as_ref().is_some_and(|recent| recent.contains_key(&key_hash))
+    }
+
+    fn insert(&self, key_hash: KeyHash) {
+        if let Some(recent) = &self.0 {
+            recent.insert(key_hash, ());
+        }
+    }
+}
+
+/// What became of the points of one app.
+pub struct PointMetrics {
+    repeated: Counter,
+    cache: Counter,
+    recent: Counter,
+    table: Counter,
+    published: Counter,
+    unavailable: Counter,
+}
+
+impl PointMetrics {
+    /// The series of an app, which exist from now on.
+    #[must_use]
+    pub fn new(app: &'static str) -> Self {
+        let series = |outcome: &'static str| {
+            let counter = counter!("milepost_gateway_points_total", "app" => app, "outcome" => outcome);
+            counter.absolute(0);
+            counter
+        };
+        Self {
+            repeated: series("repeated"),
+            cache: series("cache"),
+            recent: series("recent"),
+            table: series("table"),
+            published: series("published"),
+            unavailable: series("unavailable"),
+        }
+    }
+}
+
+impl Finder {
+    /// Brings the points of a request into the journal, unless they are known.
+    ///
+    /// # Errors
+    /// [`Unavailable`]: some of them may not be in the journal. To send all of them again is safe.
+    pub async fn take(&self, points: Points, metrics: &PointMetrics) -> Result<(), Unavailable> {
+        let Points { account, mut points, repeated, .. } = points;
+        metrics.repeated.increment(repeated);
+        let now = self.journal_clock.now();
+        points.retain(|point| {
+            let known = self.known(point.key_hash, now, metrics);
+            known.inspect(|known| known.increment(1)).is_none()
+        });
+        let newest = self.lookup.newest_of(points.iter().map(|point| point.key_hash).collect()).await;
+        points.retain(|point| {
+            let Some(state) = newest.get(&point.key_hash) else { return true };
+            self.cache.insert(point.key_hash, state);
+            let is_known = state.is_open_at(now);
+            metrics.table.increment(u64::from(is_known));
+            !is_known
+        });
+        self.crash.point(CrashPoint::Accepted);
+        let mut left = points.len() as u64;
+        let publishing = points.into_iter().map(|point| self.publish_point(account, point));
+        let mut publishing = stream::iter(publishing).buffer_unordered(self.points_at_once);
+        while let Some(published) = publishing.next().await {
+            // What is still on its way may arrive; the retry will show.
+            published.inspect_err(|_| metrics.unavailable.increment(left))?;
+            metrics.published.increment(1);
+            left -= 1;
+        }
+        self.crash.point(CrashPoint::Answered);
+        Ok(())
+    }
+
+    /// Whether a point is known without asking anybody, and the count of those that are likewise.
+    fn known<'a>(
+        &self,
+        key_hash: KeyHash,
+        now: JournalTime,
+        metrics: &'a PointMetrics,
+    ) -> Option<&'a Counter> {
+        let is_open = self.cache.get(key_hash).is_some_and(|state| state.is_open_at(now));
+        let is_recent = || self.recent.has(key_hash).then_some(&metrics.recent);
+        if is_open { Some(&metrics.cache) } else { is_recent() }
+    }
+
+    async fn publish_point(&self, account: AccountId, point: Point) -> Result<(), Unavailable> {
+        let key_hash = point.key_hash;
+        let published = self.publisher.publish_value(key_hash, point.record(account).encode(), None).await?;
+        self.crash.point(CrashPoint::Published);
+        if published.time != matching::UNKNOWN_TIME {
+            self.journal_clock.saw(published.time);
+        }
+        self.recent.insert(key_hash);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ACCOUNT: AccountId = AccountId(uuid::Uuid::from_u128(1));
+
+    /// The records of points, as the consumer reads them.
+    fn records(points: Points) -> Vec<JournalRecord> {
+        let read = |point: Point| {
+            let record = point.record(ACCOUNT);
+            let key = record.key_hash.to_string();
+            JournalRecord::decode(Some(key.as_bytes()), Some(&record.encode())).unwrap()
+        };
+        points.points.into_iter().map(read).collect()
+    }
+
+    fn points(points: &[(&str, &Location)]) -> Points {
+        let mut all = Points::of(ACCOUNT, points.len());
+        points.iter().for_each(|(device, location)| all.add(device, (*location).clone()));
+        all
+    }
+
+    #[test]
+    fn a_point_is_there_once_and_the_first_one_stays() {
+        let first = Location { accuracy: Some(5.0), ..Location::new(9, 1.0, 2.0) };
+        let again = Location { accuracy: Some(7.0), ..first.clone() };
+        let other = Location::new(10, 1.0, 2.0);
+        let points = points(&[("a", &first), ("a", &again), ("b", &first), ("a", &other), ("a", &other)]);
+        assert_eq!(points.repeated, 2);
+        let records = records(points);
+        let stored: Vec<_> = records.iter().map(|record| record.upload().unwrap()).collect();
+        let wanted = [("a", &first), ("b", &first), ("a", &other)];
+        let upload = |(device, location): (&str, &Location)| Upload {
+            device: device.to_owned(),
+            locations: vec![location.clone()],
+        };
+        assert_eq!(stored, wanted.map(upload).iter().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_same_point_with_anything_else_about_it_is_a_copy_and_no_conflict() {
+        let bare = Location::new(9, 0.0, 2.0);
+        let full = Location {
+            accuracy: Some(5.0),
+            battery_level: Some(50.0),
+            provider: Some("gps".to_owned()),
+            ..Location::new(9, -0.0, 2.0)
+        };
+        let [one, other] = [bare, full].map(|location| records(points(&[("a", &location)])).remove(0));
+        assert_eq!((one.key_hash, one.fingerprint), (other.key_hash, other.fingerprint));
+        assert_eq!(one.key_hash, KeyHash::of_point(ACCOUNT, "a", 9, 0.0, 2.0));
+        assert_eq!(other.payload.locations()[0].accuracy, Some(5.0));
+    }
+
+    #[test]
+    fn a_bad_point_is_the_same_wherever_it_stands_in_its_batch() {
+        let mut all = Points::of(ACCOUNT, 3);
+        all.add_set_aside("overland", "no-time", Some("[3].properties.timestamp"), "{}");
+        all.add_set_aside("overland", "no-time", Some("[0].properties.timestamp"), "{}");
+        all.add_set_aside("overland", "not-a-number", None, "{}");
+        assert_eq!(all.repeated, 1);
+        let records = records(all);
+        let texts: Vec<_> = records.iter().map(|record| record.set_aside().unwrap().to_string()).collect();
+        assert_eq!(texts, ["overland: no-time ([3].properties.timestamp)", "overland: not-a-number"]);
+    }
+
+    #[test]
+    fn what_was_acknowledged_is_remembered_within_its_bound_and_without_one_not_at_all() {
+        let key = |n: u8| KeyHash([n; 32]);
+        let recent = Recent::new(&PointSettings { recent_points: 10 }, Duration::from_secs(3600));
+        for n in 0..100 {
+            recent.insert(key(n));
+            recent.0.as_ref().unwrap().run_pending_tasks();
+        }
+        assert!(recent.has(key(99)) && !recent.has(key(0)));
+        let none = Recent::new(&PointSettings { recent_points: 0 }, Duration::from_secs(3600));
+        none.insert(key(1));
+        assert!(!none.has(key(1)));
+    }
+}
