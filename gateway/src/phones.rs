@@ -29,7 +29,7 @@ use milepost_shared::location::Location;
 pub use self::reason::Reason;
 pub use self::record::Record;
 
-/// Whose way of sending points a request has; its route tells.
+/// Whose way of sending points a request has; its route says which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Protocol {
     /// OwnTracks in HTTP mode, and Overland in its OwnTracks mode.
@@ -107,7 +107,7 @@ pub struct Point<'a> {
     pub timed: bool,
 }
 
-/// A point that breaks a rule: it is kept for an operator, and the app is told that all is well, for it would send the
+/// A point that breaks a rule: it is kept for an operator, and the app gets its success answer, for it would send the
 /// point again and nothing behind it.
 pub struct SetAside<'a> {
     /// Which rule.

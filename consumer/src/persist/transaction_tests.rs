@@ -440,11 +440,11 @@ async fn a_point_set_aside_that_was_committed_and_not_emitted_is_emitted_again_a
     let first = fixture.persister(1000).persist(batch(0, records())).await.unwrap();
     let before = fixture.rows().await;
     let again = fixture.persister(1000).persist(batch(3, records())).await.unwrap();
-    let told = |persisted: &Persisted| {
+    let answered = |persisted: &Persisted| {
         let answer = |emission: &Emission| emission.answer.as_ref().unwrap().state.clone();
         persisted.emissions.iter().map(answer).collect::<Vec<_>>()
     };
-    assert_eq!((told(&again), facts(&again)), (told(&first), vec![false, false, true]));
+    assert_eq!((answered(&again), facts(&again)), (answered(&first), vec![false, false, true]));
     assert_eq!(fixture.rows().await, before);
 
     // And if the progress alone was put back.

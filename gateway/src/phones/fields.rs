@@ -179,7 +179,7 @@ impl<'a> Fields<'a> {
         let start = if prefix.is_empty() { 0 } else { prefix.len() + 1 };
         let end = start + segment.len();
         for (row, (_, name)) in self.table.iter().enumerate() {
-            // Most names are told apart by what is before and behind the segment, without comparing any text.
+            // Most names are distinguished by what is before and behind the segment, without comparing any text.
             let is_at =
                 |at: usize, signs: &[u8]| name.as_bytes().get(at).is_none_or(|sign| signs.contains(sign));
             let is_whole = is_at(end, b".[") && (start == 0 || is_at(start - 1, b"."));

@@ -1,4 +1,4 @@
-//! OwnTracks in HTTP mode: one message a request, of which `_type` tells the kind.
+//! OwnTracks in HTTP mode: one message a request, of which `_type` names the kind.
 //!
 //! <https://owntracks.org/booklet/tech/json/>; Overland's OwnTracks mode counts time from 2001.
 

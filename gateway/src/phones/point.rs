@@ -9,7 +9,7 @@ use super::fields::{Field, Fields, Written};
 use super::units;
 use super::{Decoded, Point, Reason, Record, Rules, SetAside};
 
-/// What numbers mean where their names do not tell.
+/// What numbers mean where their names do not say.
 #[derive(Debug, Clone, Copy)]
 pub struct Units {
     /// Metres per second, of a [`Field::Speed`].

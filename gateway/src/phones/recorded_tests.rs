@@ -13,7 +13,7 @@ use serde_json::Value;
 use super::testing::{ARRIVAL, RULES, key};
 use super::{Decoded, NotThisProtocol, Point, Protocol, Reason, Request, decode};
 
-/// Lines whose device is told by a record only: as another point of the same batch may come again without that record,
+/// Lines whose device only a record names: as another point of the same batch may come again without that record,
 /// and would then be another point, no point takes its device from a neighbour.
 const DEVICE_OF_A_NEIGHBOUR: [&str; 1] = ["ov-002"];
 

@@ -36,7 +36,7 @@ pub struct JournalRecord {
 /// What a record carries.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Payload {
-    /// Locations, to be stored and told to subscribers.
+    /// Locations, to be stored and emitted to subscribers.
     Upload(Upload),
     /// A point that breaks a rule, to become a dead letter.
     SetAside(SetAside),

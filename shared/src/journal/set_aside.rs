@@ -1,4 +1,4 @@
-//! A point that a phone's app sent and that breaks a rule. It is set aside: its app is told that all is well, and it goes the way
+//! A point that a phone's app sent and that breaks a rule. It is set aside: its app gets its success answer, and it goes the way
 //! of an upload, with a key of its own, but into `dead_letters`.
 
 use std::fmt;

@@ -24,7 +24,7 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
                 format!("{position} in the journal is upload {upload}, never sent by account {account}")
             }),
             (Some(_), Some(_)) => {}
-            // Which request it came with is not told by it.
+            // It does not say which request it came with.
             _ if entry.is_set_aside || may_be_poison => {}
             _ => verdict.accuse(|| format!("{} in the journal is poison", at(entry.position))),
         }
