@@ -11,12 +11,7 @@ use crate::table::{moment, table};
 pub async fn create(command: &CreateKey) -> anyhow::Result<()> {
     let mut connection = database::open(&command.database).await?;
     let secret = Secret::generate(&mut rand::rng());
-    let key = ApiKey {
-        prefix: secret.prefix().to_owned(),
-        account_id: command.account,
-        created_at: database::now(),
-        revoked_at: None,
-    };
+    let key = ApiKey::new(secret.prefix(), command.account, database::now());
     let created = accounts::create_key(&mut connection, &key, &secret.sha256())
         .await
         .context("cannot store the key")?;

@@ -1,22 +1,25 @@
 //! Who may send, how fast and how much, whatever the protocol.
 //!
-//! [`authenticate`] and [`rate`] say who may, [`media`] what is understood; [`body`] reads it within bounds, [`coding`]
+//! [`authenticate`] and [`rate`] say who may, by the keys that are [`known`], which [`refresh`] keeps as they are in the
+//! database, where [`uses`] notes when they were used. [`media`] says what is understood; [`body`] reads it within bounds, [`coding`]
 //! decodes what was compressed, and [`parse`] has it parsed where it holds up nobody. [`problem`] is each of their refusals.
 
 pub mod authenticate;
 pub mod body;
 pub mod coding;
+pub mod known;
 pub mod media;
 pub mod parse;
 pub mod problem;
 pub mod rate;
+pub mod refresh;
+pub mod uses;
 
 use std::sync::Arc;
 
 use http::HeaderMap;
-use milepost_shared::journal::account::AccountId;
 
-use crate::admission::authenticate::ApiKeys;
+use crate::admission::authenticate::{ApiKeys, Identity};
 use crate::admission::body::Bodies;
 use crate::admission::parse::Parsers;
 use crate::admission::problem::UNAUTHORIZED;
@@ -40,14 +43,14 @@ pub struct Admission {
 }
 
 impl Admission {
-    /// The account of a request that uploads, if it may at the moment.
+    /// Whom a request that uploads speaks for, if the account may upload at the moment.
     ///
     /// # Errors
     /// The credentials are not known, or the account sends too fast.
-    pub async fn uploader(&self, headers: &HeaderMap) -> Result<AccountId, Problem> {
-        let account = self.api_keys.authenticate(headers).await?;
-        self.rates.check(account)?;
-        Ok(account)
+    pub async fn uploader(&self, headers: &HeaderMap) -> Result<Identity, Problem> {
+        let identity = self.api_keys.authenticate(headers).await?;
+        self.rates.check(identity.account)?;
+        Ok(identity)
     }
 
     /// The same by the secret that the request has somewhere.

@@ -45,7 +45,7 @@ impl App {
         stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
         let clock = Clock::new(settings.tests.clock_offset_ms);
-        let admission = admission(settings, readiness, stop)?;
+        let admission = admission(settings, readiness, clock, stop)?;
         let slots = Arc::clone(&admission.slots);
         let protocols = &settings.phones.phone_protocols;
         let of_phones = protocols.0.iter().copied().flat_map(endpoints::routes);
@@ -65,11 +65,12 @@ impl App {
 fn admission(
     settings: &GatewaySettings,
     readiness: &Readiness,
+    clock: Clock,
     stop: &CancellationToken,
 ) -> anyhow::Result<Admission> {
     let timeout = settings.api_keys.api_key_timeout.max(Duration::from_secs(5));
     let options = connect::options(&settings.database.database_url, "milepost-gateway", timeout)?;
-    let api_keys = ApiKeys::new(&settings.api_keys, options, readiness);
+    let api_keys = ApiKeys::new(&settings.api_keys, options, readiness, clock);
     tokio::spawn(api_keys.clone().refresh(stop.clone()));
     let rates = Arc::new(Rates::new(&settings.rates));
     tokio::spawn({

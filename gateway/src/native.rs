@@ -30,7 +30,7 @@ use milepost_shared::journal::clock::Clock;
 use milepost_shared::location::Shape;
 use tokio_util::sync::CancellationToken;
 
-use crate::admission::authenticate::X_API_KEY;
+use crate::admission::authenticate::{Identity, X_API_KEY};
 use crate::admission::{Admission, media};
 use crate::answer::service::Answers;
 use crate::http::problem::Problem;
@@ -125,7 +125,7 @@ impl Native {
     async fn upload(&self, shape: Shape, request: Request) -> Result<Response, Problem> {
         let (parts, body) = request.into_parts();
         let headers = &parts.headers;
-        let account = self.admission.uploader(headers).await?;
+        let Identity { account, device } = self.admission.uploader(headers).await?;
         media::check_accept(headers)?;
         let codings = media::check_content(headers)?;
         let key = key::parse(headers).map_err(invalid_key)?;
@@ -134,7 +134,7 @@ impl Native {
         let preference = Preference::of(headers);
         let waits = self.waits();
         let patience = preference.patience(waits);
-        let sent = Sent { account, key: key.as_deref(), shape, headers, codings, patience };
+        let sent = Sent { account, device, key: key.as_deref(), shape, headers, codings, patience };
         let (accepted, _held) = self.acceptance.accept(held, sent).await?;
         let preference_applied = preference.applied(waits.wait_max);
         let asked = Asked { account, key_hash: accepted.key_hash, preference_applied };
@@ -152,7 +152,7 @@ impl Native {
         query: Option<&str>,
     ) -> Result<Response, Problem> {
         let _slot = self.admission.slots.take()?;
-        let account = self.admission.api_keys.authenticate(headers).await?;
+        let Identity { account, .. } = self.admission.api_keys.authenticate(headers).await?;
         media::check_accept(headers)?;
         let (key_hash, receipt) = status::asked(key_hash, query, account)?;
         Ok(status::respond(self.answers.status(account, key_hash, receipt).await))

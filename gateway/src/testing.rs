@@ -24,13 +24,16 @@ pub fn settings(arguments: &[&str]) -> GatewaySettings {
 
 /// Stores a key of the account, and the account.
 pub async fn create_key(database: &TestDatabase, secret: &str) {
+    store_key(database, &ApiKey::new(&secret[..PREFIX_LENGTH], ACCOUNT, EPOCH), secret).await;
+}
+
+/// Stores a key with all it has, and the account.
+pub async fn store_key(database: &TestDatabase, key: &ApiKey, secret: &str) {
     let mut owner = database.connect(Role::Owner).await;
     let account = Account { id: ACCOUNT, name: "tester".to_owned(), created_at: EPOCH };
     accounts::create_account(&mut owner, &account).await.expect("an account");
-    let prefix = secret[..PREFIX_LENGTH].to_owned();
-    let key = ApiKey { prefix, account_id: ACCOUNT, created_at: EPOCH, revoked_at: None };
     let hash = Sha256::digest(secret).into();
-    assert!(accounts::create_key(&mut owner, &key, &hash).await.expect("a key"));
+    assert!(accounts::create_key(&mut owner, key, &hash).await.expect("a key"));
 }
 
 /// Revokes a key.

@@ -1,17 +1,16 @@
 //! Who sends: an API key, known by the SHA-256 of its secret.
 //!
-//! All keys are loaded at start and again every few seconds, so that Postgres may be away; only a key that is
-//! not among them is looked up, since it may be new.
+//! All keys are in memory, kept as they are in the database every few seconds, so that Postgres may be away; only a key
+//! that is not among them is looked up, since it may be new.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwapOption;
 use clap::Args;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
 use milepost_shared::journal::account::AccountId;
+use milepost_shared::journal::clock::Clock;
 use milepost_shared::program::pages::Readiness;
 use milepost_shared::program::settings::duration;
 use milepost_shared::store::api_keys;
@@ -19,31 +18,30 @@ use milepost_shared::store::connection::Connections;
 use moka::sync::Cache;
 use sha2::{Digest as _, Sha256};
 use sqlx::postgres::PgConnectOptions;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+pub use crate::admission::known::Identity;
+use crate::admission::known::{Hash, Known, KnownKeys};
 use crate::admission::problem::{CREDENTIALS_UNVERIFIED, UNAUTHORIZED};
+use crate::admission::refresh::{API_KEYS, Refresh};
+use crate::admission::uses::Uses;
 use crate::http::problem::Problem;
 
 const MS: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
-const API_KEYS: &str = "api_keys";
 /// The header of an API key.
 pub const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
-/// One to refresh all keys, two to look up unknown ones.
-const CONNECTIONS: usize = 3;
-/// Longest time to load all keys.
-const REFRESH_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pause between attempts until the keys have been loaded for the first time.
-const FIRST_PAUSE: Duration = Duration::from_millis(250);
-/// How long an unknown key is refused without another look-up, and how many such keys are remembered.
-const UNKNOWN_FOR: Duration = Duration::from_secs(3);
-const UNKNOWN_MAX: u64 = 10_000;
+/// Connections to look up keys that are not known.
+const LOOK_UPS: usize = 2;
+/// How long what was looked up counts, without another look-up, and how many such keys are remembered.
+const LATELY: Duration = Duration::from_secs(3);
+const LATELY_MAX: u64 = 10_000;
 
 /// How API keys are loaded.
 #[derive(Debug, Clone, Args)]
 pub struct ApiKeySettings {
-    /// How often all API keys are loaded again; a revoked one works that much longer [100ms..=50s].
+    /// How often changed API keys are loaded; a revoked one works that much longer [100ms..=50s].
     #[arg(long, env, default_value = "10s", value_parser = duration(100 * MS, 50 * SECOND))]
     pub api_key_refresh: Duration,
 
@@ -52,107 +50,93 @@ pub struct ApiKeySettings {
     pub api_key_timeout: Duration,
 }
 
-type Hash = [u8; 32];
-type Known = HashMap<Hash, AccountId>;
-
 /// The API keys this gateway knows. Cheap to clone.
 #[derive(Clone)]
 pub struct ApiKeys(Arc<Keys>);
 
 struct Keys {
-    /// `None` until they have been loaded once.
-    known: ArcSwapOption<Known>,
-    /// Keys looked up since then; `None` for those that the database does not know.
-    lately: Cache<Hash, Option<AccountId>>,
-    connections: Connections,
+    known: KnownKeys,
+    /// Keys looked up because they were not known; `None` for those that the database does not know either.
+    lately: Cache<Hash, Option<Known>>,
+    uses: Uses,
+    options: PgConnectOptions,
+    look_ups: Connections,
     settings: ApiKeySettings,
     readiness: Readiness,
+    clock: Clock,
 }
 
 impl ApiKeys {
     /// Knows none yet. Connects when first asked.
     #[must_use]
-    pub fn new(settings: &ApiKeySettings, options: PgConnectOptions, readiness: &Readiness) -> Self {
+    pub fn new(
+        settings: &ApiKeySettings,
+        options: PgConnectOptions,
+        readiness: &Readiness,
+        clock: Clock,
+    ) -> Self {
         readiness.register(API_KEYS, true);
         Self(Arc::new(Keys {
-            known: ArcSwapOption::empty(),
-            lately: Cache::builder().max_capacity(UNKNOWN_MAX).time_to_live(UNKNOWN_FOR).build(),
-            connections: Connections::new(options, CONNECTIONS),
+            known: KnownKeys::default(),
+            lately: Cache::builder().max_capacity(LATELY_MAX).time_to_live(LATELY).build(),
+            uses: Uses::default(),
+            look_ups: Connections::new(options.clone(), LOOK_UPS),
+            options,
             settings: settings.clone(),
             readiness: readiness.clone(),
+            clock,
         }))
     }
 
-    /// Loads all keys, again and again until `stop`. A failure keeps those known.
+    /// Loads all keys and then what changes, and notes which were used, until `stop`. A failure keeps those known.
     pub async fn refresh(self, stop: CancellationToken) {
-        let keys = &*self.0;
-        let mut failing = false;
-        loop {
-            let loading = timeout(REFRESH_TIMEOUT, keys.connections.ask(api_keys::active));
-            let Some(loaded) = stop.run_until_cancelled(loading).await else { return };
-            let failed = match loaded {
-                Ok(Ok(loaded)) => {
-                    keys.known.store(Some(Arc::new(loaded.into_iter().collect())));
-                    keys.readiness.up(API_KEYS);
-                    false
-                }
-                Ok(Err(error)) => {
-                    let error = error.to_string();
-                    if !failing {
-                        tracing::warn!(error, "cannot load API keys; those known go on working");
-                    }
-                    true
-                }
-                Err(_) => true,
-            };
-            failing = failed;
-            let first = keys.known.load().is_none();
-            if first {
-                keys.readiness.down(API_KEYS, "cannot load API keys from Postgres");
-            }
-            let pause = if first { FIRST_PAUSE } else { keys.settings.api_key_refresh };
-            if stop.run_until_cancelled(sleep(pause)).await.is_none() {
-                return;
-            }
-        }
+        let Keys { known, uses, options, settings, readiness, .. } = &*self.0;
+        let refresh = Refresh::new(known, options.clone(), settings.api_key_refresh, readiness);
+        let one = Connections::new(options.clone(), 1);
+        let both = async { tokio::join!(Box::pin(refresh.run()), uses.note(&one)) };
+        stop.run_until_cancelled(both).await;
     }
 
-    /// The account of a request.
+    /// Whom a request's key speaks for.
     ///
     /// # Errors
     /// [`UNAUTHORIZED`], or [`CREDENTIALS_UNVERIFIED`] where only the database knows.
-    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<AccountId, Problem> {
-        self.account_of(secret(headers).ok_or(UNAUTHORIZED)?).await
+    pub async fn authenticate(&self, headers: &HeaderMap) -> Result<Identity, Problem> {
+        self.verify(secret(headers).ok_or(UNAUTHORIZED)?).await
     }
 
-    /// The account of a secret, wherever it was found.
+    /// Whom a key speaks for, wherever in the request it was.
     ///
     /// # Errors
-    /// As [`authenticate`](Self::authenticate).
-    pub async fn account_of(&self, secret: &str) -> Result<AccountId, Problem> {
+    /// As of [`ApiKeys::authenticate`].
+    pub async fn verify(&self, secret: &str) -> Result<Identity, Problem> {
+        let keys = &*self.0;
         let hash: Hash = Sha256::digest(secret).into();
-        let known = self.0.known.load().as_ref().and_then(|known| known.get(&hash).copied());
-        if let Some(account) = known {
-            return Ok(account);
-        }
+        let now = keys.clock.now_ms();
+        let known = keys.known.find(&hash, now, |hash| keys.uses.take(hash));
         // Known keys are well-formed; a malformed one is not worth a look-up.
-        if !is_well_formed(secret) {
-            return Err(UNAUTHORIZED);
-        }
-        let found = match self.0.lately.get(&hash) {
-            Some(found) => found,
-            None => Box::pin(self.0.look_up(hash)).await?,
+        let found = match known {
+            Some(known) => Some(known),
+            None if !is_well_formed(secret) => None,
+            None => match keys.lately.get(&hash) {
+                Some(found) => found,
+                None => Box::pin(keys.look_up(hash)).await?,
+            },
         };
-        found.ok_or(UNAUTHORIZED)
+        found.and_then(|known| known.identity(now)).ok_or(UNAUTHORIZED)
     }
 }
 
 impl Keys {
-    async fn look_up(&self, hash: Hash) -> Result<Option<AccountId>, Problem> {
-        let asking = self.connections.ask(async |connection| api_keys::find(connection, &hash).await);
+    async fn look_up(&self, hash: Hash) -> Result<Option<Known>, Problem> {
+        let asking = self.look_ups.ask(async |connection| api_keys::find(connection, &hash).await);
         match timeout(self.settings.api_key_timeout, asking).await {
             Ok(Ok(found)) => {
-                self.lately.insert(hash, found);
+                let found = found.as_ref().map(Known::new);
+                if found.is_some() {
+                    self.uses.take(hash);
+                }
+                self.lately.insert(hash, found.clone());
                 Ok(found)
             }
             Ok(Err(_)) | Err(_) => Err(CREDENTIALS_UNVERIFIED),

@@ -1,6 +1,7 @@
 //! Makes an accepted upload of what was sent: decompressed, validated, keyed, fingerprinted. Pure, except for the random key
 //! of an upload without one; nothing is stored.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -54,6 +55,8 @@ pub struct Acceptance {
 pub struct Sent<'a> {
     /// Who sent it.
     pub account: AccountId,
+    /// The device that the sender's key is bound to: the upload is this one's, whatever the body says.
+    pub device: Option<Arc<str>>,
     /// The client's key.
     pub key: Option<&'a str>,
     /// Which of the two kinds of body it has to be.
@@ -78,8 +81,9 @@ impl Acceptance {
     /// # Errors
     /// [`invalid_upload`], naming every fault, or what [`Parsers::parse`] says.
     pub async fn accept(&self, held: Held, sent: Sent<'_>) -> Result<(Accepted, Held), Problem> {
-        let (rules, shape) = (self.rules(), sent.shape);
-        let parsing = self.parsers.parse(held, sent.codings, move |body| read(body, shape, rules));
+        let (rules, shape, device) = (self.rules(), sent.shape, sent.device);
+        let read = move |body: &[u8]| read(body, shape, rules, device.as_deref());
+        let parsing = self.parsers.parse(held, sent.codings, read);
         let ((upload, fingerprint), mut held) = parsing.await?;
         held.replace(upload.heap_bytes())?;
         // Not a hash of anything: no client's key can be equal to it.
@@ -106,8 +110,16 @@ impl Acceptance {
     }
 }
 
-fn read(body: &[u8], shape: Shape, rules: Rules) -> Result<(Upload, Fingerprint), Problem> {
-    let upload = location::decode(body, shape, rules).map_err(|invalid| invalid_upload(&invalid))?;
+fn read(
+    body: &[u8],
+    shape: Shape,
+    rules: Rules,
+    device: Option<&str>,
+) -> Result<(Upload, Fingerprint), Problem> {
+    let mut upload = location::decode(body, shape, rules).map_err(|invalid| invalid_upload(&invalid))?;
+    if let Some(device) = device {
+        device.clone_into(&mut upload.device);
+    }
     let fingerprint = Fingerprint::of(&upload);
     Ok((upload, fingerprint))
 }
@@ -144,7 +156,7 @@ mod tests {
 
     fn sent<'a>(shape: Shape, key: Option<&'a str>, headers: &'a HeaderMap) -> Sent<'a> {
         let (patience, codings) = (Duration::from_secs(1), Codings::of(headers).unwrap());
-        Sent { account: ACCOUNT, key, shape, headers, codings, patience }
+        Sent { account: ACCOUNT, device: None, key, shape, headers, codings, patience }
     }
 
     async fn accept(shape: Shape, key: Option<&str>, body: &str) -> Result<Accepted, Problem> {
@@ -212,6 +224,26 @@ mod tests {
             };
             assert_eq!(accepted.unwrap().0.upload.locations.len(), 1);
         }
+    }
+
+    #[tokio::test]
+    async fn what_a_bound_key_sends_is_its_devices_and_has_the_fingerprint_of_that() {
+        let headers = HeaderMap::new();
+        let accept = async |device: Option<Arc<str>>, body: String| {
+            let held = Bodies::new(&settings(&[]).bodies).read(body.into()).await.unwrap();
+            let sent = Sent { device, ..sent(Shape::Batch, Some("key"), &headers) };
+            acceptance().accept(held, sent).await.map(|(accepted, _)| accepted)
+        };
+        let body = batch(&[NOW_MS]);
+        let named = |device: &str| body.replacen("\"d\"", &format!("\"{device}\""), 1);
+        assert_ne!(named("pixel8"), body);
+        let plain = accept(None, named("pixel8")).await.unwrap();
+        for other in ["d", "somebody else’s", "pixel8"] {
+            let bound = accept(Some("pixel8".into()), named(other)).await.unwrap();
+            assert_eq!((bound.upload.device.as_str(), bound.fingerprint), ("pixel8", plain.fingerprint));
+            assert_eq!((bound.upload, bound.key_hash), (plain.upload.clone(), plain.key_hash));
+        }
+        assert!(accept(Some("pixel8".into()), named("")).await.is_err(), "the body keeps its rules");
     }
 
     #[tokio::test]

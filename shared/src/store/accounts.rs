@@ -6,6 +6,8 @@ use time::OffsetDateTime;
 
 /// Longest name of an account, characters; the table has the same bound.
 pub const NAME_CHARS_MAX: usize = 100;
+/// Longest label of a key, characters; the table has the same bound.
+pub const LABEL_CHARS_MAX: usize = 100;
 
 /// Who may upload.
 #[derive(Debug, Clone, PartialEq, Eq, FromRow)]
@@ -29,6 +31,31 @@ pub struct ApiKey {
     pub created_at: OffsetDateTime,
     /// Since when it is refused.
     pub revoked_at: Option<OffsetDateTime>,
+    /// For people.
+    pub label: Option<String>,
+    /// The one device that it may speak for; any if there is none.
+    pub device: Option<String>,
+    /// From when on it is refused.
+    pub expires_at: Option<OffsetDateTime>,
+    /// When a gateway last let it in, by the database's clock, to the hour.
+    pub last_used_at: Option<OffsetDateTime>,
+}
+
+impl ApiKey {
+    /// A key for any device and without an end.
+    #[must_use]
+    pub fn new(prefix: &str, account_id: Uuid, created_at: OffsetDateTime) -> Self {
+        Self {
+            prefix: prefix.to_owned(),
+            account_id,
+            created_at,
+            revoked_at: None,
+            label: None,
+            device: None,
+            expires_at: None,
+            last_used_at: None,
+        }
+    }
 }
 
 /// Makes an account; `false` if another has the name.
@@ -58,21 +85,24 @@ pub async fn accounts(connection: &mut PgConnection) -> sqlx::Result<Vec<Account
 /// Stores a key by the SHA-256 of its secret; `false` if there is no such account.
 ///
 /// # Errors
-/// The database refuses: the secret or the prefix is taken.
+/// The database refuses: the secret or the prefix is taken, or the label or the device is none.
 pub async fn create_key(
     connection: &mut PgConnection,
     key: &ApiKey,
     secret_sha256: &[u8; 32],
 ) -> sqlx::Result<bool> {
     let result = sqlx::query(
-        "INSERT INTO api_keys (account_id, secret_sha256, prefix, created_at, revoked_at) \
-         SELECT id, $2, $3, $4, $5 FROM accounts WHERE id = $1",
+        "INSERT INTO api_keys (account_id, secret_sha256, prefix, created_at, revoked_at, label, device, expires_at) \
+         SELECT id, $2, $3, $4, $5, $6, $7, $8 FROM accounts WHERE id = $1",
     )
     .bind(key.account_id)
     .bind(&secret_sha256[..])
     .bind(&key.prefix)
     .bind(key.created_at)
     .bind(key.revoked_at)
+    .bind(&key.label)
+    .bind(&key.device)
+    .bind(key.expires_at)
     .execute(connection)
     .await?;
     Ok(result.rows_affected() == 1)
@@ -84,7 +114,7 @@ pub async fn create_key(
 /// The database cannot be asked.
 pub async fn keys(connection: &mut PgConnection, account: Option<AccountId>) -> sqlx::Result<Vec<ApiKey>> {
     sqlx::query_as(
-        "SELECT prefix, account_id, created_at, revoked_at FROM api_keys \
+        "SELECT prefix, account_id, created_at, revoked_at, label, device, expires_at, last_used_at FROM api_keys \
          WHERE $1::uuid IS NULL OR account_id = $1 ORDER BY id",
     )
     .bind(account)
@@ -107,6 +137,28 @@ pub async fn revoke_key(
         .execute(connection)
         .await?;
     Ok(result.rows_affected() == 1)
+}
+
+/// Revokes all keys that are bound to a device and not revoked yet, and returns their prefixes, oldest first.
+///
+/// # Errors
+/// The database refuses.
+pub async fn revoke_device(
+    connection: &mut PgConnection,
+    account: Uuid,
+    device: &str,
+    at: OffsetDateTime,
+) -> sqlx::Result<Vec<String>> {
+    sqlx::query_scalar(
+        "WITH revoked AS (UPDATE api_keys SET revoked_at = $3 \
+         WHERE account_id = $1 AND device = $2 AND revoked_at IS NULL RETURNING id, prefix) \
+         SELECT prefix FROM revoked ORDER BY id",
+    )
+    .bind(account)
+    .bind(device)
+    .bind(at)
+    .fetch_all(connection)
+    .await
 }
 
 #[cfg(test)]

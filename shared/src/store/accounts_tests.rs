@@ -17,7 +17,7 @@ fn now() -> OffsetDateTime {
 }
 
 fn key(account: &Account, prefix: &str) -> ApiKey {
-    ApiKey { prefix: prefix.to_owned(), account_id: account.id, created_at: now(), revoked_at: None }
+    ApiKey::new(prefix, account.id, now())
 }
 
 #[tokio::test]
@@ -76,4 +76,47 @@ async fn a_revoked_key_stays_revoked_since_the_first_time() {
     let revoked: Vec<_> =
         keys(&mut connection, None).await.unwrap().into_iter().map(|key| key.revoked_at).collect();
     assert_eq!(revoked, [Some(first), None]);
+}
+
+#[tokio::test]
+async fn a_label_a_device_and_an_end_are_kept_and_what_is_none_is_refused() {
+    let (_database, mut connection, account) = with_account("a").await;
+    let full = ApiKey {
+        label: Some("Jane’s".to_owned()),
+        device: Some("ä".repeat(128)),
+        expires_at: Some(now() + time::Duration::DAY),
+        ..key(&account, "mp_1")
+    };
+    assert!(create_key(&mut connection, &full, &[1; 32]).await.unwrap());
+    assert_eq!(keys(&mut connection, None).await.unwrap(), [full]);
+    let text = |text: &str| Some(text.to_owned());
+    for (prefix, label, device) in [
+        ("mp_2", text(""), None),
+        ("mp_3", Some("ä".repeat(LABEL_CHARS_MAX + 1)), None),
+        ("mp_4", None, text("")),
+        ("mp_5", None, Some("ä".repeat(129))),
+        ("mp_6", None, text("a\tb")),
+        ("mp_7", None, text("pixel8\n")),
+        ("mp_8", None, text("\u{9f}")),
+    ] {
+        let key = ApiKey { label, device, ..key(&account, prefix) };
+        assert!(create_key(&mut connection, &key, &[2; 32]).await.is_err(), "{prefix}");
+    }
+}
+
+#[tokio::test]
+async fn all_keys_of_a_lost_device_are_revoked_at_once_and_no_others() {
+    let (_database, mut connection, account) = with_account("a").await;
+    for (prefix, byte, device) in
+        [("mp_1", 1, Some("x")), ("mp_2", 2, Some("y")), ("mp_3", 3, Some("x")), ("mp_4", 4, None)]
+    {
+        let key = ApiKey { device: device.map(str::to_owned), ..key(&account, prefix) };
+        assert!(create_key(&mut connection, &key, &[byte; 32]).await.unwrap());
+    }
+    let revoked = revoke_device(&mut connection, account.id, "x", now()).await.unwrap();
+    assert_eq!(revoked, ["mp_1", "mp_3"]);
+    assert!(revoke_device(&mut connection, account.id, "x", now()).await.unwrap().is_empty());
+    assert!(revoke_device(&mut connection, Uuid::nil(), "y", now()).await.unwrap().is_empty());
+    let left = keys(&mut connection, None).await.unwrap().into_iter().filter(|key| key.revoked_at.is_none());
+    assert_eq!(left.map(|key| key.prefix).collect::<Vec<_>>(), ["mp_2", "mp_4"]);
 }

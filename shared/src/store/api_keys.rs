@@ -1,76 +1,167 @@
-//! API keys, as the gateway reads them: by the SHA-256 of the secret, revoked ones as if they did not exist.
+//! API keys, as the gateway reads them: by the SHA-256 of the secret; first all of them, then those that have changed.
+//!
+//! What has changed is told by the number of the transaction that did it. `migrations/0003_keys_of_devices.sql` says why
+//! nothing is missed: neither what was committed late, nor what a clock that was wrong has stamped.
 
 use crate::journal::account::AccountId;
+use sqlx::postgres::PgConnectOptions;
 use sqlx::{FromRow, PgConnection};
+use time::OffsetDateTime;
+
+/// Most keys read at once.
+pub const PAGE: usize = 5000;
+/// Most uses noted at once; the database refuses more.
+pub const USES_MAX: usize = 1000;
+
+/// A key that is known.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct Key {
+    /// Of the whole secret.
+    #[sqlx(try_from = "Vec<u8>")]
+    pub secret_sha256: Sha256,
+    /// Whose it is.
+    pub account_id: Uuid,
+    /// The one device that it may speak for; any if there is none.
+    pub device: Option<String>,
+    /// From when on it is refused.
+    pub expires_at: Option<OffsetDateTime>,
+    /// The hour when any gateway last noted its use.
+    pub last_used_at: Option<OffsetDateTime>,
+    /// Whether it is refused.
+    pub revoked: bool,
+}
+
+/// SHA-256 of a secret.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sha256(pub [u8; 32]);
+
+impl TryFrom<Vec<u8>> for Sha256 {
+    type Error = String;
+
+    fn try_from(bytes: Vec<u8>) -> Result<Self, String> {
+        bytes.try_into().map(Self).map_err(|_| "a hash has not 32 bytes".to_owned())
+    }
+}
+
+/// How to connect to read [`Changes`]: by their index and in its order, so that a page of a million keys is no sort of a
+/// million keys, even if the server's statistics are of a time when there were few.
+#[must_use]
+pub fn reader(options: PgConnectOptions) -> PgConnectOptions {
+    options.options([("enable_bitmapscan", "off"), ("enable_sort", "off")])
+}
+
+/// How far one connection has seen the changes: all of the transactions below `open` were over.
+#[derive(Debug, Clone, PartialEq, Eq, FromRow)]
+pub struct Horizon {
+    /// The first transaction that may still have been open.
+    open: i64,
+    /// The first that had not begun.
+    next: i64,
+    /// The file of the table: another one after it was made anew or truncated.
+    file: i64,
+}
+
+impl Horizon {
+    /// Whether what has changed since an earlier horizon of this connection leads here. Else all keys have to be read again.
+    #[must_use]
+    pub fn follows(&self, earlier: &Self) -> bool {
+        self.file == earlier.file && self.open >= earlier.open && self.next >= earlier.next
+    }
+}
+
+/// The horizon of this moment.
+///
+/// # Errors
+/// The database cannot be asked.
+pub async fn horizon(connection: &mut PgConnection) -> sqlx::Result<Horizon> {
+    sqlx::query_as(
+        "SELECT pg_snapshot_xmin(s)::text::bigint AS open, pg_snapshot_xmax(s)::text::bigint AS next, \
+         pg_relation_filenode('api_keys')::bigint AS file FROM pg_current_snapshot() s",
+    )
+    .fetch_one(connection)
+    .await
+}
+
+/// Keys by when they changed, the last ones first: after an outage revocations come before all else.
+#[derive(Debug, Clone)]
+pub struct Changes {
+    since: i64,
+    /// What is left lies before this.
+    before: (i64, i64),
+}
+
+impl Changes {
+    /// All keys there are.
+    #[must_use]
+    pub fn all() -> Self {
+        // A dump of another server may have brought numbers that this one will only reach one day.
+        Self { since: 0, before: (i64::MAX, i64::MAX) }
+    }
+
+    /// What one horizon had not seen, as far as the next one saw it. What this one did not see is between it and a later one.
+    #[must_use]
+    pub fn between(earlier: &Horizon, later: &Horizon) -> Self {
+        Self { since: earlier.open, before: (later.next, 0) }
+    }
+
+    /// The next keys, at most [`PAGE`]; fewer are the last.
+    ///
+    /// A key that changes meanwhile may be left out: it is in what has changed since a horizon of before.
+    ///
+    /// # Errors
+    /// The database cannot be asked.
+    pub async fn page(&mut self, connection: &mut PgConnection) -> sqlx::Result<Vec<Key>> {
+        let rows: Vec<Row> = sqlx::query_as(
+            "SELECT secret_sha256, account_id, device, expires_at, last_used_at, revoked_at IS NOT NULL AS revoked, \
+             changed_in::text::bigint AS changed_in, id FROM api_keys \
+             WHERE changed_in >= $1::text::xid8 AND (changed_in, id) < ($2::text::xid8, $3) \
+             ORDER BY changed_in DESC, id DESC LIMIT $4",
+        )
+        .bind(self.since.to_string())
+        .bind(self.before.0.to_string())
+        .bind(self.before.1)
+        .bind(PAGE as i64)
+        .fetch_all(connection)
+        .await?;
+        if let Some(last) = rows.last() {
+            self.before = (last.changed_in, last.id);
+        }
+        Ok(rows.into_iter().map(|row| row.key).collect())
+    }
+}
 
 #[derive(FromRow)]
 struct Row {
-    secret_sha256: Vec<u8>,
-    account_id: AccountId,
+    #[sqlx(flatten)]
+    key: Key,
+    changed_in: i64,
+    id: i64,
 }
 
-/// All keys that are not revoked, with their accounts. There is no bound but how many administrators have made.
+/// One key; `None` if there is no such key or it is revoked.
 ///
 /// # Errors
 /// The database cannot be asked.
-pub async fn active(connection: &mut PgConnection) -> sqlx::Result<Vec<([u8; 32], AccountId)>> {
-    let rows: Vec<Row> =
-        sqlx::query_as("SELECT secret_sha256, account_id FROM api_keys WHERE revoked_at IS NULL")
-            .fetch_all(connection)
-            .await?;
-    // The table's own constraint is 32 bytes.
-    Ok(rows
-        .into_iter()
-        .filter_map(|row| Some((row.secret_sha256.try_into().ok()?, row.account_id)))
-        .collect())
+pub async fn find(connection: &mut PgConnection, secret_sha256: &[u8; 32]) -> sqlx::Result<Option<Key>> {
+    sqlx::query_as(
+        "SELECT secret_sha256, account_id, device, expires_at, last_used_at, false AS revoked FROM api_keys \
+         WHERE secret_sha256 = $1 AND revoked_at IS NULL",
+    )
+    .bind(&secret_sha256[..])
+    .fetch_optional(connection)
+    .await
 }
 
-/// The account of one key; `None` if there is no such key or it is revoked.
+/// Notes that keys were used in this hour of the database's clock, at most [`USES_MAX`] of them. Returns how many rows that
+/// changed: a key noted before in this hour, or one that somebody else is writing, stays as it is.
 ///
 /// # Errors
-/// The database cannot be asked.
-pub async fn find(
-    connection: &mut PgConnection,
-    secret_sha256: &[u8; 32],
-) -> sqlx::Result<Option<AccountId>> {
-    sqlx::query_scalar("SELECT account_id FROM api_keys WHERE secret_sha256 = $1 AND revoked_at IS NULL")
-        .bind(&secret_sha256[..])
-        .fetch_optional(connection)
-        .await
+/// The database refuses.
+pub async fn note_uses(connection: &mut PgConnection, secrets_sha256: &[[u8; 32]]) -> sqlx::Result<i32> {
+    let hashes: Vec<&[u8]> = secrets_sha256.iter().map(|hash| &hash[..]).collect();
+    sqlx::query_scalar("SELECT note_key_uses($1)").bind(hashes).fetch_one(connection).await
 }
 
 #[cfg(test)]
-mod tests {
-    use time::OffsetDateTime;
-
-    use uuid::Uuid;
-
-    use super::*;
-    use crate::store::accounts::{self, Account, ApiKey};
-    use crate::store::testing::{self, Role};
-
-    #[tokio::test]
-    async fn a_gateway_sees_keys_that_are_not_revoked() {
-        let database = testing::database().await;
-        let mut owner = database.connect(Role::Owner).await;
-        let at = OffsetDateTime::UNIX_EPOCH;
-        let account = Account { id: AccountId(Uuid::from_u128(1)), name: "a".to_owned(), created_at: at };
-        accounts::create_account(&mut owner, &account).await.unwrap();
-        for (byte, prefix) in [(1, "mp_1"), (2, "mp_2")] {
-            let key = ApiKey {
-                prefix: prefix.to_owned(),
-                account_id: account.id,
-                created_at: at,
-                revoked_at: None,
-            };
-            accounts::create_key(&mut owner, &key, &[byte; 32]).await.unwrap();
-        }
-        accounts::revoke_key(&mut owner, "mp_2", at).await.unwrap();
-
-        let mut gateway = database.connect(Role::Gateway).await;
-        assert_eq!(active(&mut gateway).await.unwrap(), [([1; 32], account.id)]);
-        assert_eq!(find(&mut gateway, &[1; 32]).await.unwrap(), Some(account.id));
-        assert_eq!(find(&mut gateway, &[2; 32]).await.unwrap(), None);
-        assert_eq!(find(&mut gateway, &[3; 32]).await.unwrap(), None);
-    }
-}
+#[path = "api_keys_tests.rs"]
+mod tests;

@@ -23,6 +23,9 @@ const FORBIDDEN_TO_GATEWAY: &[&str] = &[
     "SELECT FROM idempotency_keys FOR UPDATE",
     "INSERT INTO api_keys (account_id, secret_sha256, prefix) VALUES (gen_random_uuid(), '', 'mp_0')",
     "UPDATE api_keys SET revoked_at = NULL",
+    "UPDATE api_keys SET last_used_at = now()",
+    "SELECT FROM api_keys FOR KEY SHARE",
+    "SELECT mark_key_change()",
     "DELETE FROM api_keys",
     "UPDATE partition_progress SET next_offset = 0",
     "INSERT INTO partition_progress (topic, partition) VALUES ('t', 0)",
@@ -65,6 +68,8 @@ const FORBIDDEN_TO_CONSUMER: &[&str] = &[
     "SELECT prefix FROM api_keys",
     "INSERT INTO api_keys (account_id, secret_sha256, prefix) VALUES (gen_random_uuid(), '', 'mp_0')",
     "UPDATE api_keys SET revoked_at = NULL",
+    "UPDATE api_keys SET last_used_at = now()",
+    "SELECT note_key_uses('{}')",
     "INSERT INTO accounts (id, name) VALUES (gen_random_uuid(), 'x')",
     "UPDATE accounts SET name = 'x'",
     "DELETE FROM accounts",
@@ -108,6 +113,7 @@ const FORBIDDEN_TO_CONSUMER: &[&str] = &[
 const ALLOWED_TO_GATEWAY: &[&str] = &[
     "SELECT * FROM idempotency_keys",
     "SELECT * FROM api_keys",
+    "SELECT note_key_uses('{}')",
     "SELECT * FROM partition_progress",
     "SELECT version FROM _sqlx_migrations",
 ];
@@ -169,6 +175,15 @@ const HOSTILE: &[(&str, &str)] = &[
     ("SELECT expire_partition('OVER', 't', '{NULL}')", STILL_NEEDED),
     ("SELECT expire_partition('OVER', 't', NULL)", STILL_NEEDED),
     ("SELECT expire_partition('OVER', NULL, NULL)", STILL_NEEDED),
+];
+
+/// What a gateway's role that means harm asks for, with the refusal; `None` for what is not refused.
+const HOSTILE_OF_GATEWAY: &[(&str, Option<&str>)] = &[
+    ("SELECT note_key_uses(NULL)", Some(BAD_VALUE)),
+    ("SELECT note_key_uses(array_fill('x'::bytea, ARRAY[1001]))", Some(BAD_VALUE)),
+    ("SELECT note_key_uses(array_fill('x'::bytea, ARRAY[501, 2]))", Some(BAD_VALUE)),
+    ("SELECT note_key_uses(array_fill('x'::bytea, ARRAY[1000]))", None),
+    ("SELECT note_key_uses(ARRAY[NULL, ''::bytea])", None),
 ];
 
 /// The same, of what is not refused: it changes nothing.
@@ -262,6 +277,7 @@ async fn no_role_has_a_privilege_that_is_not_listed() {
     let functions = "ensure_partition expire_partition detach_partition drop_detached";
     let expected: BTreeSet<String> = [
         granted(gateway, "SELECT", "idempotency_keys api_keys partition_progress _sqlx_migrations"),
+        granted(gateway, "EXECUTE", "note_key_uses"),
         granted(consumer, "SELECT", "accounts table_partitions partition_settings _sqlx_migrations"),
         granted(consumer, "SELECT INSERT", "idempotency_keys dead_letters"),
         granted(consumer, "INSERT", "locations"),
@@ -340,7 +356,37 @@ async fn what_runs_with_the_owners_rights_does_for_a_hostile_consumer_only_what_
     assert_eq!(expired, "detached");
 }
 
-/// Each of them has its calls in `HOSTILE` or `IN_VAIN`.
+/// What it can do is to say that a key whose secret it has seen was used in this hour.
+#[tokio::test]
+async fn what_runs_with_the_owners_rights_notes_uses_for_a_hostile_gateway_and_nothing_else() {
+    let database = database().await;
+    let mut owner = database.connect(Role::Owner).await;
+    owner
+        .execute(
+            "INSERT INTO accounts (id, name) VALUES (gen_random_uuid(), 'a'); \
+             INSERT INTO api_keys (account_id, secret_sha256, prefix, revoked_at) \
+             SELECT id, sha256('x'), 'mp_x', now() FROM accounts",
+        )
+        .await
+        .unwrap();
+    let row = "SELECT (to_jsonb(k) - 'last_used_at')::text, last_used_at FROM api_keys k";
+    let before: (String, Option<sqlx::types::time::OffsetDateTime>) =
+        sqlx::query_as(row).fetch_one(&mut owner).await.unwrap();
+    let mut gateway = database.connect(Role::Gateway).await;
+    for (call, refusal) in HOSTILE_OF_GATEWAY {
+        let outcome = attempt(&mut gateway, call).await;
+        assert_eq!(outcome.err().as_deref(), *refusal, "{call}");
+    }
+    let unchanged: (String, Option<sqlx::types::time::OffsetDateTime>) =
+        sqlx::query_as(row).fetch_one(&mut owner).await.unwrap();
+    assert_eq!(unchanged, before);
+    gateway.execute("SELECT note_key_uses(ARRAY[sha256('x')])").await.unwrap();
+    let after: (String, Option<sqlx::types::time::OffsetDateTime>) =
+        sqlx::query_as(row).fetch_one(&mut owner).await.unwrap();
+    assert!(after.0 == before.0 && after.1.is_some());
+}
+
+/// Each of them has its calls in `HOSTILE`, `HOSTILE_OF_GATEWAY` or `IN_VAIN`.
 #[tokio::test]
 async fn every_function_with_the_owners_rights_is_known_and_finds_functions_of_postgres_only() {
     let database = database().await;
@@ -353,11 +399,19 @@ async fn every_function_with_the_owners_rights_is_known_and_finds_functions_of_p
     .await
     .unwrap();
     let names: Vec<&str> = functions.iter().map(|(name, _)| name.as_str()).collect();
-    assert_eq!(names, ["detach_partition", "drop_detached", "ensure_partition", "expire_partition"]);
+    assert_eq!(
+        names,
+        ["detach_partition", "drop_detached", "ensure_partition", "expire_partition", "note_key_uses"]
+    );
     for (name, path) in &functions {
         assert_eq!(path.as_deref(), Some("search_path=pg_catalog, pg_temp"), "{name}");
         assert!(
-            HOSTILE.iter().map(|(call, _)| call).chain(IN_VAIN).any(|call| call.contains(name)),
+            HOSTILE
+                .iter()
+                .map(|(call, _)| call)
+                .chain(HOSTILE_OF_GATEWAY.iter().map(|(call, _)| call))
+                .chain(IN_VAIN)
+                .any(|call| call.contains(name)),
             "{name} has no hostile call"
         );
     }
@@ -375,6 +429,7 @@ async fn a_function_in_public_that_fits_better_than_the_one_of_postgres_is_not_c
         "format(text, text, text, timestamptz, timestamptz) RETURNS text",
         "to_char(timestamp, varchar) RETURNS text",
         "substr(text, smallint, smallint) RETURNS text",
+        "date_trunc(varchar, timestamptz, varchar) RETURNS timestamptz",
     ] {
         let hostile = format!(
             "CREATE FUNCTION public.{signature} LANGUAGE plpgsql AS $$ BEGIN RAISE 'slipped in'; END $$; \
@@ -391,6 +446,8 @@ async fn a_function_in_public_that_fits_better_than_the_one_of_postgres_is_not_c
     ] {
         consumer.execute(call).await.unwrap_or_else(|error| panic!("{call}: {error}"));
     }
+    let mut gateway = database.connect(Role::Gateway).await;
+    gateway.execute("SELECT note_key_uses(ARRAY[sha256('x')])").await.unwrap();
     migrate(&mut owner, |line| panic!("{line}")).await.unwrap();
     let mut transaction = owner.begin().await.unwrap();
     super::set_password(&mut transaction, "milepost_gateway", "p").await.unwrap();
