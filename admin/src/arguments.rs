@@ -4,9 +4,11 @@ use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use http::Uri;
 use milepost_shared::journal::account::AccountId;
+use milepost_shared::location::DEVICE_CHARS_MAX;
 use milepost_shared::program::settings::{self, DatabaseSettings, KafkaSettings, Settings};
-use milepost_shared::store::accounts::NAME_CHARS_MAX;
+use milepost_shared::store::accounts::{LABEL_CHARS_MAX, NAME_CHARS_MAX};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -50,6 +52,9 @@ pub enum Command {
     /// API keys.
     #[command(subcommand, arg_required_else_help = false)]
     Key(KeyCommand),
+    /// Devices with API keys of their own.
+    #[command(subcommand, arg_required_else_help = false)]
+    Device(DeviceCommand),
     /// How far the consumer has come in each partition of the journal.
     #[command(subcommand, arg_required_else_help = false)]
     Progress(ProgressCommand),
@@ -130,7 +135,7 @@ pub struct CreateAccount {
     pub database: DatabaseSettings,
 
     /// Name of the account, for people; no other account may have it [1..=100 characters].
-    #[arg(long, value_parser = account_name)]
+    #[arg(long, value_parser = text(NAME_CHARS_MAX))]
     pub name: String,
 }
 
@@ -146,6 +151,14 @@ pub enum KeyCommand {
 
 #[derive(Debug, Args)]
 pub struct CreateKey {
+    /// What the key is like.
+    #[command(flatten)]
+    pub key: NewKey,
+}
+
+/// What keys for any device and for one have in common.
+#[derive(Debug, Args)]
+pub struct NewKey {
     /// Where the tables are.
     #[command(flatten)]
     pub database: DatabaseSettings,
@@ -153,6 +166,14 @@ pub struct CreateKey {
     /// Id of the account.
     #[arg(long)]
     pub account: AccountId,
+
+    /// What the key is for, for people [1..=100 characters].
+    #[arg(long, value_parser = text(LABEL_CHARS_MAX))]
+    pub label: Option<String>,
+
+    /// After how long gateways refuse the key, such as 30d; never if absent [1s..=3650d].
+    #[arg(long, value_parser = settings::duration(SECOND, 3650 * DAY))]
+    pub expires: Option<Duration>,
 }
 
 #[derive(Debug, Args)]
@@ -174,6 +195,63 @@ pub struct RevokeKey {
 
     /// The key's prefix, as 'key list' shows it: mp_ and 8 characters.
     pub prefix: String,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DeviceCommand {
+    /// Create an API key that is bound to a device, and print how each app is set up with it.
+    ///
+    /// What such a key sends is this device's, whatever the app says. The key is shown this once: only its hash is stored.
+    Create(CreateDevice),
+    /// List the keys of an account that are bound to devices, without their secrets.
+    List(ListDevices),
+    /// Revoke all keys that are bound to a device, such as one that was lost; gateways refuse them within 60 seconds.
+    Revoke(RevokeDevice),
+}
+
+#[derive(Debug, Args)]
+pub struct CreateDevice {
+    /// What the key is like.
+    #[command(flatten)]
+    pub key: NewKey,
+
+    /// Name of the device. It may have several keys [1..=128 characters].
+    #[arg(long, value_parser = text(DEVICE_CHARS_MAX))]
+    pub name: String,
+
+    /// Where the phone finds a gateway, as http://host:port or https://host, with a path if a proxy in front takes it off.
+    #[arg(long, env, default_value = "http://127.0.0.1:8080", value_parser = gateway_url)]
+    pub gateway_url: String,
+
+    /// Also print QR codes to scan with the phone.
+    #[arg(long)]
+    pub qr: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ListDevices {
+    /// Where the tables are.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    /// Id of the account.
+    #[arg(long)]
+    pub account: Uuid,
+}
+
+#[derive(Debug, Args)]
+pub struct RevokeDevice {
+    /// Where the tables are.
+    #[command(flatten)]
+    pub database: DatabaseSettings,
+
+    /// Id of the account.
+    #[arg(long)]
+    pub account: Uuid,
+
+    /// Name of the device, as 'device list' shows it.
+    #[arg(long)]
+    pub name: String,
 }
 
 #[derive(Debug, Subcommand)]
@@ -312,12 +390,30 @@ pub struct ShowDeadLetter {
     pub offset: i64,
 }
 
-fn account_name(text: &str) -> Result<String, String> {
-    if !(1..=NAME_CHARS_MAX).contains(&text.chars().count()) {
-        return Err(format!("must have 1 to {NAME_CHARS_MAX} characters"));
+/// A value parser: so many characters, none of them a control character.
+fn text(chars_max: usize) -> impl Fn(&str) -> Result<String, String> + Clone + Send + Sync + 'static {
+    move |text| {
+        if !(1..=chars_max).contains(&text.chars().count()) {
+            return Err(format!("must have 1 to {chars_max} characters"));
+        }
+        if text.chars().any(char::is_control) {
+            return Err("must not contain control characters".to_owned());
+        }
+        Ok(text.to_owned())
     }
-    if text.chars().any(char::is_control) {
-        return Err("must not contain control characters".to_owned());
+}
+
+/// Without the slash at its end. A link that a phone opens has to hold it, whole.
+fn gateway_url(text: &str) -> Result<String, String> {
+    let wrong = || "must be a URL such as http://192.168.1.2:8080 or https://host/path".to_owned();
+    let uri: Uri = text.parse().map_err(|_| wrong())?;
+    let scheme = uri.scheme_str().is_some_and(|scheme| scheme == "http" || scheme == "https");
+    let host = uri
+        .authority()
+        .is_some_and(|authority| !authority.host().is_empty() && !authority.as_str().contains('@'));
+    if scheme && host && uri.query().is_none() && !text.contains('#') && text.len() <= 500 {
+        Ok(text.trim_end_matches('/').to_owned())
+    } else {
+        Err(wrong())
     }
-    Ok(text.to_owned())
 }

@@ -1,14 +1,17 @@
 //! `milepost-admin`: what an operator does by hand. `--help` is the reference.
 
 mod account;
+mod apps;
 mod arguments;
 mod database;
 mod dead_letters;
+mod device;
 mod journal;
 mod key;
 mod locations;
 mod migrate;
 mod progress;
+mod qr;
 mod secret;
 mod table;
 mod topics;
@@ -18,7 +21,7 @@ use std::process::ExitCode;
 use milepost_shared::program::settings;
 
 use crate::arguments::{AccountCommand, Arguments, Command, DeadLettersCommand, JournalCommand, KeyCommand};
-use crate::arguments::{LocationsCommand, ProgressCommand, TopicsCommand};
+use crate::arguments::{DeviceCommand, LocationsCommand, ProgressCommand, TopicsCommand};
 
 // Kafka's metadata is read by a blocking call, which only a runtime with several threads allows.
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
@@ -45,6 +48,9 @@ async fn run(command: Command) -> anyhow::Result<()> {
         Command::Key(KeyCommand::Create(command)) => key::create(&command).await,
         Command::Key(KeyCommand::List(command)) => key::list(&command).await,
         Command::Key(KeyCommand::Revoke(command)) => key::revoke(&command).await,
+        Command::Device(DeviceCommand::Create(command)) => device::create(&command).await,
+        Command::Device(DeviceCommand::List(command)) => device::list(&command).await,
+        Command::Device(DeviceCommand::Revoke(command)) => device::revoke(&command).await,
         Command::Progress(ProgressCommand::List(command)) => progress::list(&command).await,
         Command::Progress(ProgressCommand::Set(command)) => progress::set(&command).await,
         Command::Locations(LocationsCommand::Count { database }) => locations::count(&database).await,

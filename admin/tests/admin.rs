@@ -178,6 +178,108 @@ async fn a_key_is_revoked_once_and_an_unknown_one_is_refused() {
 }
 
 #[tokio::test]
+async fn a_key_shows_its_label_end_device_and_last_use_as_they_are_given() {
+    let database = database().await;
+    let account = printed(&database, &["account", "create", "--name", "a"]);
+    let account = ["--account", account.trim_end()];
+    printed(
+        &database,
+        &[&["key", "create", "--label", "of the importer", "--expires", "30d"], &account[..]].concat(),
+    );
+    printed(&database, &[&["key", "create"], &account[..]].concat());
+    let mut owner = database.connect(Role::Owner).await;
+    let end: bool = sqlx::query_scalar(
+        "SELECT expires_at - created_at = interval '30 days' AND device IS NULL FROM api_keys WHERE label IS NOT NULL",
+    )
+    .fetch_one(&mut owner)
+    .await
+    .unwrap();
+    assert!(end);
+    owner.execute("UPDATE api_keys SET last_used_at = '2026-03-14T09:00:00Z'").await.unwrap();
+    let list = printed(&database, &[&["key", "list"], &account[..]].concat());
+    let [labelled, plain] = &rows(&list)[..] else { panic!("{list}") };
+    assert_eq!(labelled[5..], ["2026-03-14T09:00:00Z", "-", "of", "the", "importer"]);
+    assert_eq!((labelled[3], labelled[4].len()), ("-", 20));
+    assert_eq!(plain[3..], ["-", "-", "2026-03-14T09:00:00Z", "-", "-"]);
+}
+
+#[tokio::test]
+async fn a_device_gets_a_key_of_its_own_with_what_to_enter_in_each_app_and_the_secret_is_shown_this_once() {
+    let database = database().await;
+    let account = printed(&database, &["account", "create", "--name", "a"]);
+    let account = account.trim_end();
+    let create = ["device", "create", "--account", account, "--name", "pixel8"];
+    let url = ["--gateway-url", "https://h.example/", "--label", "Jane’s", "--expires", "30d"];
+    let shown = printed(&database, &[&create[..], &url].concat());
+    let secret = shown.lines().find(|line| line.starts_with("mp_") && line.len() == 55).expect("a secret");
+    let (prefix, random) = (&secret[..11], &secret[12..]);
+    for line in [
+        "  URL: https://h.example/owntracks".to_owned(),
+        format!("  Password: {secret}"),
+        "  Receiver Endpoint: https://h.example/overland".to_owned(),
+        format!("  Server URL: https://h.example/traccar/{secret}"),
+        format!("  URL: https://h.example/gpslogger/{secret}?%ALL"),
+    ] {
+        assert!(shown.lines().any(|shown| shown == line), "{line}\n{shown}");
+    }
+    let links = ["owntracks:///config?inline=", "overland://setup?", "org.traccar.client://config?"];
+    assert!(links.iter().all(|link| shown.matches(link).count() == 1), "{shown}");
+
+    let mut owner = database.connect(Role::Owner).await;
+    let (hash, row): (Vec<u8>, String) = sqlx::query_as("SELECT secret_sha256, api_keys::text FROM api_keys")
+        .fetch_one(&mut owner)
+        .await
+        .unwrap();
+    assert_eq!(hash, Sha256::digest(secret).to_vec());
+    assert!(row.contains("pixel8") && row.contains("Jane’s") && !row.contains(random), "{row}");
+
+    printed(&database, &["key", "create", "--account", account]);
+    let devices = printed(&database, &["device", "list", "--account", account]);
+    let [listed] = &rows(&devices)[..] else { panic!("keys for any device are not listed: {devices}") };
+    assert_eq!((listed[0], listed[2], &listed[4..]), (prefix, "-", &["-", "pixel8", "Jane’s"][..]));
+    let keys = printed(&database, &["key", "list"]);
+    assert!(keys.contains("pixel8") && !devices.contains(random) && !keys.contains(random));
+
+    let nobody = Uuid::nil().to_string();
+    let refused = refused(&database, &["device", "create", "--account", &nobody, "--name", "d"]);
+    assert!(refused.contains("account list"), "{refused}");
+}
+
+#[tokio::test]
+async fn qr_codes_are_shown_on_demand_and_plain_where_there_is_no_terminal() {
+    let database = database().await;
+    let account = printed(&database, &["account", "create", "--name", "a"]);
+    let create = ["device", "create", "--account", account.trim_end(), "--name", "pixel8"];
+    let is_code = |line: &&str| line.chars().count() > 20 && line.chars().all(|char| " ▄▀█".contains(char));
+    assert_eq!(printed(&database, &create).lines().filter(is_code).count(), 0);
+    let shown = printed(&database, &[&create[..], &["--qr"]].concat());
+    assert_eq!(shown.matches("or scan:").count(), 3);
+    assert!(shown.lines().filter(is_code).count() > 60 && !shown.contains('\x1b'), "{shown}");
+    assert!(shown.lines().filter(is_code).all(|line| line.chars().count() <= 80), "{shown}");
+}
+
+#[tokio::test]
+async fn a_lost_device_is_revoked_with_all_its_keys_and_one_key_by_its_prefix() {
+    let database = database().await;
+    let account = printed(&database, &["account", "create", "--name", "a"]);
+    let account = account.trim_end();
+    for name in ["lost", "lost", "kept", "kept"] {
+        printed(&database, &["device", "create", "--account", account, "--name", name]);
+    }
+    let revoke = ["device", "revoke", "--account", account, "--name", "lost"];
+    assert_eq!(printed(&database, &revoke).lines().count(), 2);
+    assert!(refused(&database, &revoke).contains("device list"));
+    let list = ["device", "list", "--account", account];
+    let revoked =
+        |list: &str| rows(list).iter().map(|row| (row[5].to_owned(), row[2] != "-")).collect::<Vec<_>>();
+    let wanted = [("lost", true), ("lost", true), ("kept", false), ("kept", false)];
+    let listed = printed(&database, &list);
+    assert_eq!(revoked(&listed), wanted.map(|(device, revoked)| (device.to_owned(), revoked)));
+    printed(&database, &["key", "revoke", rows(&listed)[3][0]]);
+    assert!(revoked(&printed(&database, &list))[3].1);
+}
+
+#[tokio::test]
 async fn progress_is_set_where_there_is_none_and_moved_only_by_force() {
     let database = database().await;
     let set = |offset| ["progress", "set", "--topic-prefix", "t-", "--partition", "2", "--offset", offset];
@@ -270,7 +372,16 @@ async fn locations_are_counted_with_the_uploads_they_came_in() {
 
 #[test]
 fn a_bad_configuration_names_every_fault_and_ends_with_78() {
-    let cases: [(&[&str], &[&str]); 7] = [
+    let nobody = Uuid::nil().to_string();
+    let device = ["device", "create", "--account", &nobody];
+    let long = "x".repeat(129);
+    let faulty = |arguments: &[&'static str]| [&device[..], arguments].concat();
+    let named = faulty(&["--name", "d\n", "--label", "", "--expires", "0s"]);
+    let with_user = faulty(&["--name", "d", "--gateway-url", "https://u@h"]);
+    let with_query = faulty(&["--name", "d", "--gateway-url", "https://h?q"]);
+    let without_scheme = faulty(&["--name", "d", "--gateway-url", "h:80"]);
+    let too_long = [&device[..], &["--name", &long]].concat();
+    let cases: [(&[&str], &[&str]); 12] = [
         (&[], &["requires a subcommand"]),
         (
             &["topics", "create", "--partitions=0", "--replication-factor=0"],
@@ -281,6 +392,11 @@ fn a_bad_configuration_names_every_fault_and_ends_with_78() {
         (&["account", "list", "--database-url=mysql://u:planted@h/d"], &["a PostgreSQL URL"]),
         (&["progress", "set", "--partition=6", "--offset=0"], &["--partition is 6"]),
         (&["dead-letters", "show", "--partition=6", "--offset=0"], &["--partition is 6"]),
+        (&named, &["--name", "--label", "--expires"]),
+        (&with_user, &["must be a URL such as"]),
+        (&with_query, &["must be a URL such as"]),
+        (&without_scheme, &["must be a URL such as"]),
+        (&too_long, &["1 to 128 characters"]),
     ];
     for (arguments, faults) in cases {
         let ended = run(None, arguments);

@@ -4,6 +4,7 @@
 mod clients;
 mod configuration;
 mod consumer;
+mod devices;
 mod documents;
 mod emitted;
 mod journal;
