@@ -274,12 +274,10 @@ async fn on_a_new_connection_all_keys_are_read_again_whatever_their_numbers() {
         .unwrap();
     eventually("the key is revoked", async || world.with(SECRET).await == Err(UNAUTHORIZED)).await;
     eventually("the key is gone", async || world.with(OTHER).await == Err(UNAUTHORIZED)).await;
-    eventually("a table made anew is read again", async || {
-        owner.execute("TRUNCATE api_keys").await.unwrap();
-        create_key(&world.database, OTHER).await;
-        world.api_keys.0.known.count() == 1
-    })
-    .await;
+    // The trigger is gone: no change tells of it either.
+    owner.execute("TRUNCATE api_keys").await.unwrap();
+    create_key(&world.database, OTHER).await;
+    eventually("a table made anew is read again", async || world.api_keys.0.known.count() == 1).await;
 }
 
 #[tokio::test]
