@@ -236,7 +236,7 @@ pub struct ListDevices {
 
     /// Id of the account.
     #[arg(long)]
-    pub account: Uuid,
+    pub account: AccountId,
 }
 
 #[derive(Debug, Args)]
@@ -247,7 +247,7 @@ pub struct RevokeDevice {
 
     /// Id of the account.
     #[arg(long)]
-    pub account: Uuid,
+    pub account: AccountId,
 
     /// Name of the device, as 'device list' shows it.
     #[arg(long)]

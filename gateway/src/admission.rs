@@ -57,9 +57,9 @@ impl Admission {
     ///
     /// # Errors
     /// As [`uploader`](Self::uploader).
-    pub async fn uploader_by(&self, secret: Option<&str>) -> Result<AccountId, Problem> {
-        let account = self.api_keys.account_of(secret.ok_or(UNAUTHORIZED)?).await?;
-        self.rates.check(account)?;
-        Ok(account)
+    pub async fn uploader_by(&self, secret: Option<&str>) -> Result<Identity, Problem> {
+        let identity = self.api_keys.verify(secret.ok_or(UNAUTHORIZED)?).await?;
+        self.rates.check(identity.account)?;
+        Ok(identity)
     }
 }

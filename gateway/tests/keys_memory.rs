@@ -3,6 +3,7 @@
 //! A test program of its own, since counting replaces its allocator.
 
 use milepost_gateway::admission::known::KnownKeys;
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::store::api_keys::{Key, Sha256};
 use sha2::Digest as _;
 use uuid::Uuid;
@@ -14,7 +15,7 @@ const BYTES_MAX: usize = 250;
 fn key(number: usize) -> Key {
     Key {
         secret_sha256: Sha256(sha2::Sha256::digest(number.to_le_bytes()).into()),
-        account_id: Uuid::from_u128(number as u128),
+        account_id: AccountId(Uuid::from_u128(number as u128)),
         // As long as the names that phones have.
         device: Some(format!("device-{number:09}")),
         expires_at: None,

@@ -9,7 +9,6 @@ use std::time::Duration;
 use clap::Args;
 use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderName};
-use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::clock::Clock;
 use milepost_shared::program::pages::Readiness;
 use milepost_shared::program::settings::duration;

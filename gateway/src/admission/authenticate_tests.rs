@@ -9,7 +9,6 @@ use milepost_shared::store::accounts::ApiKey;
 
 use sqlx::{Connection as _, Executor as _, PgConnection};
 use time::{Duration as Span, OffsetDateTime};
-use uuid::Uuid;
 
 use super::*;
 use crate::testing::{ACCOUNT, SECRET, create_key, revoke_key, settings, store_key};
@@ -30,6 +29,11 @@ struct KeyFixture {
     api_keys: ApiKeys,
     readiness: Readiness,
     stop: CancellationToken,
+}
+
+/// Waits until a condition holds.
+async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    eventually(PATIENCE, what, async || Ok(holds().await.then_some(()))).await.unwrap();
 }
 
 /// A database with one key, and a gateway's keys that are loaded from it.
@@ -178,41 +182,41 @@ async fn a_gateway_that_never_reached_postgres_is_not_ready_and_gives_nobody_401
 
 #[tokio::test]
 async fn a_bound_key_speaks_for_its_device_whether_it_was_loaded_or_looked_up() {
-    let world = world("50s").await;
-    world.load().await;
+    let fixture = fixture("50s").await;
+    fixture.load().await;
     let bound = |secret: &str| {
         let device = Some("pixel8".to_owned());
         ApiKey { device, ..ApiKey::new(&secret[..11], ACCOUNT, OffsetDateTime::UNIX_EPOCH) }
     };
-    store_key(&world.database, &bound(OTHER), OTHER).await;
+    store_key(&fixture.database, &bound(OTHER), OTHER).await;
     let wanted = Identity { account: ACCOUNT, device: Some("pixel8".into()) };
-    assert_eq!(world.api_keys.verify(OTHER).await, Ok(wanted.clone()));
+    assert_eq!(fixture.api_keys.verify(OTHER).await, Ok(wanted.clone()));
     let later = ApiKeys::new(
         &settings(&[]).api_keys,
-        world.database.options(Role::Gateway),
+        fixture.database.options(Role::Gateway),
         &Readiness::default(),
         Clock::default(),
     );
-    tokio::spawn(later.clone().refresh(world.stop.clone()));
-    eventually("keys are loaded", async || later.0.known.count() == 2).await;
+    tokio::spawn(later.clone().refresh(fixture.stop.clone()));
+    until("keys are loaded", async || later.0.known.count() == 2).await;
     assert_eq!(later.verify(OTHER).await, Ok(wanted));
     assert_eq!(later.verify(SECRET).await, Ok(Identity { account: ACCOUNT, device: None }));
 }
 
 #[tokio::test]
 async fn an_expired_key_is_refused_from_its_moment_on_by_the_gateways_clock() {
-    let world = world("50s").await;
+    let fixture = fixture("50s").await;
     let in_an_hour = Some(Clock::default().now().to_datetime() + Span::HOUR);
     let key =
         ApiKey { expires_at: in_an_hour, ..ApiKey::new(&OTHER[..11], ACCOUNT, OffsetDateTime::UNIX_EPOCH) };
-    store_key(&world.database, &key, OTHER).await;
+    store_key(&fixture.database, &key, OTHER).await;
     for (hours, wanted) in [(0, Ok(ACCOUNT)), (1, Err(UNAUTHORIZED))] {
         for loaded in [false, true] {
-            let (options, clock) = (world.database.options(Role::Gateway), Clock::new(hours * 3_600_000));
+            let (options, clock) = (fixture.database.options(Role::Gateway), Clock::new(hours * 3_600_000));
             let keys = ApiKeys::new(&settings(&[]).api_keys, options, &Readiness::default(), clock);
             if loaded {
-                tokio::spawn(keys.clone().refresh(world.stop.clone()));
-                eventually("keys are loaded", async || keys.0.known.count() == 2).await;
+                tokio::spawn(keys.clone().refresh(fixture.stop.clone()));
+                until("keys are loaded", async || keys.0.known.count() == 2).await;
             }
             let account = keys.verify(OTHER).await.map(|identity| identity.account);
             assert_eq!(account, wanted, "after {hours} hours, loaded: {loaded}");
@@ -222,28 +226,28 @@ async fn an_expired_key_is_refused_from_its_moment_on_by_the_gateways_clock() {
 
 #[tokio::test]
 async fn a_key_revoked_while_postgres_was_away_stops_when_it_is_back_and_one_in_a_late_commit_too() {
-    let world = world("100ms").await;
-    create_key(&world.database, OTHER).await;
-    world.load().await;
-    assert_eq!((world.with(SECRET).await, world.with(OTHER).await), (Ok(ACCOUNT), Ok(ACCOUNT)));
-    let mut owner = world.owner().await;
-    let mut late = world.owner().await;
+    let fixture = fixture("100ms").await;
+    create_key(&fixture.database, OTHER).await;
+    fixture.load().await;
+    assert_eq!((fixture.with(SECRET).await, fixture.with(OTHER).await), (Ok(ACCOUNT), Ok(ACCOUNT)));
+    let mut owner = fixture.owner().await;
+    let mut late = fixture.owner().await;
     let mut revoking = late.begin().await.unwrap();
     revoke_in(&mut revoking, OTHER).await;
 
     // What the gateway connects with is refused, and all its connections are cut.
-    owner.execute(allowing(&world.database, false).as_str()).await.unwrap();
+    owner.execute(allowing(&fixture.database, false).as_str()).await.unwrap();
     let cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
                WHERE datname = current_database() AND usename = 'milepost_gateway'";
     owner.execute(cut).await.unwrap();
     revoke_in(&mut owner, SECRET).await;
-    assert_eq!(world.with(SECRET).await, Ok(ACCOUNT));
-    owner.execute(allowing(&world.database, true).as_str()).await.unwrap();
-    eventually("the key is revoked", async || world.with(SECRET).await == Err(UNAUTHORIZED)).await;
+    assert_eq!(fixture.with(SECRET).await, Ok(ACCOUNT));
+    owner.execute(allowing(&fixture.database, true).as_str()).await.unwrap();
+    until("the key is revoked", async || fixture.with(SECRET).await == Err(UNAUTHORIZED)).await;
 
-    assert_eq!(world.with(OTHER).await, Ok(ACCOUNT));
+    assert_eq!(fixture.with(OTHER).await, Ok(ACCOUNT));
     revoking.commit().await.unwrap();
-    eventually("the other one is, too", async || world.with(OTHER).await == Err(UNAUTHORIZED)).await;
+    until("the other one is, too", async || fixture.with(OTHER).await == Err(UNAUTHORIZED)).await;
 }
 
 fn allowing(database: &TestDatabase, yes: bool) -> String {
@@ -259,10 +263,10 @@ async fn revoke_in(owner: &mut PgConnection, secret: &str) {
 /// As after a failover to a server that had not seen everything, where numbers of transactions are used again.
 #[tokio::test]
 async fn on_a_new_connection_all_keys_are_read_again_whatever_their_numbers() {
-    let world = world("100ms").await;
-    create_key(&world.database, OTHER).await;
-    world.load().await;
-    let mut owner = world.owner().await;
+    let fixture = fixture("100ms").await;
+    create_key(&fixture.database, OTHER).await;
+    fixture.load().await;
+    let mut owner = fixture.owner().await;
     owner
         .execute(
             "ALTER TABLE api_keys DISABLE TRIGGER api_keys_change; UPDATE api_keys SET changed_in = '3'; \
@@ -272,30 +276,30 @@ async fn on_a_new_connection_all_keys_are_read_again_whatever_their_numbers() {
         )
         .await
         .unwrap();
-    eventually("the key is revoked", async || world.with(SECRET).await == Err(UNAUTHORIZED)).await;
-    eventually("the key is gone", async || world.with(OTHER).await == Err(UNAUTHORIZED)).await;
+    until("the key is revoked", async || fixture.with(SECRET).await == Err(UNAUTHORIZED)).await;
+    until("the key is gone", async || fixture.with(OTHER).await == Err(UNAUTHORIZED)).await;
     // The trigger is gone: no change tells of it either.
     owner.execute("TRUNCATE api_keys").await.unwrap();
-    create_key(&world.database, OTHER).await;
-    eventually("a table made anew is read again", async || world.api_keys.0.known.count() == 1).await;
+    create_key(&fixture.database, OTHER).await;
+    until("a recreated table is read again", async || fixture.api_keys.0.known.count() == 1).await;
 }
 
 #[tokio::test]
 async fn a_use_is_noted_to_the_hour_and_that_it_cannot_be_noted_harms_nothing() {
-    let world = world("100ms").await;
-    let mut owner = world.owner().await;
+    let fixture = fixture("100ms").await;
+    let mut owner = fixture.owner().await;
     owner.execute("REVOKE EXECUTE ON FUNCTION note_key_uses FROM milepost_gateway").await.unwrap();
-    world.load().await;
+    fixture.load().await;
     for _ in 0..3 {
-        assert_eq!(world.with(SECRET).await, Ok(ACCOUNT));
+        assert_eq!(fixture.with(SECRET).await, Ok(ACCOUNT));
     }
-    create_key(&world.database, OTHER).await;
-    assert_eq!(world.with(OTHER).await, Ok(ACCOUNT));
+    create_key(&fixture.database, OTHER).await;
+    assert_eq!(fixture.with(OTHER).await, Ok(ACCOUNT));
     owner.execute("GRANT EXECUTE ON FUNCTION note_key_uses TO milepost_gateway").await.unwrap();
     let noted = "SELECT count(*) FROM api_keys WHERE last_used_at = date_trunc('hour', last_used_at) \
                  AND last_used_at > now() - interval '61 minutes'";
     let of_both = async || sqlx::query_scalar::<_, i64>(noted).fetch_one(&mut owner).await.unwrap() == 2;
-    eventually("both uses are noted", of_both).await;
-    revoke_key(&world.database, SECRET).await;
-    eventually("the key is revoked", async || world.with(SECRET).await == Err(UNAUTHORIZED)).await;
+    until("both uses are noted", of_both).await;
+    revoke_key(&fixture.database, SECRET).await;
+    until("the key is revoked", async || fixture.with(SECRET).await == Err(UNAUTHORIZED)).await;
 }

@@ -4,10 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::store::api_keys::Key;
 use parking_lot::RwLock;
-use uuid::Uuid;
 
 /// By the first byte of the hash: so that one that grows holds up few requests, and is not a second table of all keys.
 const SHARDS: usize = 256;
@@ -20,7 +20,7 @@ pub type Hash = [u8; 32];
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// Who sends.
-    pub account: Uuid,
+    pub account: AccountId,
     /// The one device that the key is bound to: what it sends is this one's, whatever the request says.
     pub device: Option<Arc<str>>,
 }
@@ -121,6 +121,8 @@ fn hour(ms: i64) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use milepost_shared::store::api_keys::Sha256;
     use sqlx::types::time::OffsetDateTime;
 
@@ -131,7 +133,7 @@ mod tests {
     fn key() -> Key {
         Key {
             secret_sha256: Sha256(HASH),
-            account_id: Uuid::from_u128(1),
+            account_id: AccountId(Uuid::from_u128(1)),
             device: Some("pixel8".to_owned()),
             expires_at: None,
             last_used_at: None,
@@ -166,7 +168,7 @@ mod tests {
         let keys = KnownKeys::default();
         keys.apply(&Key { expires_at: at(5000), ..key() }, 1);
         let identity = |now| keys.find(&HASH, now, |_| true).and_then(|known| known.identity(now));
-        let wanted = Identity { account: Uuid::from_u128(1), device: Some("pixel8".into()) };
+        let wanted = Identity { account: AccountId(Uuid::from_u128(1)), device: Some("pixel8".into()) };
         assert_eq!(identity(4999), Some(wanted));
         assert_eq!(identity(5000), None);
     }

@@ -22,6 +22,7 @@ use super::metric::AppMetrics;
 use super::problem::{NOT_THIS_PROTOCOL, unavailable};
 use super::{Protocol, Reason, Record, Request, Rules, answer, credentials, decode};
 use crate::admission::coding::Codings;
+use crate::admission::known::Identity;
 use crate::admission::{Admission, parse};
 use crate::answer::points::Points;
 use crate::answer::service::Answers;
@@ -172,15 +173,16 @@ impl Phones {
         let headers = &parts.headers;
         let secret =
             credentials::find(asked.protocol, &asked.path, &asked.query, text(headers, &AUTHORIZATION));
-        let account = self.admission.uploader_by(secret.as_deref()).await?;
+        let Identity { account, device } = self.admission.uploader_by(secret.as_deref()).await?;
         let codings = Codings::of(headers)?;
         let held = self.admission.bodies.read(body).await?;
         let _slot = self.admission.slots.take()?;
         let (reading, arrival) = (Arc::clone(asked), self.clock.now_ms());
         let timestamp_max = arrival.saturating_add(millis(self.timestamp_ahead_max));
-        let rules = Rules { bound: None, arrival, timestamp_max };
-        let parsing =
-            self.parsers.parse(held, codings, move |body| read(&reading.with(body), &rules, account));
+        let parsing = self.parsers.parse(held, codings, move |body| {
+            let rules = Rules { bound: device.as_deref(), arrival, timestamp_max };
+            read(&reading.with(body), &rules, account)
+        });
         let ((points, beside), mut held) = parsing.await?;
         held.replace(points.heap_bytes())?;
         let metrics = self.metrics.iter().find(|(protocol, _)| *protocol == asked.protocol);

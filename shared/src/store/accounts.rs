@@ -44,7 +44,7 @@ pub struct ApiKey {
 impl ApiKey {
     /// A key for any device and without an end.
     #[must_use]
-    pub fn new(prefix: &str, account_id: Uuid, created_at: OffsetDateTime) -> Self {
+    pub fn new(prefix: &str, account_id: AccountId, created_at: OffsetDateTime) -> Self {
         Self {
             prefix: prefix.to_owned(),
             account_id,
@@ -145,7 +145,7 @@ pub async fn revoke_key(
 /// The database refuses.
 pub async fn revoke_device(
     connection: &mut PgConnection,
-    account: Uuid,
+    account: AccountId,
     device: &str,
     at: OffsetDateTime,
 ) -> sqlx::Result<Vec<String>> {

@@ -116,7 +116,7 @@ async fn all_keys_of_a_lost_device_are_revoked_at_once_and_no_others() {
     let revoked = revoke_device(&mut connection, account.id, "x", now()).await.unwrap();
     assert_eq!(revoked, ["mp_1", "mp_3"]);
     assert!(revoke_device(&mut connection, account.id, "x", now()).await.unwrap().is_empty());
-    assert!(revoke_device(&mut connection, Uuid::nil(), "y", now()).await.unwrap().is_empty());
+    assert!(revoke_device(&mut connection, AccountId(Uuid::nil()), "y", now()).await.unwrap().is_empty());
     let left = keys(&mut connection, None).await.unwrap().into_iter().filter(|key| key.revoked_at.is_none());
     assert_eq!(left.map(|key| key.prefix).collect::<Vec<_>>(), ["mp_2", "mp_4"]);
 }

@@ -20,7 +20,7 @@ pub struct Key {
     #[sqlx(try_from = "Vec<u8>")]
     pub secret_sha256: Sha256,
     /// Whose it is.
-    pub account_id: Uuid,
+    pub account_id: AccountId,
     /// The one device that it may speak for; any if there is none.
     pub device: Option<String>,
     /// From when on it is refused.

@@ -2,27 +2,29 @@ use std::time::Duration;
 
 use sqlx::{ConnectOptions as _, Executor as _};
 
+use uuid::Uuid;
+
 use super::*;
 use crate::store::accounts::{self, Account, ApiKey};
 use crate::store::testing::{self, Role, TestDatabase};
 use crate::testing::eventually;
 
 const AT: OffsetDateTime = OffsetDateTime::UNIX_EPOCH;
-const ACCOUNT: Uuid = Uuid::from_u128(1);
+const ACCOUNT: AccountId = AccountId(Uuid::from_u128(1));
 
-struct World {
+struct Fixture {
     database: TestDatabase,
     owner: PgConnection,
     gateway: PgConnection,
 }
 
-async fn world() -> World {
+async fn fixture() -> Fixture {
     let database = testing::database().await;
     let mut owner = database.connect(Role::Owner).await;
     let account = Account { id: ACCOUNT, name: "a".to_owned(), created_at: AT };
     accounts::create_account(&mut owner, &account).await.unwrap();
     let gateway = reader(database.options(Role::Gateway)).connect().await.unwrap();
-    World { database, owner, gateway }
+    Fixture { database, owner, gateway }
 }
 
 fn prefix(byte: u8) -> String {
@@ -55,7 +57,7 @@ async fn changed(connection: &mut PgConnection, seen: &mut Horizon) -> Vec<(u8, 
 
 #[tokio::test]
 async fn a_gateway_finds_a_key_with_all_it_needs_unless_it_is_revoked() {
-    let World { database: _database, mut owner, mut gateway } = world().await;
+    let Fixture { database: _database, mut owner, mut gateway } = fixture().await;
     let expires_at = Some(AT + time::Duration::DAY);
     let bound = ApiKey { device: Some("pixel8".to_owned()), expires_at, ..ApiKey::new("mp_1", ACCOUNT, AT) };
     accounts::create_key(&mut owner, &bound, &[1; 32]).await.unwrap();
@@ -84,7 +86,7 @@ async fn nothing_has_changed(connection: &mut PgConnection, seen: &mut Horizon) 
 
 #[tokio::test]
 async fn only_what_has_changed_since_the_last_horizon_is_read_again() {
-    let World { database: _database, mut owner, mut gateway } = world().await;
+    let Fixture { database: _database, mut owner, mut gateway } = fixture().await;
     for byte in 1..=3 {
         create(&mut owner, byte).await;
     }
@@ -110,7 +112,7 @@ async fn only_what_has_changed_since_the_last_horizon_is_read_again() {
 /// By number and by time it lies before a change that was loaded long ago.
 #[tokio::test]
 async fn a_revocation_that_is_committed_late_is_not_missed() {
-    let World { database, mut owner, mut gateway } = world().await;
+    let Fixture { database, mut owner, mut gateway } = fixture().await;
     create(&mut owner, 1).await;
     let mut seen = horizon(&mut gateway).await.unwrap();
     nothing_has_changed(&mut gateway, &mut seen).await;
@@ -130,7 +132,7 @@ async fn a_revocation_that_is_committed_late_is_not_missed() {
 
 #[tokio::test]
 async fn all_keys_come_in_pages_each_once_and_the_last_changed_first() {
-    let World { database: _database, mut owner, mut gateway } = world().await;
+    let Fixture { database: _database, mut owner, mut gateway } = fixture().await;
     let many = PAGE + 7;
     sqlx::query(
         "INSERT INTO api_keys (account_id, secret_sha256, prefix) \
@@ -162,7 +164,7 @@ async fn all_keys_come_in_pages_each_once_and_the_last_changed_first() {
 #[tokio::test]
 async fn a_table_that_was_made_anew_or_truncated_does_not_follow_and_numbers_of_another_server_are_no_changes()
  {
-    let World { database: _database, mut owner, mut gateway } = world().await;
+    let Fixture { database: _database, mut owner, mut gateway } = fixture().await;
     create(&mut owner, 1).await;
     // As a dump brings it: triggers come last.
     owner
@@ -181,7 +183,7 @@ async fn a_table_that_was_made_anew_or_truncated_does_not_follow_and_numbers_of_
 
 #[tokio::test]
 async fn what_has_changed_is_read_through_the_index_however_many_keys_there_are() {
-    let World { database: _database, mut gateway, .. } = world().await;
+    let Fixture { database: _database, mut gateway, .. } = fixture().await;
     let plan: Vec<String> = sqlx::query_scalar(
         "EXPLAIN SELECT secret_sha256 FROM api_keys WHERE changed_in >= '5'::text::xid8 \
          AND (changed_in, id) < ('9'::text::xid8, 0) ORDER BY changed_in DESC, id DESC LIMIT 5000",
@@ -195,7 +197,7 @@ async fn what_has_changed_is_read_through_the_index_however_many_keys_there_are(
 
 #[tokio::test]
 async fn uses_are_noted_to_the_hour_and_once_an_hour() {
-    let World { database, mut owner, mut gateway } = world().await;
+    let Fixture { database, mut owner, mut gateway } = fixture().await;
     for byte in 1..=3 {
         create(&mut owner, byte).await;
     }
