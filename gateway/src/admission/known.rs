@@ -121,10 +121,9 @@ fn hour(ms: i64) -> u32 {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use milepost_shared::store::api_keys::Sha256;
     use sqlx::types::time::OffsetDateTime;
+    use uuid::Uuid;
 
     use super::*;
 

@@ -3,10 +3,11 @@
 //! What has changed is told by the number of the transaction that did it. `migrations/0003_keys_of_devices.sql` says why
 //! nothing is missed: neither what was committed late, nor what a clock that was wrong has stamped.
 
-use crate::journal::account::AccountId;
 use sqlx::postgres::PgConnectOptions;
 use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
+
+use crate::journal::account::AccountId;
 
 /// Most keys read at once.
 pub const PAGE: usize = 5000;
@@ -82,6 +83,12 @@ pub async fn horizon(connection: &mut PgConnection) -> sqlx::Result<Horizon> {
     .await
 }
 
+/// In the order of the index, and so without a sort: `changed_in` is the column, not a column of the result.
+const CHANGED: &str = "SELECT secret_sha256, account_id, device, expires_at, last_used_at, revoked_at IS NOT NULL AS revoked, \
+    changed_in::text::bigint AS change, id FROM api_keys \
+    WHERE changed_in >= $1::text::xid8 AND (changed_in, id) < ($2::text::xid8, $3) \
+    ORDER BY api_keys.changed_in DESC, id DESC LIMIT $4";
+
 /// Keys by when they changed, the last ones first: after an outage revocations come before all else.
 #[derive(Debug, Clone)]
 pub struct Changes {
@@ -111,20 +118,15 @@ impl Changes {
     /// # Errors
     /// The database cannot be asked.
     pub async fn page(&mut self, connection: &mut PgConnection) -> sqlx::Result<Vec<Key>> {
-        let rows: Vec<Row> = sqlx::query_as(
-            "SELECT secret_sha256, account_id, device, expires_at, last_used_at, revoked_at IS NOT NULL AS revoked, \
-             changed_in::text::bigint AS changed_in, id FROM api_keys \
-             WHERE changed_in >= $1::text::xid8 AND (changed_in, id) < ($2::text::xid8, $3) \
-             ORDER BY changed_in DESC, id DESC LIMIT $4",
-        )
-        .bind(self.since.to_string())
-        .bind(self.before.0.to_string())
-        .bind(self.before.1)
-        .bind(PAGE as i64)
-        .fetch_all(connection)
-        .await?;
+        let rows: Vec<Row> = sqlx::query_as(CHANGED)
+            .bind(self.since.to_string())
+            .bind(self.before.0.to_string())
+            .bind(self.before.1)
+            .bind(PAGE as i64)
+            .fetch_all(connection)
+            .await?;
         if let Some(last) = rows.last() {
-            self.before = (last.changed_in, last.id);
+            self.before = (last.change, last.id);
         }
         Ok(rows.into_iter().map(|row| row.key).collect())
     }
@@ -134,7 +136,7 @@ impl Changes {
 struct Row {
     #[sqlx(flatten)]
     key: Key,
-    changed_in: i64,
+    change: i64,
     id: i64,
 }
 

@@ -1,7 +1,6 @@
 use std::time::Duration;
 
 use sqlx::{ConnectOptions as _, Executor as _};
-
 use uuid::Uuid;
 
 use super::*;
@@ -184,13 +183,9 @@ async fn a_table_that_was_made_anew_or_truncated_does_not_follow_and_numbers_of_
 #[tokio::test]
 async fn what_has_changed_is_read_through_the_index_however_many_keys_there_are() {
     let Fixture { database: _database, mut gateway, .. } = fixture().await;
-    let plan: Vec<String> = sqlx::query_scalar(
-        "EXPLAIN SELECT secret_sha256 FROM api_keys WHERE changed_in >= '5'::text::xid8 \
-         AND (changed_in, id) < ('9'::text::xid8, 0) ORDER BY changed_in DESC, id DESC LIMIT 5000",
-    )
-    .fetch_all(&mut gateway)
-    .await
-    .unwrap();
+    let explain = format!("EXPLAIN {CHANGED}");
+    let plan = sqlx::query_scalar(&explain).bind("5").bind("9").bind(0_i64).bind(PAGE as i64);
+    let plan: Vec<String> = plan.fetch_all(&mut gateway).await.unwrap();
     let plan = plan.join("\n");
     assert!(plan.contains("Index Scan Backward using api_keys_changed") && !plan.contains("Sort"), "{plan}");
 }
