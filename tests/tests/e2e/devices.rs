@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use milepost_shared::location::Upload;
+use milepost_shared::location::{Rules, Shape, Upload, decode};
 use milepost_tests::{Client, Post, World, WorldSettings, eventually};
+use serde_json::json;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -43,6 +44,28 @@ async fn what_a_bound_key_sends_is_its_devices_whatever_the_body_says_and_a_copy
     assert_eq!(free.post(&Post::batch(&sent).key(&key)).await?.status, 422);
     assert_eq!(free.post(&Post::batch(&bound).key(&key)).await?.status, 200);
     world.finish(&[&bound]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_point_that_an_app_sends_with_a_bound_key_is_its_devices_and_once_whatever_name_it_has_there()
+-> anyhow::Result<()> {
+    let world = World::new(WorldSettings::default()).await?;
+    let _consumer = world.consumer().await?;
+    let gateway = world.gateway().await?;
+    let secret = key_of(&world, "pixel8", &[]).await?;
+    let client = Client::new(world.client(&gateway)?.gateway(), "")?;
+    for name in ["pixel8", "somebody else", "pixel8"] {
+        let point = json!({
+            "type": "Feature", "geometry": { "type": "Point", "coordinates": [16.3738189, 48.2081743] },
+            "properties": { "timestamp": "2026-03-14T09:26:53Z", "device_id": name },
+        });
+        let post = Post::to("/overland", json!({ "locations": [point] }).to_string());
+        let answer = client.post(&post.header("Authorization", &format!("Bearer {secret}"))).await?;
+        assert_eq!(answer.status_and_body(), (200, r#"{"result":"ok"}"#.to_owned()));
+    }
+    let body =
+        br#"{"deviceId":"pixel8","timestamp":1773480413000,"latitude":48.2081743,"longitude":16.3738189}"#;
+    world.finish(&[&decode(body, Shape::Single, Rules::STORABLE)?]).await
 }
 
 #[tokio::test(flavor = "multi_thread")]
