@@ -228,6 +228,7 @@ async fn each_page_has_its_methods_and_names_them() {
         ("POST", &status, 405, Some("GET,HEAD")),
         ("GET", &status, 401, None),
         ("HEAD", &status, 401, None),
+        ("HEAD", "/traccar/key?lat=1&lon=2&timestamp=1", 405, Some("GET,POST,PUT")),
         ("GET", UPLOADS, 404, None),
         ("GET", &format!("{status}/x"), 404, None),
         ("POST", "/api/v1/locations/", 404, None),

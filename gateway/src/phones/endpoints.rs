@@ -13,7 +13,7 @@ use axum::extract::{Request as Received, State};
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodFilter, on};
 use clap::Args;
-use http::header::{AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
+use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
 use http::{HeaderMap, HeaderName};
 use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::clock::{Clock, millis};
@@ -26,7 +26,7 @@ use crate::admission::known::Identity;
 use crate::admission::{Admission, parse};
 use crate::answer::points::Points;
 use crate::answer::service::Answers;
-use crate::http::problem::Problem;
+use crate::http::problem::{METHOD_NOT_ALLOWED, Problem};
 
 /// The device of an app that names none.
 pub const DEVICE: &str = "phone";
@@ -154,7 +154,12 @@ impl Phones {
             let receive =
                 async move |State(phones): State<Arc<Self>>, request| phones.receive(protocol, request).await;
             for route in routes(protocol) {
-                router = router.route(route, on(methods(protocol), receive));
+                let mut method = on(methods(protocol), receive);
+                if methods(protocol) != MethodFilter::POST {
+                    // axum would take HEAD for GET: who only looks at a link must not store what is in it.
+                    method = method.head(async || ([(ALLOW, "GET,POST,PUT")], METHOD_NOT_ALLOWED));
+                }
+                router = router.route(route, method);
             }
         }
         router.with_state(Arc::new(self))
