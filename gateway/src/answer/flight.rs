@@ -17,8 +17,8 @@ use crate::answer::journal_clock::JournalClock;
 use crate::answer::lookup::Lookup;
 use crate::answer::matching;
 use crate::answer::outcome::{Accepted, Receipt};
-use crate::answer::points::Recent;
 use crate::answer::publish::{Published, Publisher};
+use crate::answer::recent::Recent;
 
 /// Finds the answer of an upload: in the cache or the table, or by way of the journal. All flights share it.
 pub(crate) struct Finder {

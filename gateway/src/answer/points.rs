@@ -6,9 +6,7 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
-use clap::Args;
 use futures::{StreamExt as _, stream};
 use metrics::{Counter, counter};
 use milepost_shared::journal::account::AccountId;
@@ -19,8 +17,6 @@ use milepost_shared::journal::set_aside::SetAside;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::location::{Location, Upload};
 use milepost_shared::program::crash::CrashPoint;
-use moka::policy::EvictionPolicy;
-use moka::sync::Cache;
 
 use crate::answer::flight::Finder;
 use crate::answer::matching;
@@ -30,22 +26,6 @@ use crate::answer::outcome::Unavailable;
 /// else a long batch would be past the bound for ever.
 const AT_ONCE_MAX: u32 = 2000;
 const AT_ONCE_PART: u32 = 2;
-/// Longest time for which a point counts as known because the journal has acknowledged it. By then it is in the cache or the
-/// table, if a consumer runs.
-const RECENT_FOR: Duration = Duration::from_secs(300);
-/// It is also at most one part in so many of the time a key is remembered.
-const RECENT_PART: u32 = 4;
-
-/// The bounds of taking points.
-#[derive(Debug, Clone, Args)]
-pub struct PointSettings {
-    /// Points of phone apps remembered for 5m from the journal's acknowledgement, so that one sent again is not published
-    /// again; one takes about 150 bytes [0..=10000000].
-    #[arg(long, env, default_value_t = 100_000)]
-    #[arg(value_parser = clap::value_parser!(u64).range(0..=10_000_000))]
-    pub recent_points: u64,
-}
-
 /// What one request holds for the journal: points, and those that were set aside, each once.
 pub struct Points {
     account: AccountId,
@@ -131,32 +111,6 @@ impl Point {
 pub(crate) fn at_once(publish_in_flight: u32) -> usize {
     let points = (publish_in_flight / AT_ONCE_PART).clamp(1, AT_ONCE_MAX);
     usize::try_from(points).unwrap_or(1)
-}
-
-/// What the journal has acknowledged a short while ago.
-pub(crate) struct Recent(Option<Cache<KeyHash, ()>>);
-
-impl Recent {
-    pub fn new(settings: &PointSettings, ttl: Duration) -> Self {
-        let build = || {
-            let cache = Cache::builder().max_capacity(settings.recent_points);
-            cache
-                .eviction_policy(EvictionPolicy::lru())
-                .time_to_live(RECENT_FOR.min(ttl / RECENT_PART))
-                .build()
-        };
-        Self((settings.recent_points > 0).then(build))
-    }
-
-    fn has(&self, key_hash: KeyHash) -> bool {
-        self.0.as_ref().is_some_and(|recent| recent.contains_key(&key_hash))
-    }
-
-    fn insert(&self, key_hash: KeyHash) {
-        if let Some(recent) = &self.0 {
-            recent.insert(key_hash, ());
-        }
-    }
 }
 
 /// What became of the points of one app.
@@ -312,19 +266,5 @@ mod tests {
         let records = records(all);
         let texts: Vec<_> = records.iter().map(|record| record.set_aside().unwrap().to_string()).collect();
         assert_eq!(texts, ["overland: no-time ([3].properties.timestamp)", "overland: not-a-number"]);
-    }
-
-    #[test]
-    fn what_was_acknowledged_is_remembered_within_its_bound_and_without_one_not_at_all() {
-        let key = |n: u8| KeyHash([n; 32]);
-        let recent = Recent::new(&PointSettings { recent_points: 10 }, Duration::from_secs(3600));
-        for n in 0..100 {
-            recent.insert(key(n));
-            recent.0.as_ref().unwrap().run_pending_tasks();
-        }
-        assert!(recent.has(key(99)) && !recent.has(key(0)));
-        let none = Recent::new(&PointSettings { recent_points: 0 }, Duration::from_secs(3600));
-        none.insert(key(1));
-        assert!(!none.has(key(1)));
     }
 }

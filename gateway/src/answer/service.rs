@@ -35,8 +35,9 @@ use crate::answer::lookup::{Found, Lookup, LookupSettings};
 use crate::answer::matching;
 use crate::answer::metric::AnswerMetrics;
 use crate::answer::outcome::{Accepted, Outcome, Receipt, Status, Unavailable};
-use crate::answer::points::{self, PointMetrics, PointSettings, Points, Recent};
+use crate::answer::points::{self, PointMetrics, Points};
 use crate::answer::publish::{PublishSettings, Publisher};
+use crate::answer::recent::{Recent, RecentSettings};
 use crate::answer::tail::{Tail, TailSettings};
 
 const MS: Duration = Duration::from_millis(1);
@@ -68,7 +69,7 @@ pub struct AnswerSettings {
 
     /// How points are taken.
     #[command(flatten)]
-    pub points: PointSettings,
+    pub recent: RecentSettings,
 }
 
 /// The way from an accepted upload to its outcome. Cheap to clone.
@@ -109,7 +110,7 @@ impl Answers {
         let lookup = Lookup::start(&settings.lookup, database, &journal, readiness, &background, &stop)?;
         let finder = Arc::new(Finder {
             cache: AnswerCache::new(settings.cache_entries),
-            recent: Recent::new(&settings.points, kafka.idempotency_ttl),
+            recent: Recent::new(&settings.recent, kafka.idempotency_ttl),
             points_at_once: points::at_once(settings.publish.publish_in_flight),
             lookup,
             publisher: Arc::new(Publisher::new(&settings.publish, kafka, readiness)?),

@@ -193,7 +193,7 @@ impl Phones {
         let metrics = self.metrics.iter().find(|(protocol, _)| *protocol == asked.protocol);
         let Some((_, metrics)) = metrics else { return Ok(()) };
         self.answers.take(points, &metrics.points, held).await.map_err(unavailable)?;
-        metrics.count(&beside);
+        metrics.count(&beside.set_aside, &beside.records);
         Ok(())
     }
 }

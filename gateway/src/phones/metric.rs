@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use metrics::{Counter, counter};
 
-use super::endpoints::Beside;
 use super::{Reason, Record};
 use crate::answer::points::PointMetrics;
 
@@ -40,9 +39,9 @@ impl AppMetrics {
     }
 
     /// Counts what a request held besides points, once its points are safe.
-    pub(super) fn count(&self, beside: &Beside) {
-        count(&self.set_aside, &beside.set_aside);
-        count(&self.records, &beside.records);
+    pub fn count(&self, set_aside: &[Reason], records: &[Record]) {
+        count(&self.set_aside, set_aside);
+        count(&self.records, records);
     }
 }
 
