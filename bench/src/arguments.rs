@@ -34,7 +34,7 @@ pub struct Arguments {
     pub partitions: u16,
 
     /// Compares with an earlier build instead, whose programs are in this directory: `--try` counts for this build alone.
-    /// For scenarios 1, 2 and 6; nothing is written to the results. From `bench/run` a relative path is one of the repository.
+    /// For scenarios 1, 2, 3 and 6; nothing is written to the results. From `bench/run` a relative path is one of the repository.
     #[arg(long, value_name = "DIRECTORY", value_parser = directory)]
     pub before: Option<PathBuf>,
 

@@ -52,6 +52,16 @@ impl Clients {
         Ok(Self { requests: Arc::new(requests), connections })
     }
 
+    /// The same connections, from now on with copies of so many uploads, which they send first.
+    ///
+    /// # Errors
+    /// An upload is not answered.
+    pub async fn replaying(mut self, keys: u64) -> anyhow::Result<Self> {
+        self.send(keys).await?;
+        let replays = self.requests().replays(keys);
+        Ok(self.with(replays))
+    }
+
     /// The same connections, from now on with other requests.
     #[must_use]
     pub fn with(self, requests: Requests) -> Self {

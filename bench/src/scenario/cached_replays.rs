@@ -22,10 +22,7 @@ pub(super) async fn against_noop(
 ) -> anyhow::Result<crate::figure::Figure> {
     let noop = Opponent::noop().await?;
     let keys = setup.size.hot_keys();
-    let mut ours = milepost.clients(CONNECTIONS, &setup.singles).await?;
-    ours.send(keys).await?;
-    let replays = ours.requests().replays(keys);
-    let mut ours = ours.with(replays);
+    let mut ours = milepost.clients(CONNECTIONS, &setup.singles).await?.replaying(keys).await?;
     let mut theirs = noop.clients(CONNECTIONS, &setup.singles).await?;
     let duel = Duel::closed(&mut ours, &mut theirs, setup.size).await?;
     noop.end().await?;
