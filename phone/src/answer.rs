@@ -4,6 +4,7 @@ use std::error::Error;
 use std::time::{Duration, SystemTime};
 
 use bytes::{Bytes, BytesMut};
+use reqwest::header::CONTENT_TYPE;
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 
@@ -25,6 +26,8 @@ pub struct Answer {
     pub replayed: bool,
     /// `Retry-After`.
     pub retry_after: Option<Duration>,
+    /// Whether `Content-Type` says that the body is JSON.
+    pub is_json: bool,
     /// The body, byte for byte.
     pub body: Bytes,
 }
@@ -62,9 +65,12 @@ impl Answer {
             body.extend_from_slice(&chunk);
         }
         let replayed = response.headers().get("idempotency-replayed").is_some_and(|value| value == "true");
+        let content_type = response.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+        let media_type = content_type.and_then(|text| text.split(';').next()).unwrap_or_default().trim();
+        let is_json = media_type.eq_ignore_ascii_case("application/json");
         #[expect(clippy::disallowed_methods, reason = "a phone has no other clock")]
         let retry_after = retry::retry_after(response.headers(), SystemTime::now());
-        Ok(Self { status: response.status(), replayed, retry_after, body: body.freeze() })
+        Ok(Self { status: response.status(), replayed, retry_after, is_json, body: body.freeze() })
     }
 
     /// The `processedCount` of a 200; nothing if the body is not `{"success":true,"processedCount":N}`.
@@ -133,7 +139,13 @@ mod tests {
 
     fn answer(status: u16, body: &'static str) -> Answer {
         let status = StatusCode::from_u16(status).expect("the test's status is valid");
-        Answer { status, replayed: false, retry_after: None, body: Bytes::from_static(body.as_bytes()) }
+        Answer {
+            status,
+            replayed: false,
+            retry_after: None,
+            is_json: true,
+            body: Bytes::from_static(body.as_bytes()),
+        }
     }
 
     #[test]

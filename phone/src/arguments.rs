@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::Parser;
 use humantime::Duration;
-use milepost_phone::Settings;
 use milepost_phone::settings::Faults;
+use milepost_phone::{App, Settings};
 use reqwest::Url;
 
 /// Play a GPX file against Milepost, the way a phone uploads it
@@ -19,6 +19,10 @@ use reqwest::Url;
 /// Keys follow from the device and the points: after a crash run it again within the gateway's IDEMPOTENCY_TTL, with
 /// the same file, device, batch size and batch gap, and every point is stored once.
 ///
+/// With --app it plays the file as that app would, unmodified: to the app's endpoint, with its credentials, in its units and
+/// its order, one request at a time. It takes for success what the app does, and sends again what the app sends: the same
+/// request, or of Overland a larger batch. Apps send no keys: Milepost knows the points themselves.
+///
 /// Durations are numbers with a unit: 500ms, 35s, 10min, 1h 30min.
 #[derive(Parser)]
 #[command(
@@ -31,6 +35,11 @@ pub struct Arguments {
     #[arg(value_name = "FILE")]
     pub gpx: PathBuf,
 
+    /// Play the file as this app: owntracks (2.5.9, Android), overland (1.4, iOS), traccar (Traccar Client 10), traccar-9,
+    /// traccar-8 (and before) or gpslogger. Without it, as Milepost's own client
+    #[arg(long, env = "MILEPOST_APP", value_name = "APP")]
+    pub app: Option<App>,
+
     /// A gateway, as http://host:port or https://host:port; may be given more than once, or several separated by commas. Uploads
     /// take them in turn, and a retry goes to the next
     #[arg(long, env = "MILEPOST_URL", value_name = "URL", value_delimiter = ',', required = true)]
@@ -40,16 +49,17 @@ pub struct Arguments {
     #[arg(long, env = "MILEPOST_CA_FILE", value_name = "FILE")]
     pub ca_file: Option<PathBuf>,
 
-    /// The API key, sent as X-API-Key. Better given by the environment: other users can see a command line
+    /// The API key, sent as X-API-Key, or where --app has its own place for it. Better given by the environment: other users can see a command line
     #[arg(long, env = "MILEPOST_API_KEY", value_name = "KEY", hide_env_values = true)]
     pub api_key: String,
 
-    /// The deviceId of all uploads
+    /// The deviceId of all uploads, or what --app calls its device
     #[arg(long, env = "MILEPOST_DEVICE_ID", value_name = "TEXT", default_value = "milepost-phone")]
     pub device_id: String,
 
     /// The most points in one upload, 1 to 10000. A gateway may allow fewer. A lone point goes to the
-    /// endpoint for one
+    /// endpoint for one. With --app overland as many gather between two of its batches, which hold no more than 200
+    /// points, or this if it is more
     #[arg(long, env = "MILEPOST_BATCH_SIZE", value_name = "POINTS", default_value_t = 50)]
     pub batch_size: usize,
 
@@ -57,7 +67,7 @@ pub struct Arguments {
     #[arg(long, env = "MILEPOST_BATCH_GAP", value_name = "DURATION", default_value = "5min")]
     pub batch_gap: Duration,
 
-    /// Uploads under way at once, 1 to 256
+    /// Uploads under way at once, 1 to 256. Each --app has one
     #[arg(long, env = "MILEPOST_CONCURRENCY", value_name = "UPLOADS", default_value_t = 4)]
     pub concurrency: usize,
 
@@ -91,7 +101,8 @@ pub struct Arguments {
     pub retry_after_max: Duration,
 
     /// Send each upload once more after it was answered, to the next gateway, and count the replays; an
-    /// answer with another status or other bytes than the first is a failure
+    /// answer with another status or other bytes than the first is a failure. With --app all points are sent once
+    /// more after the last one: by owntracks as pings, by overland in its largest batches, by gpslogger as the day's file
     #[arg(long)]
     pub twice: bool,
 
@@ -173,6 +184,12 @@ mod tests {
     }
 
     #[test]
+    fn an_app_is_asked_for_by_its_name() {
+        assert_eq!(parse(&[]).app, None);
+        assert_eq!(parse(&["--app", "traccar-9"]).app, Some(App::Traccar9));
+    }
+
+    #[test]
     fn several_gateways_may_be_given_either_way() {
         assert_eq!(parse(&["--url", "http://c:3"]).url.len(), 3);
     }
@@ -193,7 +210,7 @@ mod tests {
             .get_arguments()
             .filter(|option| option.get_action().takes_values() && !option.is_positional())
             .collect();
-        assert_eq!(options.len(), 14);
+        assert_eq!(options.len(), 15);
         for option in options {
             let name = format!("MILEPOST_{}", option.get_id().as_str().to_uppercase());
             assert_eq!(option.get_env().and_then(|env| env.to_str()), Some(name.as_str()));

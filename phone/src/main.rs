@@ -12,7 +12,7 @@ use clap::Parser as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use milepost_phone::batch::Cut;
 use milepost_phone::track::{LISTED_MAX, Survey, Track};
-use milepost_phone::{Event, Phone, Summary};
+use milepost_phone::{Event, Installed, Outcome, Phone, Summary};
 
 use crate::arguments::Arguments;
 
@@ -62,9 +62,7 @@ async fn run(arguments: &Arguments, phone: &Phone) -> anyhow::Result<Summary> {
     let mut track = Track::survey(open, cut, latest()).with_context(|| format!("{name} is not sent"))?;
     let found = track.found().clone();
     report(&name.to_string(), &found);
-    let uploads = track.uploads(&arguments.device_id);
 
-    let bar = progress_bar(uploads.len() as u64);
     let interrupted = AtomicBool::new(false);
     let interrupt = async {
         if tokio::signal::ctrl_c().await.is_err() {
@@ -73,13 +71,27 @@ async fn run(arguments: &Arguments, phone: &Phone) -> anyhow::Result<Summary> {
         }
         interrupted.store(true, Ordering::Relaxed);
     };
-    let summary = phone.play_until(uploads, arguments.twice, interrupt, |event| show(&bar, event)).await;
-    bar.finish_and_clear();
+    let (twice, device_id) = (arguments.twice, &arguments.device_id);
+    let (summary, table, json);
+    if let Some(app) = arguments.app {
+        let bar = progress_bar((found.points * if twice { 2 } else { 1 }) as u64, "points");
+        let installed = Installed { app, device_id, gathering: arguments.batch_size };
+        let show = |event: Event<'_>| show(&bar, event, |outcome| outcome.locations);
+        summary = phone.play_app(installed, &mut track, twice, interrupt, show).await;
+        bar.finish_and_clear();
+        (table, json) = (summary.app_table(&found), summary.app_json(&found));
+    } else {
+        let uploads = track.uploads(device_id);
+        let bar = progress_bar(uploads.len() as u64, "uploads");
+        summary = phone.play_until(uploads, twice, interrupt, |event| show(&bar, event, |_| 1)).await;
+        bar.finish_and_clear();
+        (table, json) = (summary.table(&found), summary.json(&found));
+    }
 
     if arguments.json {
-        println!("{}", summary.json(&found));
+        println!("{json}");
     } else {
-        println!("{}", summary.table(&found));
+        println!("{table}");
     }
     let is_explained = summary.unfinished == 0 || interrupted.load(Ordering::Relaxed);
     ensure!(is_explained, "{name} was changed while it was read");
@@ -113,16 +125,16 @@ fn report(name: &str, found: &Survey) {
 }
 
 /// Drawn on standard error, and only when that is a terminal.
-fn progress_bar(uploads: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} uploads {wide_msg}");
-    ProgressBar::new(uploads).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+fn progress_bar(length: u64, unit: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template(&format!("{{bar:30}} {{pos}}/{{len}} {unit} {{wide_msg}}"));
+    ProgressBar::new(length).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
 }
 
-fn show(bar: &ProgressBar, event: Event<'_>) {
+fn show(bar: &ProgressBar, event: Event<'_>, progress: impl Fn(&Outcome) -> u64) {
     match event {
         Event::Pausing { reason, pause } => bar.set_message(format!("{reason}; next try in {pause:.1?}")),
-        Event::Finished(_) => {
-            bar.inc(1);
+        Event::Finished(outcome) => {
+            bar.inc(progress(outcome));
             bar.set_message("");
         }
     }

@@ -40,16 +40,18 @@ pub enum Failure {
     },
 }
 
-/// What became of one upload.
-#[derive(Clone, Debug, Eq, PartialEq)]
+/// What became of one upload, or of one request of an app and its retries.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Outcome {
     /// The upload's place among those played, from 0. (Its key is nothing to print.)
     pub ordinal: usize,
     /// HTTP requests made for it.
     pub attempts: u64,
+    /// Locations in all of these together.
+    pub sent: u64,
     /// Answers marked `Idempotency-Replayed: true`.
     pub replays: u64,
-    /// Locations confirmed, once per upload however often it is sent.
+    /// Locations confirmed: of an upload once, however often it is sent; of an app's request each time it has success.
     pub locations: u64,
     /// What went wrong, if anything did.
     pub failure: Option<Failure>,
@@ -58,25 +60,31 @@ pub struct Outcome {
 /// The sum of all outcomes.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Summary {
-    /// Uploads brought to an end, good or bad.
+    /// Uploads, or requests of an app, brought to an end, good or bad.
     pub uploads: u64,
     /// HTTP requests made for them.
     pub attempts: u64,
+    /// Locations in all of these together.
+    pub sent: u64,
     /// Answers marked `Idempotency-Replayed: true`.
     pub replays: u64,
-    /// Sum of the `processedCount` of the uploads, copies not counted.
+    /// Sum of the locations confirmed.
     pub locations: u64,
     /// The failed uploads: place from 0, and why.
     pub failures: Vec<(usize, Failure)>,
-    /// Uploads not brought to an end because the play was stopped.
+    /// Uploads, or points of an app, not brought to an end because the play was stopped.
     pub unfinished: usize,
 }
+
+/// A number with its heading in the table and its name in JSON.
+struct Number(&'static str, &'static str, u64);
 
 impl Summary {
     /// Adds one upload's outcome.
     pub fn add(&mut self, outcome: Outcome) {
         self.uploads += 1;
         self.attempts += outcome.attempts;
+        self.sent += outcome.sent;
         self.replays += outcome.replays;
         self.locations += outcome.locations;
         self.failures.extend(outcome.failure.map(|failure| (outcome.ordinal, failure)));
@@ -86,56 +94,81 @@ impl Summary {
     /// shown.
     #[must_use]
     pub fn table(&self, found: &Survey) -> String {
+        self.tabulated(&self.numbers(found), "upload", "uploads not finished")
+    }
+
+    /// The same as one JSON object, for scripts.
+    #[must_use]
+    pub fn json(&self, found: &Survey) -> Value {
+        self.objectified(found, &self.numbers(found), "upload")
+    }
+
+    /// Like [`Summary::table`], with what an app knows: it is told of no replay, and counts points.
+    #[must_use]
+    pub fn app_table(&self, found: &Survey) -> String {
+        self.tabulated(&self.app_numbers(found), "request", "points not sent")
+    }
+
+    /// The same as one JSON object, for scripts.
+    #[must_use]
+    pub fn app_json(&self, found: &Survey) -> Value {
+        self.objectified(found, &self.app_numbers(found), "request")
+    }
+
+    fn numbers(&self, found: &Survey) -> Vec<Number> {
+        let own = [
+            Number("uploads", "uploads", self.uploads),
+            Number("attempts", "attempts", self.attempts),
+            Number("replays", "replays", self.replays),
+            Number("locations", "locations", self.locations),
+        ];
+        own.into_iter().chain(self.not_answered(found)).collect()
+    }
+
+    fn app_numbers(&self, found: &Survey) -> Vec<Number> {
+        let own = [
+            Number("points", "points", found.points as u64),
+            Number("sent", "sent", self.sent),
+            Number("answered", "answered", self.locations),
+            Number("requests", "requests", self.uploads),
+            Number("attempts", "attempts", self.attempts),
+        ];
+        own.into_iter().chain(self.not_answered(found)).collect()
+    }
+
+    fn not_answered(&self, found: &Survey) -> [Number; 3] {
+        [
+            Number("failures", "failures", self.failures.len() as u64),
+            Number("points left out", "pointsLeftOut", found.without_time as u64),
+            Number("bad points", "pointsBad", found.bad as u64),
+        ]
+    }
+
+    fn tabulated(&self, numbers: &[Number], one: &str, unfinished: &str) -> String {
         let mut table = Table::new();
         table.load_preset(presets::UTF8_FULL_CONDENSED);
-        table.set_header([
-            "uploads",
-            "attempts",
-            "replays",
-            "locations",
-            "failures",
-            "points left out",
-            "bad points",
-        ]);
-        table.add_row([
-            self.uploads.to_string(),
-            self.attempts.to_string(),
-            self.replays.to_string(),
-            self.locations.to_string(),
-            self.failures.len().to_string(),
-            found.without_time.to_string(),
-            found.bad.to_string(),
-        ]);
+        table.set_header(numbers.iter().map(|Number(heading, ..)| *heading));
+        table.add_row(numbers.iter().map(|Number(.., value)| value.to_string()));
         let mut lines = vec![table.to_string()];
         if self.unfinished > 0 {
-            lines.push(format!("stopped: {} uploads not finished", self.unfinished));
+            lines.push(format!("stopped: {} {unfinished}", self.unfinished));
         }
-        lines.extend(self.listed().map(|(ordinal, failure)| format!("upload {ordinal}: {failure}")));
+        lines.extend(self.listed().map(|(ordinal, failure)| format!("{one} {ordinal}: {failure}")));
         if self.failures.len() > LISTED_MAX {
             lines.push(format!("and {} more failures", self.failures.len() - LISTED_MAX));
         }
         lines.join("\n")
     }
 
-    /// The same as one JSON object, for scripts.
-    #[must_use]
-    pub fn json(&self, found: &Survey) -> Value {
-        let listed: Vec<Value> = self
-            .listed()
-            .map(|(ordinal, why)| json!({"upload": ordinal, "reason": why.to_string()}))
-            .collect();
-        json!({
-            "uploads": self.uploads,
-            "attempts": self.attempts,
-            "replays": self.replays,
-            "locations": self.locations,
-            "failures": self.failures.len(),
-            "unfinished": self.unfinished,
-            "pointsLeftOut": found.without_time,
-            "pointsBad": found.bad,
-            "cutOff": found.cut_off.is_some(),
-            "failed": listed,
-        })
+    fn objectified(&self, found: &Survey, numbers: &[Number], one: &str) -> Value {
+        let listed = self.listed().map(|(ordinal, why)| json!({one: ordinal, "reason": why.to_string()}));
+        let rest = [
+            ("unfinished", self.unfinished.into()),
+            ("cutOff", found.cut_off.is_some().into()),
+            ("failed", listed.collect()),
+        ];
+        let numbers = numbers.iter().map(|Number(_, name, value)| (*name, Value::from(*value)));
+        numbers.chain(rest).map(|(name, value)| (name.to_owned(), value)).collect()
     }
 
     /// The first failures, numbered from 1 as people count.
@@ -150,9 +183,9 @@ mod tests {
 
     fn summary() -> Summary {
         let mut summary = Summary { unfinished: 2, ..Summary::default() };
-        summary.add(Outcome { ordinal: 0, attempts: 3, replays: 1, locations: 50, failure: None });
+        summary.add(Outcome { ordinal: 0, attempts: 3, sent: 150, replays: 1, locations: 50, failure: None });
         let failure = Some(Failure::Refused("401 unauthorized".to_owned()));
-        summary.add(Outcome { ordinal: 1, attempts: 4, replays: 0, locations: 0, failure });
+        summary.add(Outcome { ordinal: 1, attempts: 4, sent: 40, replays: 0, locations: 0, failure });
         summary
     }
 
@@ -186,11 +219,33 @@ mod tests {
     }
 
     #[test]
+    fn of_an_app_the_points_sent_and_answered_are_told_and_no_replays() {
+        let found = Survey { points: 60, ..found() };
+        assert_eq!(
+            summary().app_json(&found),
+            json!({
+                "points": 60, "sent": 190, "answered": 50, "requests": 2, "attempts": 7, "failures": 1, "unfinished": 2,
+                "pointsLeftOut": 7, "pointsBad": 3, "cutOff": true,
+                "failed": [{"request": 2, "reason": "refused: 401 unauthorized"}],
+            })
+        );
+        let table = summary().app_table(&found);
+        let row = table.lines().find(|line| line.contains("190")).expect("the row of numbers is there");
+        let numbers: Vec<&str> =
+            row.split(['│', '┆']).map(str::trim).filter(|cell| !cell.is_empty()).collect();
+        assert_eq!(numbers, ["60", "190", "50", "2", "7", "1", "7", "3"]);
+        assert!(
+            table.ends_with("stopped: 2 points not sent\nrequest 2: refused: 401 unauthorized"),
+            "{table}"
+        );
+    }
+
+    #[test]
     fn a_long_list_of_failures_is_cut() {
         let mut summary = summary();
         for ordinal in 2..40 {
             let failure = Some(Failure::Refused("401".to_owned()));
-            summary.add(Outcome { ordinal, attempts: 1, replays: 0, locations: 0, failure });
+            summary.add(Outcome { ordinal, attempts: 1, sent: 1, replays: 0, locations: 0, failure });
         }
         assert!(summary.table(&found()).ends_with("and 19 more failures"));
         assert_eq!(summary.json(&found())["failed"].as_array().map(Vec::len), Some(LISTED_MAX));

@@ -80,9 +80,17 @@ impl<R: Read, O: FnMut() -> io::Result<R>> Track<O> {
     /// The uploads of the file: of its tracks first, then of its routes, then of its waypoints, each in the order of
     /// the file. Where the file was changed after it was surveyed, they end.
     pub fn uploads<'a>(&'a mut self, device_id: &'a str) -> Uploads<'a, Points<'a, R, O>> {
-        let points =
-            Points { open: &mut self.open, kinds: self.kinds.iter(), latest: self.latest, pass: None };
-        Uploads::new(device_id, points, self.cut, self.survey.uploads)
+        let (cut, count) = (self.cut, self.survey.uploads);
+        Uploads::new(device_id, self.ends_and_points(), cut, count)
+    }
+
+    /// The points of the file that can be sent, in the order of its uploads.
+    pub fn points(&mut self) -> impl Iterator<Item = Point> {
+        self.ends_and_points().filter_map(|(_, point)| point)
+    }
+
+    fn ends_and_points(&mut self) -> Points<'_, R, O> {
+        Points { open: &mut self.open, kinds: self.kinds.iter(), latest: self.latest, pass: None }
     }
 }
 

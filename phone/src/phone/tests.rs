@@ -1,6 +1,7 @@
 //! The phone against a real HTTP server that follows a script.
 
 use std::collections::VecDeque;
+use std::future;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
@@ -9,7 +10,10 @@ use axum::Router;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{Response, Uri};
+use bytes::Bytes;
+use futures::stream;
 use reqwest::Url;
+use reqwest::header::HeaderMap;
 use tempfile::NamedTempFile;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Barrier, Notify};
@@ -18,11 +22,17 @@ use tokio_rustls::server::TlsStream;
 
 use super::*;
 use crate::point::Point;
+use crate::summary::Summary;
+use crate::upload::Upload;
+
+mod apps;
 
 /// What the server does to one request.
 enum Reply {
     /// Answers with this status, `Retry-After: 0` and this body.
     Say(u16, &'static str),
+    /// Answers with this status, `Retry-After: 0` and this body, which is said to be JSON.
+    Json(u16, &'static str),
     /// Answers with this status and `Retry-After` in seconds.
     AskBack(u16, &'static str),
     /// Answers 200 with this body, marked as a replay.
@@ -33,7 +43,7 @@ enum Reply {
     Silence,
 }
 
-use Reply::{AskBack, HangUp, Replay, Say, Silence};
+use Reply::{AskBack, HangUp, Json, Replay, Say, Silence};
 
 const ONE: &str = r#"{"success":true,"processedCount":1}"#;
 const TWO: &str = r#"{"success":true,"processedCount":2}"#;
@@ -41,6 +51,7 @@ const TWO: &str = r#"{"success":true,"processedCount":2}"#;
 /// One request as the server saw it.
 #[derive(Clone, Debug, PartialEq)]
 struct Seen {
+    /// With the query, if there is one.
     path: String,
     headers: HeaderMap,
     body: Bytes,
@@ -64,11 +75,14 @@ async fn follow(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response<Body> {
-    script.seen.lock().expect("unpoisoned").push(Seen { path: uri.path().to_owned(), headers, body });
+    script.seen.lock().expect("unpoisoned").push(Seen { path: uri.to_string(), headers, body });
     let reply = script.replies.lock().expect("unpoisoned").pop_front();
     let response = |status: u16| Response::builder().status(status).header("retry-after", "0");
     let response = match reply.unwrap_or(Say(400, "the script is over")) {
         Say(status, body) => response(status).body(body.into()),
+        Json(status, body) => {
+            response(status).header("content-type", "application/json; charset=utf-8").body(body.into())
+        }
         AskBack(status, seconds) => {
             Response::builder().status(status).header("retry-after", seconds).body(Body::empty())
         }
@@ -156,7 +170,8 @@ async fn an_upload_is_tried_with_the_same_key_and_the_same_bytes_until_it_is_ans
     let uploads = uploads([2]);
     let summary = play(&phone(settings([url])), &uploads, false).await;
 
-    let expected = Summary { uploads: 1, attempts: 7, replays: 1, locations: 2, ..Summary::default() };
+    let expected =
+        Summary { uploads: 1, attempts: 7, sent: 14, replays: 1, locations: 2, ..Summary::default() };
     assert_eq!(summary, expected);
     let seen = script.seen();
     assert_eq!(seen.len(), 7);
@@ -314,7 +329,8 @@ async fn twice_sends_a_copy_to_the_gateway_after_the_one_that_answered_and_count
     let (third, third_script) = gateway([Replay(TWO)]).await;
     let summary = play(&phone(settings([first, second, third])), &uploads([2]), true).await;
 
-    let expected = Summary { uploads: 1, attempts: 3, replays: 1, locations: 2, ..Summary::default() };
+    let expected =
+        Summary { uploads: 1, attempts: 3, sent: 6, replays: 1, locations: 2, ..Summary::default() };
     assert_eq!(summary, expected);
     let seen = [first_script, second_script, third_script].map(|script| script.seen());
     for request in &seen {
@@ -382,7 +398,8 @@ async fn a_stopped_play_ends_at_once_with_what_it_has() {
             }
         })
         .await;
-    let expected = Summary { uploads: 1, attempts: 1, locations: 2, unfinished: 2, ..Summary::default() };
+    let expected =
+        Summary { uploads: 1, attempts: 1, sent: 2, locations: 2, unfinished: 2, ..Summary::default() };
     assert_eq!(summary, expected);
 }
 
@@ -399,7 +416,8 @@ async fn an_upload_that_a_file_holds_twice_is_answered_twice_and_counted_once() 
     let upload = uploads([2]).remove(0);
     let one_by_one = Settings { concurrency: 1, ..settings([url]) };
     let summary = play(&phone(one_by_one), &[upload.clone(), upload], false).await;
-    let expected = Summary { uploads: 2, attempts: 2, replays: 1, locations: 2, ..Summary::default() };
+    let expected =
+        Summary { uploads: 2, attempts: 2, sent: 4, replays: 1, locations: 2, ..Summary::default() };
     assert_eq!(summary, expected);
     assert_eq!(script.seen()[0], script.seen()[1]);
 }
