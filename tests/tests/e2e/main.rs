@@ -1,6 +1,7 @@
 //! The end-to-end tests: each name is a sentence about what Milepost does, on a real Kafka, a real Postgres and the real
 //! programs. They are run by `make test`.
 
+mod apps;
 mod clients;
 mod configuration;
 mod consumer;

@@ -24,10 +24,10 @@ fn tracks() -> anyhow::Result<Vec<PathBuf>> {
 }
 
 /// Time in milliseconds, and the bits of latitude, longitude and altitude.
-type Point = (i64, u64, u64, Option<u64>);
+pub type Point = (i64, u64, u64, Option<u64>);
 
 /// The points that have a time, and how many have none, read without any GPX library.
-fn points(gpx: &str) -> anyhow::Result<(Vec<Point>, usize)> {
+pub fn points(gpx: &str) -> anyhow::Result<(Vec<Point>, usize)> {
     let (mut points, mut without_time) = (Vec::new(), 0);
     for element in ["trkpt", "rtept", "wpt"] {
         for rest in gpx.split(&format!("<{element} ")).skip(1) {
