@@ -1,15 +1,16 @@
-# The commands of Milepost. Settings go in the environment: GPX=file make run, GATEWAYS=2 CONSUMERS=2 make up.
+# The commands of Milepost. Settings go in the environment: GPX=file make run, LISTEN=0.0.0.0 make run, GATEWAYS=2 CONSUMERS=2 make up.
 .DEFAULT_GOAL := help
 .PHONY: help run up down test torture mutants mixed bench model check-compose check-workflow check-dependencies clean
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-run: ## Run all of it and play a track (GPX=file); Ctrl-C stops it
+run: ## Run all of it and play a track (GPX=file), and phone apps (LISTEN=0.0.0.0: real ones too); Ctrl-C stops it
 	@services/run
 
 up: ## Start all of it in the background (GATEWAYS=n CONSUMERS=n); its addresses and keys are in .dev/env
 	@services/up
+	@services/phone
 
 down: ## Stop it; the data stay
 	@services/down
