@@ -4,20 +4,26 @@ use std::io::{IsTerminal as _, Write as _};
 
 use anyhow::{Context as _, bail};
 use milepost_shared::kafka::names::TopicNames;
-use milepost_shared::store::dead_letters;
+use milepost_shared::store::dead_letters::{self, DeadLetter};
 
 use crate::arguments::{ListDeadLetters, ShowDeadLetter};
 use crate::database;
 use crate::table::{moment, table};
 
+/// Stands where a letter does not say whose it is.
+const NONE: &str = "-";
+
 pub async fn list(command: &ListDeadLetters) -> anyhow::Result<()> {
     let mut connection = database::open(&command.database).await?;
     let letters =
         dead_letters::newest(&mut connection, command.limit).await.context("cannot list the dead letters")?;
-    let mut listed = table(["TOPIC", "PARTITION", "OFFSET", "TIME", "REASON"]);
+    let mut listed = table(["TOPIC", "PARTITION", "OFFSET", "TIME", "ACCOUNT", "DEVICE", "REASON"]);
     for letter in letters {
-        let [partition, offset] = [letter.partition.to_string(), letter.offset.to_string()];
-        listed.add_row([letter.topic, partition, offset, moment(letter.journal_time), letter.reason]);
+        let DeadLetter { topic, partition, offset, journal_time, account_id, device, reason } = letter;
+        let [partition, offset] = [partition.to_string(), offset.to_string()];
+        let account = account_id.map_or_else(|| NONE.to_owned(), |account| account.to_string());
+        let device = device.unwrap_or_else(|| NONE.to_owned());
+        listed.add_row([topic, partition, offset, moment(journal_time), account, device, reason]);
     }
     println!("{}", listed.trim_fmt());
     Ok(())

@@ -302,13 +302,19 @@ async fn progress_is_set_where_there_is_none_and_moved_only_by_force() {
 }
 
 #[tokio::test]
-async fn dead_letters_are_listed_newest_first_without_their_records() {
+async fn dead_letters_are_listed_newest_first_with_whose_they_are_and_without_their_records() {
+    const ACCOUNT: &str = "00000000-0000-0000-0000-000000000007";
     let database = database().await;
     let mut owner = database.connect(Role::Owner).await;
     owner
         .execute(
             "INSERT INTO dead_letters VALUES ('t', 1, 7, '2026-03-14T09:26:53Z', 'planted', 'planted', 'not JSON'), \
-             ('t', 0, 9, '2026-03-14T09:26:54Z', NULL, NULL, 'empty')",
+             ('t', 0, 9, '2026-03-14T09:26:54Z', NULL, NULL, 'empty'); \
+             INSERT INTO dead_letters VALUES \
+             ('t', 0, 8, '2026-03-14T09:26:52Z', 'planted', 'planted', 'owntracks: no-time (tst)', \
+              '00000000-0000-0000-0000-000000000007', 'pixel8'), \
+             ('t', 0, 7, '2026-03-14T09:26:51Z', 'planted', 'planted', 'traccar: device-name (id)', \
+              '00000000-0000-0000-0000-000000000007', NULL)",
         )
         .await
         .unwrap();
@@ -316,8 +322,10 @@ async fn dead_letters_are_listed_newest_first_without_their_records() {
     assert_eq!(
         rows(&list),
         [
-            &["t", "0", "9", "2026-03-14T09:26:54Z", "empty"][..],
-            &["t", "1", "7", "2026-03-14T09:26:53Z", "not", "JSON"]
+            &["t", "0", "9", "2026-03-14T09:26:54Z", "-", "-", "empty"][..],
+            &["t", "1", "7", "2026-03-14T09:26:53Z", "-", "-", "not", "JSON"],
+            &["t", "0", "8", "2026-03-14T09:26:52Z", ACCOUNT, "pixel8", "owntracks:", "no-time", "(tst)"],
+            &["t", "0", "7", "2026-03-14T09:26:51Z", ACCOUNT, "-", "traccar:", "device-name", "(id)"],
         ]
     );
     assert!(!list.contains("planted") && !list.contains("706c616e746564"));

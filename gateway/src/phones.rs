@@ -112,6 +112,8 @@ pub struct Point<'a> {
 pub struct SetAside<'a> {
     /// Which rule.
     pub reason: Reason,
+    /// As of a [`Point`]; `None` also if the name itself breaks a rule.
+    pub device: Option<Cow<'a, str>>,
     /// Its place in the batch, from 0, if there is one.
     pub index: Option<usize>,
     /// The field at fault, by the app's name for it, or empty: the whole point is.

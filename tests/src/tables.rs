@@ -55,6 +55,10 @@ pub struct DeadLetter {
     pub value: Option<Vec<u8>>,
     /// Why it is here.
     pub reason: String,
+    /// Whose point was set aside.
+    pub account: Option<AccountId>,
+    /// The device whose point was set aside.
+    pub device: Option<String>,
 }
 
 /// A row of `partition_progress`.
@@ -162,6 +166,8 @@ impl Tables {
                 key: row.try_get("record_key")?,
                 value: row.try_get("record_value")?,
                 reason: row.try_get("reason")?,
+                account: row.try_get("account_id")?,
+                device: row.try_get("device")?,
             })
         };
         rows.fetch_all(&self.pool).await?.iter().map(letter).collect()

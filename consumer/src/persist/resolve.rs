@@ -162,6 +162,8 @@ pub fn dead_letters<'a>(batch: &'a Batch, new: &[NewRecord<'a>]) -> Vec<statemen
             key: key.as_deref().map(Cow::Borrowed),
             value: value.as_deref(),
             reason: Cow::Borrowed(reason),
+            account: None,
+            device: None,
         })
     });
     let set_aside = new.iter().filter_map(|NewRecord { record, good, .. }| {
@@ -172,6 +174,8 @@ pub fn dead_letters<'a>(batch: &'a Batch, new: &[NewRecord<'a>]) -> Vec<statemen
             key: Some(Cow::Owned(good.key_hash.to_string().into_bytes())),
             value: Some(&point.raw),
             reason: Cow::Owned(point.to_string()),
+            account: Some(good.account),
+            device: point.device.as_deref(),
         })
     });
     poison.chain(set_aside).collect()

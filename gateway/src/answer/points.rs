@@ -65,10 +65,17 @@ impl Points {
         self.push(key_hash, What::Good { device, location });
     }
 
-    /// Adds a point that breaks a rule, known by its app, its reason and what was sent.
-    pub fn add_set_aside(&mut self, app: &str, reason: &str, field: Option<&str>, raw: &str) {
+    /// Adds a point that breaks a rule, known by its app, its reason and what was sent; of a device, if that is known.
+    pub fn add_set_aside(
+        &mut self,
+        app: &str,
+        device: Option<&str>,
+        reason: &str,
+        field: Option<&str>,
+        raw: &str,
+    ) {
         let key_hash = KeyHash::of_set_aside(self.account, app, reason, raw);
-        let point = SetAside::new(app, None, reason, field, raw.as_bytes());
+        let point = SetAside::new(app, device, reason, field, raw.as_bytes());
         self.push(key_hash, What::SetAside(Box::new(point)));
     }
 
@@ -259,12 +266,14 @@ mod tests {
     #[test]
     fn a_bad_point_is_the_same_wherever_it_stands_in_its_batch() {
         let mut all = Points::of(ACCOUNT, 3);
-        all.add_set_aside("overland", "no-time", Some("[3].properties.timestamp"), "{}");
-        all.add_set_aside("overland", "no-time", Some("[0].properties.timestamp"), "{}");
-        all.add_set_aside("overland", "not-a-number", None, "{}");
+        all.add_set_aside("overland", Some("a"), "no-time", Some("[3].properties.timestamp"), "{}");
+        all.add_set_aside("overland", Some("a"), "no-time", Some("[0].properties.timestamp"), "{}");
+        all.add_set_aside("overland", None, "not-a-number", None, "{}");
         assert_eq!(all.repeated, 1);
         let records = records(all);
         let texts: Vec<_> = records.iter().map(|record| record.set_aside().unwrap().to_string()).collect();
         assert_eq!(texts, ["overland: no-time ([3].properties.timestamp)", "overland: not-a-number"]);
+        let devices = records.iter().map(|record| record.set_aside().unwrap().device.as_deref());
+        assert_eq!(devices.collect::<Vec<_>>(), [Some("a"), None]);
     }
 }

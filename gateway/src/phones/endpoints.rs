@@ -223,7 +223,9 @@ pub fn read(
     for point in &decoded.set_aside {
         let path = point.path();
         let field = Some(path.as_str()).filter(|path| !path.is_empty());
-        points.add_set_aside(request.protocol.name(), point.reason.name(), field, &point.raw);
+        // As of a good one; a name that breaks a rule is none.
+        let device = point.device.as_deref().or((point.reason != Reason::DeviceName).then_some(DEVICE));
+        points.add_set_aside(request.protocol.name(), device, point.reason.name(), field, &point.raw);
     }
     let set_aside = decoded.set_aside.iter().map(|point| point.reason).collect();
     Ok((points, Beside { set_aside, records: decoded.records }))

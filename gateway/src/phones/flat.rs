@@ -191,7 +191,7 @@ fn json_item<'a>(
         _ => None,
     };
     let Some(mut fields) = table.and_then(|table| Fields::of_json(raw, table)) else {
-        return Item::Bad(Fault(Reason::Undecodable, ""));
+        return Item::bad(Fault(Reason::Undecodable, ""), device(request, around), rules);
     };
     fields.inherit(around, &AROUND);
     item(request, &fields, inside, rules)
@@ -218,9 +218,9 @@ fn item<'a>(request: &Request<'a>, fields: &Fields<'a>, inside: bool, rules: &Ru
         && device.is_none()
         && fields.get(Field::Device).is_some_and(is_empty)
     {
-        return Item::Bad(Fault(Reason::DeviceName, fields.name(Field::Device)));
+        return Item::Bad(Fault(Reason::DeviceName, fields.name(Field::Device)), None);
     }
-    point::point(fields, device, of_app, rules).into()
+    point::item(fields, device, of_app, rules)
 }
 
 /// What it is that has no place, if it need not have one.

@@ -56,7 +56,7 @@ pub fn decode<'a>(request: &Request<'a>, rules: &Rules<'a>) -> Result<Decoded<'a
 fn feature<'a>(raw: &'a RawValue, batch: &Fields<'a>, rules: &Rules<'a>) -> Item<'a> {
     let object = raw.get().starts_with('{');
     let Some(fields) = object.then(|| Fields::of_json(raw, FEATURE)).flatten() else {
-        return Item::Bad(Fault(Reason::Undecodable, ""));
+        return Item::bad(Fault(Reason::Undecodable, ""), batch.text(Field::Device), rules);
     };
     if let Some(action) = fields.text(Field::Action) {
         return Item::Record(if action == "visit" { Record::Visit } else { Record::Action });
@@ -68,7 +68,7 @@ fn feature<'a>(raw: &'a RawValue, batch: &Fields<'a>, rules: &Rules<'a>) -> Item
         return Item::Record(Record::Other);
     }
     let device = fields.text(Field::Device).or_else(|| batch.text(Field::Device));
-    point::point(&fields, device, Units::SI, rules).into()
+    point::item(&fields, device, Units::SI, rules)
 }
 
 #[cfg(test)]

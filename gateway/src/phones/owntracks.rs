@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use super::fields::{self, Field, Fields, Table};
 use super::point::{self, Fault, Item, Units};
 use super::units;
-use super::{Decoded, NotThisProtocol, Point, Reason, Record, Request, Rules, answer};
+use super::{Decoded, NotThisProtocol, Reason, Record, Request, Rules, answer};
 
 const MESSAGE: Table = &[
     (Field::Type, "_type"),
@@ -36,21 +36,23 @@ pub fn decode<'a>(request: &Request<'a>, rules: &Rules<'a>) -> Result<Decoded<'a
     let mut fields = Fields::of_json(raw, MESSAGE).ok_or(NotThisProtocol)?;
     leave_no_zero_out(request, &mut fields);
     let item = match fields.text(Field::Type).ok_or(NotThisProtocol)?.as_ref() {
-        "location" => location(request, &fields, rules).into(),
-        "encrypted" => Item::Bad(Fault(Reason::Encrypted, "")),
+        "location" => location(request, &fields, rules),
+        "encrypted" => Item::bad(Fault(Reason::Encrypted, ""), device(request, &fields), rules),
         other => Item::Record(Record::of_owntracks(other)),
     };
     decoded.add(item, None, || Cow::Borrowed(raw.get()));
     Ok(decoded)
 }
 
-fn location<'a>(request: &Request<'a>, fields: &Fields<'a>, rules: &Rules<'a>) -> Result<Point<'a>, Fault> {
+fn location<'a>(request: &Request<'a>, fields: &Fields<'a>, rules: &Rules<'a>) -> Item<'a> {
     let since_2001 = answer::is_overland(request.user_agent);
     let units = Units { speed: units::of_kmh, zero_is_unknown: false, since_2001 };
-    let mut point = point::point(fields, device(request, fields), units, rules)?;
-    let letter = point.location.network_type.take();
-    point.location.network_type = letter.and_then(|letter| network(&letter)).map(str::to_owned);
-    Ok(point)
+    let mut item = point::item(fields, device(request, fields), units, rules);
+    if let Item::Point(point) = &mut item {
+        let letter = point.location.network_type.take();
+        point.location.network_type = letter.and_then(|letter| network(&letter)).map(str::to_owned);
+    }
+    item
 }
 
 /// Since this version code, 2.5.7, the Android app leaves out what is zero: on the equator its latitude.

@@ -1,6 +1,6 @@
 use super::*;
 use crate::phones::testing::{ARRIVAL, RULES, decoded, fault, key, one, request};
-use crate::phones::{Protocol, decode};
+use crate::phones::{Point, Protocol, decode};
 
 const FIX: &str = r#"{"_type":"location","topic":"owntracks/jane/pixel8","qos":1,"retained":true,"created_at":1786440000,
     "_id":"9d2f6a06","source":"gps","batt":55,"bs":1,"acc":7,"vac":2,"lat":48.2101001,"lon":16.3700002,"alt":168,"vel":36,

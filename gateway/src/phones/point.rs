@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use milepost_shared::location::fields::{NUMBERS, TEXT_CHARS_MAX, check_text};
-use milepost_shared::location::{DEVICE_CHARS_MAX, Location};
+use milepost_shared::location::{Location, is_device};
 
 use super::fields::{Field, Fields, Written};
 use super::units;
@@ -31,13 +31,16 @@ pub struct Fault(pub Reason, pub &'static str);
 /// What an item of a request is.
 pub enum Item<'a> {
     Point(Point<'a>),
-    Bad(Fault),
+    /// With its device, if that is known.
+    Bad(Fault, Option<Cow<'a, str>>),
     Record(Record),
 }
 
-impl<'a> From<Result<Point<'a>, Fault>> for Item<'a> {
-    fn from(point: Result<Point<'a>, Fault>) -> Self {
-        point.map_or_else(Item::Bad, Item::Point)
+impl<'a> Item<'a> {
+    /// A point of the bound device, or of the one named, that breaks a rule.
+    pub fn bad(fault: Fault, named: Option<Cow<'a, str>>, rules: &Rules<'a>) -> Self {
+        let device = rules.bound.map(Cow::Borrowed).or(named);
+        Self::Bad(fault, device.filter(|name| is_device(name)))
     }
 }
 
@@ -46,31 +49,34 @@ impl<'a> Decoded<'a> {
     pub(super) fn add(&mut self, item: Item<'a>, index: Option<usize>, raw: impl FnOnce() -> Cow<'a, str>) {
         match item {
             Item::Point(point) => self.points.push(point),
-            Item::Bad(Fault(reason, field)) => {
-                self.set_aside.push(SetAside { reason, index, field, raw: raw() });
+            Item::Bad(Fault(reason, field), device) => {
+                self.set_aside.push(SetAside { reason, device, index, field, raw: raw() });
             }
             Item::Record(record) => self.records.push(record),
         }
     }
 }
 
-/// A point of the bound device, or of the one named.
-///
-/// # Errors
-/// It breaks a rule. What may be absent breaks none: if it cannot be used it is as if absent.
-pub fn point<'a>(
+/// A point of the bound device, or of the one named. What may be absent breaks no rule: if it cannot be used it is as if
+/// absent.
+pub fn item<'a>(
     fields: &Fields<'a>,
-    device: Option<Cow<'a, str>>,
+    named: Option<Cow<'a, str>>,
     units: Units,
     rules: &Rules<'a>,
-) -> Result<Point<'a>, Fault> {
-    let device = match (rules.bound, device) {
-        (Some(bound), _) => Some(Cow::Borrowed(bound)),
-        (None, Some(name)) if check_text(&name, DEVICE_CHARS_MAX).is_err() => {
-            return Err(Fault(Reason::DeviceName, fields.name(Field::Device)));
-        }
-        (None, named) => named,
-    };
+) -> Item<'a> {
+    let device = rules.bound.map(Cow::Borrowed).or(named);
+    if device.as_deref().is_some_and(|name| !is_device(name)) {
+        return Item::Bad(Fault(Reason::DeviceName, fields.name(Field::Device)), None);
+    }
+    match location(fields, units, rules) {
+        Ok((location, timed)) => Item::Point(Point { device, location, timed }),
+        Err(fault) => Item::Bad(fault, device),
+    }
+}
+
+/// A location, and whether the app sent its time.
+fn location(fields: &Fields<'_>, units: Units, rules: &Rules<'_>) -> Result<(Location, bool), Fault> {
     let latitude =
         coordinate(fields, Field::Latitude, "latitude", Reason::LatitudeMissing, Reason::LatitudeOutOfRange)?;
     let longitude = coordinate(
@@ -91,7 +97,7 @@ pub fn point<'a>(
     location.battery_level = battery(fields, units);
     location.provider = label(fields, Field::Provider);
     location.network_type = label(fields, Field::Network);
-    Ok(Point { device, location, timed: sent.is_some() })
+    Ok((location, sent.is_some()))
 }
 
 /// Whether it is in the range of the location's field of this name.

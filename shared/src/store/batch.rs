@@ -333,6 +333,10 @@ pub struct DeadLetter<'a> {
     pub value: Option<&'a [u8]>,
     /// Why.
     pub reason: Cow<'a, str>,
+    /// Whose point was set aside; of poison it is not known.
+    pub account: Option<AccountId>,
+    /// The device whose point was set aside, if that is known.
+    pub device: Option<&'a str>,
 }
 
 /// Inserts dead letters. Those that are there already stay as they are: the progress may have been moved back. One at the same
@@ -346,8 +350,10 @@ pub async fn insert_dead_letters(
     letters: &[DeadLetter<'_>],
 ) -> sqlx::Result<()> {
     sqlx::query(
-        "INSERT INTO dead_letters (topic, partition, \"offset\", journal_time, record_key, record_value, reason) \
-         SELECT $1, * FROM unnest($2::int[], $3::bigint[], $4::timestamptz[], $5::bytea[], $6::bytea[], $7::text[]) \
+        "INSERT INTO dead_letters (topic, partition, \"offset\", journal_time, record_key, record_value, reason, \
+           account_id, device) \
+         SELECT $1, * FROM unnest($2::int[], $3::bigint[], $4::timestamptz[], $5::bytea[], $6::bytea[], $7::text[], \
+           $8::uuid[], $9::text[]) \
          ON CONFLICT DO NOTHING",
     )
     .bind(topic)
@@ -357,6 +363,8 @@ pub async fn insert_dead_letters(
     .bind(letters.iter().map(|letter| letter.key.as_deref()).collect::<Vec<_>>())
     .bind(letters.iter().map(|letter| letter.value).collect::<Vec<_>>())
     .bind(letters.iter().map(|letter| &*letter.reason).collect::<Vec<_>>())
+    .bind(letters.iter().map(|letter| letter.account).collect::<Vec<_>>())
+    .bind(letters.iter().map(|letter| letter.device).collect::<Vec<_>>())
     .execute(connection)
     .await?;
     Ok(())

@@ -4,6 +4,7 @@
 use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
 
+use crate::journal::account::AccountId;
 use crate::journal::position::{Offset, Partition};
 
 /// A record that could not be persisted, or whose point was set aside.
@@ -17,7 +18,11 @@ pub struct DeadLetter {
     pub offset: Offset,
     /// When the broker stamped the record.
     pub journal_time: OffsetDateTime,
-    /// Why it could not.
+    /// Whose point was set aside; none of a record that could not be read.
+    pub account_id: Option<AccountId>,
+    /// The device whose point was set aside, if that is known.
+    pub device: Option<String>,
+    /// Why it could not; of a point that was set aside it begins with the app.
     pub reason: String,
 }
 
@@ -27,7 +32,7 @@ pub struct DeadLetter {
 /// The database cannot be asked.
 pub async fn newest(connection: &mut PgConnection, max: u32) -> sqlx::Result<Vec<DeadLetter>> {
     sqlx::query_as(
-        "SELECT topic, partition, \"offset\", journal_time, reason FROM dead_letters \
+        "SELECT topic, partition, \"offset\", journal_time, account_id, device, reason FROM dead_letters \
          ORDER BY journal_time DESC, topic, partition, \"offset\" DESC LIMIT $1",
     )
     .bind(i64::from(max))

@@ -427,6 +427,8 @@ async fn a_point_set_aside_is_one_dead_letter_though_it_comes_twice_and_the_cons
             key: Some(record.key_hash.to_string().into_bytes()),
             value: Some(raw.to_vec()),
             reason: reason.to_owned(),
+            account: Some(world.account.id),
+            device: Some("pixel8".to_owned()),
         });
     assert_eq!(letters, wanted);
     assert_eq!(world.tables.keys().await?.len(), 4);
