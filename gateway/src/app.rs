@@ -57,7 +57,8 @@ impl App {
         let phones = Phones::new(protocols, ahead, admission.clone(), answers.clone(), clock);
         let native = Native::new(&settings.native, admission, answers, clock, stop.clone());
         let routes = native.routes().merge(phones.routes());
-        let pipeline = Arc::new(Pipeline::new(routes, cors, slots, Arc::clone(&log), stop.clone()));
+        let forgets = endpoints::forgets_at_any_answer;
+        let pipeline = Arc::new(Pipeline::new(routes, forgets, cors, slots, Arc::clone(&log), stop.clone()));
         Ok(Self { pipeline, refuser: Arc::new(Refuser { log, clock }) })
     }
 }

@@ -244,6 +244,32 @@ async fn each_page_has_its_methods_and_names_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_app_that_forgets_at_any_answer_gets_none_where_another_would_be_told_to_come_again() {
+    const IOS: &str = "User-Agent: TraccarClient/8 CFNetwork/1410.1 Darwin/22.6.0\r\nContent-Length: 0\r\n";
+    const ANDROID: &str = "User-Agent: Dalvik/2.1.0 (Linux; U; Android 11)\r\nContent-Length: 0\r\n";
+    let gateway = gateway(&[]).await;
+    let post =
+        |key: &str, fields: &str, headers: &str| head(&format!("POST /traccar/{key}?{fields}"), headers);
+    let fix = "id=1&timestamp=1773480413&lat=48.25&lon=16.375";
+    for (key, status) in [("mp_wrong", 401), (SECRET, 503)] {
+        assert_eq!(gateway.ask(post(key, fix, ANDROID)).await.status, status);
+        let mut raw = gateway.connect().await;
+        raw.send(post(key, fix, IOS)).await;
+        raw.closed().await;
+    }
+    // What would never get better is answered, and the connection goes on.
+    let mut raw = gateway.connect().await;
+    raw.send(post(SECRET, "", IOS)).await;
+    assert_eq!(raw.answer().await.status, 400);
+    raw.send(head("DELETE /traccar", "User-Agent: TraccarClient/8\r\n")).await;
+    assert_eq!(raw.answer().await.status, 405);
+    // What it has sent before is answered before the connection is closed.
+    raw.send(head("GET /", "") + &post("mp_wrong", fix, IOS)).await;
+    assert_eq!(raw.answer().await.status, 404);
+    raw.closed().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn chunked_and_compressed_bodies_are_read_and_bounded() {
     let gateway = gateway(&["--body-bytes-max=2000"]).await;
     let chunked = |body: &str| {

@@ -4,6 +4,7 @@
 //! and its future into boxes of their own.
 
 use std::convert::Infallible;
+use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,7 +16,7 @@ use axum::{BoxError, Router};
 use bytes::Bytes;
 use futures::FutureExt as _;
 use http::header::{CACHE_CONTROL, CONNECTION, EXPECT, ORIGIN, VARY};
-use http::{HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri};
 use tokio_util::sync::CancellationToken;
 use tower::{Layer as _, Service as _, ServiceExt as _};
 use tower_http::cors::CorsLayer;
@@ -29,9 +30,25 @@ use crate::http::{arriving, cors};
 /// The header that names a request.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
+/// Whether the client that sends this forgets it at any answer, even at one that says to come again.
+pub type ForgetsAtAnyAnswer = fn(&Uri, &HeaderMap) -> bool;
+
+/// A request that gets no answer: its connection is closed, since its client would take what could be said for success.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Unanswered;
+
+impl fmt::Display for Unanswered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("closed in place of an answer that the client would forget its request at")
+    }
+}
+
+impl std::error::Error for Unanswered {}
+
 /// All routes, and what every request passes on its way to one. Made once.
 pub struct Pipeline {
     router: Router,
+    forgets: ForgetsAtAnyAnswer,
     cors: Option<CorsLayer>,
     slots: Arc<Slots>,
     log: Arc<AccessLog>,
@@ -44,6 +61,7 @@ impl Pipeline {
     #[must_use]
     pub fn new(
         routes: Router,
+        forgets: ForgetsAtAnyAnswer,
         cors: Option<CorsLayer>,
         slots: Arc<Slots>,
         log: Arc<AccessLog>,
@@ -51,11 +69,14 @@ impl Pipeline {
     ) -> Self {
         let router =
             routes.fallback(async || NOT_FOUND).method_not_allowed_fallback(async || METHOD_NOT_ALLOWED);
-        Self { router, cors, slots, log, stop }
+        Self { router, forgets, cors, slots, log, stop }
     }
 
     /// Answers one request, and logs that without anything the client chose.
-    pub async fn answer<B>(self: Arc<Self>, request: http::Request<B>) -> Response
+    ///
+    /// # Errors
+    /// [`Unanswered`]: the answer would be that it failed here, and the client would forget the request for it.
+    pub async fn answer<B>(self: Arc<Self>, request: http::Request<B>) -> Result<Response, Unanswered>
     where
         B: HttpBody<Data = Bytes> + Send + Unpin + 'static,
         B::Error: Into<BoxError>,
@@ -64,6 +85,7 @@ impl Pipeline {
         let request_id = Uuid::now_v7();
         let (method, version) = (method_name(request.method()), request.version());
         let series = self.log.metrics.of(request.uri().path());
+        let forgets = (self.forgets)(request.uri(), request.headers());
         let expects_continue = request.headers().contains_key(EXPECT);
         let (parts, body) = request.into_parts();
         let (body, remainder) = arriving::lend(body);
@@ -84,7 +106,7 @@ impl Pipeline {
         }
         response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         self.log.request(series, &Answered { method, status, code, request_id, begun, bytes: read.bytes });
-        response
+        if forgets && status.is_server_error() { Err(Unanswered) } else { Ok(response) }
     }
 
     /// Leads a request to its route, if there is a slot for it.

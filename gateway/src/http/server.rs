@@ -2,7 +2,6 @@
 //!
 //! Not `axum::serve`: that has no deadlines and no limit of connections.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -172,7 +171,8 @@ fn connection(
     let has_begun = stream.has_begun();
     let service = hyper::service::service_fn(move |request: Request<Incoming>| {
         let pipeline = Arc::clone(&pipeline);
-        async move { Ok::<_, Infallible>(pipeline.answer(request).await) }
+        // What it does not answer is an error to hyper, which ends the connection without a byte.
+        pipeline.answer(request)
     });
     let mut serving = Box::pin(
         http1::Builder::new()

@@ -53,7 +53,8 @@ pub enum Forgets {
     Never,
     /// At 400 to 499: OwnTracks on iOS.
     Refused,
-    /// At any answer at all: Traccar Client up to 8 on iOS. Only a connection closed without one makes it send again.
+    /// At any answer at all: Traccar Client up to 8 on iOS. Only a connection closed without one makes it send again, so where
+    /// [`refusal`] is 503 that is what it gets.
     Answered,
 }
 

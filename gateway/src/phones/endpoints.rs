@@ -14,10 +14,11 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{MethodFilter, on};
 use clap::Args;
 use http::header::{ALLOW, AUTHORIZATION, CONTENT_TYPE, HeaderValue, USER_AGENT};
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, Uri};
 use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::clock::{Clock, millis};
 
+use super::answer::Forgets;
 use super::metric::AppMetrics;
 use super::problem::{NOT_THIS_PROTOCOL, unavailable};
 use super::{Protocol, Reason, Record, Request, Rules, answer, credentials, decode};
@@ -75,6 +76,17 @@ pub const fn routes(protocol: Protocol) -> [&'static str; 3] {
         Protocol::Traccar => ["/traccar", "/traccar/", "/traccar/{*key}"],
         Protocol::Gpslogger => ["/gpslogger", "/gpslogger/", "/gpslogger/{*key}"],
     }
+}
+
+/// Whether an app sends this that deletes what it has sent at any answer. Where it would be told to come again, its
+/// connection must be closed instead.
+#[must_use]
+pub fn forgets_at_any_answer(uri: &Uri, headers: &HeaderMap) -> bool {
+    let is_traccar = || {
+        let below = uri.path().strip_prefix(routes(Protocol::Traccar)[0]);
+        below.is_some_and(|below| below.is_empty() || below.starts_with('/'))
+    };
+    is_traccar() && Forgets::of(Protocol::Traccar, text(headers, &USER_AGENT)) == Forgets::Answered
 }
 
 /// How its apps send. What they put into the query is sent by any of the methods.
@@ -256,6 +268,30 @@ mod tests {
         assert_eq!(parsed("traccar, owntracks ,traccar"), Ok(vec![Protocol::Owntracks, Protocol::Traccar]));
         assert_eq!(parsed(""), Ok(Vec::new()));
         assert!(parsed("owntracks,mqtt").unwrap_err().contains("mqtt"));
+    }
+
+    #[test]
+    fn an_app_that_forgets_at_any_answer_is_known_by_its_name_and_its_address() {
+        const IOS: &str = "TraccarClient/8 CFNetwork/1410.1 Darwin/22.6.0";
+        for (path, user_agent, forgets) in [
+            ("/traccar/key?id=1", IOS, true),
+            ("/traccar", IOS, true),
+            ("/traccars/key", IOS, false),
+            ("/overland", IOS, false),
+            ("/api/v1/locations", IOS, false),
+            ("/traccar/key", "Dalvik/2.1.0 (Linux; U; Android 11)", false),
+            ("/traccar/key", "okhttp/3.14.9", false),
+            ("/traccar/key", "ktor-client", false),
+            ("/owntracks", "OwnTracks/26.1.1 CFNetwork/3860.400.51 Darwin/25.3.0", false),
+        ] {
+            let headers = HeaderMap::from_iter([(USER_AGENT, HeaderValue::from_static(user_agent))]);
+            assert_eq!(
+                forgets_at_any_answer(&path.parse().unwrap(), &headers),
+                forgets,
+                "{path} {user_agent}"
+            );
+        }
+        assert!(!forgets_at_any_answer(&Uri::from_static("/traccar/key"), &HeaderMap::new()));
     }
 
     #[test]
