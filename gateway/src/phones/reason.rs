@@ -61,3 +61,19 @@ impl Reason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use milepost_shared::journal::set_aside::{APPS, REASONS};
+
+    use super::*;
+    use crate::phones::Protocol;
+
+    #[test]
+    fn what_the_consumer_counts_has_the_names_that_gateways_write() {
+        assert_eq!(BTreeSet::from(REASONS), Reason::ALL.iter().map(|reason| reason.name()).collect());
+        assert_eq!(BTreeSet::from(APPS), Protocol::ALL.iter().map(|protocol| protocol.name()).collect());
+    }
+}
