@@ -3,9 +3,11 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use milepost_shared::location::{Rules, Shape, Upload, decode};
+use milepost_shared::location::{Location, Rules, Shape, Upload, decode};
 use milepost_tests::{Client, Post, World, WorldSettings, eventually};
 use serde_json::json;
+
+use crate::sent::{OWNTRACKS_IOS, Sent};
 
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -117,4 +119,45 @@ async fn an_expired_key_and_those_of_a_lost_device_are_refused_and_only_what_cha
     })
     .await?;
     world.finish(&[&Upload { device: "lost".to_owned(), ..sent }]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_key_of_a_device_stops_within_a_minute_at_every_address_and_deletes_no_point()
+-> anyhow::Result<()> {
+    let world = World::new(WorldSettings::default()).await?;
+    let _consumer = world.consumer().await?;
+    // With the settings that it has by itself.
+    let gateway = world.gateway().await?;
+    let secret = key_of(&world, "lost", &[]).await?;
+    let fix = json!({"_type": "location", "lat": 48.25, "lon": 16.375, "tst": 1_773_480_413});
+    let point = json!({
+        "type": "Feature", "geometry": {"type": "Point", "coordinates": [16.375, 48.25]},
+        "properties": {"timestamp": 1_773_480_413},
+    });
+    let query = "id=1&lat=48.25&lon=16.375&timestamp=1773480413";
+    let sent = [
+        Sent::owntracks(&secret, &fix),
+        Sent::overland(&secret, &json!({"locations": [point]})),
+        Sent::get(format!("/traccar/{secret}?{query}")),
+        Sent::get(format!("/gpslogger/{secret}?{query}")),
+        Sent::owntracks(&secret, &fix).header("user-agent", OWNTRACKS_IOS),
+    ];
+    for sent in &sent {
+        eventually(
+            MINUTE,
+            "it is taken",
+            async || Ok((sent.to(&gateway).await?.status == 200).then_some(())),
+        )
+        .await?;
+    }
+    let account = world.account.id.to_string();
+    world.administer(&["device", "revoke", "--account", &account, "--name", "lost"]).await?;
+    for (sent, status) in sent.iter().zip([401, 401, 401, 401, 503]) {
+        eventually(MINUTE, "it is refused", async || {
+            Ok((sent.to(&gateway).await?.status == status).then_some(()))
+        })
+        .await?;
+    }
+    let location = Location::new(1_773_480_413_000, 48.25, 16.375);
+    world.finish(&[&Upload { device: "lost".to_owned(), locations: vec![location] }]).await
 }

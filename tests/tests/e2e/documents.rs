@@ -11,6 +11,8 @@ use reqwest::StatusCode;
 use serde_json::Value;
 use tokio::process::Command;
 
+use crate::sent::{self, Sent};
+
 const README: &str = include_str!("../../../README.md");
 const HTTP_API: &str = include_str!("../../../docs/http-api.md");
 const TOPICS: &str = include_str!("../../../docs/topics.md");
@@ -226,6 +228,106 @@ async fn what_phone_apps_send_is_answered_as_printed_and_stored_once() -> anyhow
     let stored = [("pixel8", Some(5.0)), ("iphone", None), ("123456", None), ("nexus", None)]
         .map(|(device, accuracy)| stored(device, accuracy));
     world.finish(&stored.each_ref()).await
+}
+
+/// A fix of GPSLogger, and how it writes it.
+struct Fix {
+    seconds: i64,
+    latitude: &'static str,
+    longitude: &'static str,
+    accuracy: &'static str,
+}
+
+/// A text of GPSLogger's settings with its placeholders replaced as it does: one after the other, wherever they stand.
+fn filled(text: &str, fix: &Fix, key: &str) -> String {
+    let replaced = text
+        .replace("%LAT", fix.latitude)
+        .replace("%LON", fix.longitude)
+        .replace("%ACC", fix.accuracy)
+        .replace("%TIMESTAMP", &fix.seconds.to_string())
+        .replace("%AID", "9774d56d682e549c");
+    assert!(!replaced.contains('%'), "{replaced}");
+    replaced.replace("X-API-Key: KEY", &format!("X-API-Key: {key}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_recipe_for_gpslogger_stores_each_line_once_and_never_stops_at_one() -> anyhow::Result<()> {
+    let world = World::new(WorldSettings::default()).await?;
+    let gateway = world.gateway().await?;
+    let _consumer = world.consumer().await?;
+    let client = Client::new(world.client(&gateway)?.gateway(), "")?;
+    let headers = block(PHONES, "text", "Idempotency-Key")?;
+    let body = block(PHONES, "text", "%TIMESTAMP000")?.trim();
+    let fix = |seconds, latitude, accuracy| Fix { seconds, latitude, longitude: "-1.5E-4", accuracy };
+    let fixes = [
+        fix(1_773_480_413, "48.2081743", "4.288000106811523"),
+        // Another place, and another accuracy, within the second; and an accuracy that is not known.
+        fix(1_773_480_413, "48.2081744", "4.288000106811523"),
+        fix(1_773_480_413, "48.2081744", "5.0"),
+        fix(1_773_480_414, "48.2081744", "0.0"),
+    ];
+    let key = &world.account.secret;
+    for round in 0..3 {
+        for fix in &fixes {
+            let mut post = Post { headers: Vec::new(), ..Post::to(SINGLE, filled(body, fix, key)) };
+            for line in filled(headers, fix, key).lines() {
+                // It drops a line with a second colon.
+                let [name, value] = line.split(':').collect::<Vec<_>>()[..] else {
+                    anyhow::bail!("GPSLogger would drop the line {line:?}")
+                };
+                post = post.header(name.trim(), value.trim());
+            }
+            let answer = client.post_until_final(&post, COMMAND).await?;
+            assert_eq!(answer.status_and_body(), (200, r#"{"success":true,"processedCount":1}"#.to_owned()));
+            assert_eq!(answer.replayed(), round > 0);
+        }
+    }
+    let stored = |fix: &Fix| -> anyhow::Result<Upload> {
+        let mut location = Location::new(fix.seconds * 1000, fix.latitude.parse()?, fix.longitude.parse()?);
+        location.accuracy = Some(fix.accuracy.parse()?);
+        Ok(Upload { device: "9774d56d682e549c".to_owned(), locations: vec![location] })
+    };
+    let stored: Vec<Upload> = fixes.iter().map(stored).collect::<anyhow::Result<_>>()?;
+    world.finish(&stored.iter().collect::<Vec<_>>()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_address_for_gpslogger_gives_all_that_it_knows() -> anyhow::Result<()> {
+    let world = World::new(WorldSettings::default()).await?;
+    let gateway = world.gateway().await?;
+    let _consumer = world.consumer().await?;
+    let address = block(PHONES, "text", "/gpslogger/KEY?")?.trim();
+    let target = address.strip_prefix("https://milepost.example").context("the example's host")?;
+    let mut target = target.replace("KEY", &world.account.secret);
+    for (placeholder, value) in [
+        ("%LAT", "48.2081743"),
+        ("%LON", "16.3738189"),
+        ("%TIME", "2026-03-14T09:26:53.579Z"),
+        ("%ACC", "4.5"),
+        ("%ALT", "171.4"),
+        ("%SPD", "13.5"),
+        ("%DIR", "143.5"),
+        ("%BATT", "64.0"),
+        ("%PROV", "gps"),
+        ("%AID", "9774d56d682e549c"),
+    ] {
+        assert!(target.contains(placeholder), "{placeholder}");
+        target = target.replace(placeholder, value);
+    }
+    assert!(!target.contains('%'), "{target}");
+    for _ in 0..2 {
+        sent::ok(&Sent::get(target.clone()).to(&gateway).await?, "");
+    }
+    let location = Location {
+        accuracy: Some(4.5),
+        altitude: Some(171.4),
+        speed: Some(13.5),
+        bearing: Some(143.5),
+        battery_level: Some(64.0),
+        provider: Some("gps".to_owned()),
+        ..Location::new(1_773_480_413_579, 48.2081743, 16.3738189)
+    };
+    world.finish(&[&Upload { device: "9774d56d682e549c".to_owned(), locations: vec![location] }]).await
 }
 
 /// The cells of a column of codes, in the tables of a document.

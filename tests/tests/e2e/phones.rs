@@ -3,65 +3,14 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 use milepost_shared::location::{Location, Upload};
-use milepost_tests::{Answer, Program, Raw, Server, Services, World, WorldSettings, eventually, http};
-use reqwest::Method;
+use milepost_tests::{Program, Raw, Server, Services, World, WorldSettings, eventually};
 use serde_json::{Value, json};
 
+use crate::sent::{self, OVERLAND_OK, OWNTRACKS_IOS, Sent, TRACCAR_IOS, Told, ok};
+
 const MINUTE: Duration = Duration::from_secs(60);
-const IOS: &str = "OwnTracks/26.1.1 CFNetwork/3860.400.51 Darwin/25.3.0";
-const OVERLAND_OK: &str = r#"{"result":"ok"}"#;
-
-/// A request as an app sends it. Sent again, it is a retry.
-#[derive(Clone)]
-struct Sent {
-    method: Method,
-    target: String,
-    headers: Vec<(&'static str, String)>,
-    body: String,
-}
-
-impl Sent {
-    fn owntracks(secret: &str, body: &Value) -> Self {
-        let headers = vec![("authorization", format!("Basic {}", STANDARD.encode(format!("jane:{secret}"))))];
-        Self { method: Method::POST, target: "/owntracks".to_owned(), headers, body: body.to_string() }
-    }
-
-    fn overland(secret: &str, body: &Value) -> Self {
-        let headers = vec![("authorization", format!("Bearer {secret}"))];
-        Self { method: Method::POST, target: "/overland".to_owned(), headers, body: body.to_string() }
-    }
-
-    fn get(target: String) -> Self {
-        Self { method: Method::GET, target, headers: Vec::new(), body: String::new() }
-    }
-
-    fn header(mut self, name: &'static str, value: &str) -> Self {
-        self.headers.push((name, value.to_owned()));
-        self
-    }
-
-    async fn to(&self, gateway: &Program) -> anyhow::Result<Answer> {
-        let address = gateway.listen.context("not a gateway")?;
-        let client = http().redirect(reqwest::redirect::Policy::none()).timeout(MINUTE).build()?;
-        let mut request = client.request(self.method.clone(), format!("http://{address}{}", self.target));
-        for (name, value) in &self.headers {
-            request = request.header(*name, value);
-        }
-        let response = request.body(self.body.clone()).send().await?;
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        Ok(Answer { status, headers, body: response.bytes().await?.to_vec() })
-    }
-}
-
-fn ok(answer: &Answer, body: &str) {
-    assert_eq!(answer.status_and_body(), (200, body.to_owned()));
-    let json = (!body.is_empty()).then_some("application/json");
-    assert_eq!(answer.header("Content-Type"), json);
-}
 
 /// Points of a device, with what all apps can say of one.
 fn points(world: &World, count: usize) -> Vec<Upload> {
@@ -249,27 +198,68 @@ async fn the_same_fix_of_owntracks_with_anything_else_about_it_is_one_row_and_wh
     world.finish(&[&stored]).await
 }
 
+/// Sends all lines, one request each, the one half to the one gateway and the other to the other, which changes by round.
+async fn send_file(gateways: &[Program; 2], lines: &[Sent], round: usize) -> anyhow::Result<()> {
+    let client = sent::client()?;
+    let send = |(index, line): (usize, Sent)| {
+        let (client, gateway) = (&client, &gateways[(index + round) % 2]);
+        async move { line.by(client, gateway).await }
+    };
+    let lines = lines.iter().cloned().enumerate();
+    let mut answers = stream::iter(lines).map(send).buffered(16);
+    while let Some(answer) = answers.try_next().await? {
+        ok(&answer, "");
+    }
+    Ok(())
+}
+
+/// How many records the journal holds.
+async fn journal(world: &World) -> anyhow::Result<i64> {
+    Ok(world.kafka.ends(&world.topics.uploads).await?.iter().map(|(first, next)| next - first).sum())
+}
+
+/// What became of points so far: published, and known from the cache or the table, or from what was just acknowledged.
+async fn outcomes(gateways: &[Program]) -> anyhow::Result<[f64; 3]> {
+    let cached = count(gateways, "cache").await? + count(gateways, "table").await?;
+    Ok([count(gateways, "published").await?, cached, count(gateways, "recent").await?])
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_days_file_sent_again_and_again_line_by_line_to_two_gateways_is_published_once()
+async fn a_days_file_sent_five_times_line_by_line_to_two_gateways_is_published_once_and_known_after_that()
 -> anyhow::Result<()> {
     let world = World::new(WorldSettings::default()).await?;
     let _consumer = world.consumer().await?;
-    let gateways = two_gateways(&world).await?;
-    let points = points(&world, 200);
+    let mut gateways = two_gateways(&world).await?;
+    let points = points(&world, 2000);
     let lines: Vec<Sent> = points.iter().map(|point| line(&world.account.secret, point)).collect();
-    for round in 0..5 {
-        let send = |(index, line): (usize, &Sent)| {
-            let (line, gateway) = (line.clone(), &gateways[(index + round) % 2]);
-            async move { line.to(gateway).await }
-        };
-        let answers: Vec<Answer> =
-            stream::iter(lines.iter().enumerate()).map(send).buffered(8).try_collect().await?;
-        answers.iter().for_each(|answer| ok(answer, ""));
-        world.caught_up().await?;
+    send_file(&gateways, &lines, 0).await?;
+    world.caught_up().await?;
+    assert_eq!((journal(&world).await?, outcomes(&gateways).await?), (2000, [2000.0, 0.0, 0.0]));
+
+    // A gateway remembers for a while what it has published itself, and uses that before the answers have come to its cache.
+    send_file(&gateways, &lines, 1).await?;
+    let [published, cached, recent] = outcomes(&gateways).await?;
+    assert_eq!((published, cached + recent), (2000.0, 2000.0));
+
+    // Without that memory, all are known from the cache and the table, also by gateways that have just started.
+    for gateway in &mut gateways {
+        gateway.set("RECENT_POINTS", "0");
     }
-    assert_eq!(count(&gateways, "published").await?, 200.0);
-    let known = count(&gateways, "cache").await? + count(&gateways, "table").await?;
-    assert_eq!(known + count(&gateways, "recent").await?, 800.0);
+    for round in [2, 3, 4] {
+        if round != 4 {
+            for gateway in &mut gateways {
+                gateway.set("WARM_UP", if round == 2 { "0s" } else { "1h" });
+                gateway.restart().await?;
+            }
+        }
+        let [_, before, _] = outcomes(&gateways).await?;
+        send_file(&gateways, &lines, round).await?;
+        assert_eq!(outcomes(&gateways).await?, [0.0, before + 2000.0, 0.0], "round {round}");
+        if round == 2 {
+            assert_eq!(count(&gateways, "table").await?, 2000.0, "nothing else knows them");
+        }
+    }
+    assert_eq!(journal(&world).await?, 2000);
     world.finish(&all(&points)).await
 }
 
@@ -319,6 +309,15 @@ async fn bad_points_of_a_batch_become_dead_letters_once_and_spoil_no_other() -> 
     found.sort();
     wanted.sort();
     assert_eq!(found, wanted);
+    let listed = world.administer(&["dead-letters", "list", "--limit", "100"]).await?;
+    for (reason, _) in &bad {
+        let is_whole = |line: &&str| {
+            [&world.account.id.to_string(), "phone", &format!("overland: {reason}")]
+                .iter()
+                .all(|text| line.contains(text))
+        };
+        assert_eq!(listed.lines().filter(is_whole).count(), 1, "{reason} in {listed}");
+    }
     for gateway in [&gateways[0], &gateways[1]] {
         ok(&sent.to(gateway).await?, OVERLAND_OK);
     }
@@ -339,14 +338,11 @@ async fn what_is_refused_is_refused_as_the_app_understands_it_and_names_no_key()
     gateway.start().await?;
     let _consumer = world.consumer().await?;
     let secret = world.account.secret.as_str();
-    let raw = |target: &str, body: &str| Sent {
-        target: target.to_owned(),
-        body: body.to_owned(),
-        ..Sent::overland(secret, &Value::Null)
+    let raw = |target: &str, body: &str| {
+        Sent::post(target, body).header("authorization", &format!("Bearer {secret}"))
     };
     let large = " ".repeat((1 << 20) + 1);
-    let wrong = Sent { headers: Vec::new(), ..Sent::owntracks(secret, &json!({"_type": "lwt"})) };
-    let wrong = wrong.header("authorization", "Basic dXNlcjp3cm9uZw==");
+    let wrong = Sent::owntracks("wrong", &json!({"_type": "lwt"}));
     for (sent, status, code) in [
         (raw("/overland", "{"), 400, "not-this-protocol"),
         (raw("/overland", ""), 400, "not-this-protocol"),
@@ -354,12 +350,12 @@ async fn what_is_refused_is_refused_as_the_app_understands_it_and_names_no_key()
         (raw("/owntracks", "[]"), 400, "not-this-protocol"),
         (raw("/overland", &large), 413, "body-too-large"),
         (Sent::get(format!("/gpslogger/{secret}")), 400, "not-this-protocol"),
-        (Sent::get("/gpslogger/mp_wrong?lat=1&lon=2".to_owned()), 401, "unauthorized"),
-        (Sent::get("/gpslogger".to_owned()), 401, "unauthorized"),
+        (Sent::get("/gpslogger/mp_wrong?lat=1&lon=2"), 401, "unauthorized"),
+        (Sent::get("/gpslogger"), 401, "unauthorized"),
         (Sent::get(format!("/overland?token={secret}")), 405, "method-not-allowed"),
         (Sent::get(format!("/traccar/{secret}?id=1&lat=1&lon=2")), 404, "not-found"),
         (wrong.clone(), 401, "unauthorized"),
-        (wrong.header("user-agent", IOS), 503, "unauthorized"),
+        (wrong.header("user-agent", OWNTRACKS_IOS), 503, "unauthorized"),
     ] {
         let answer = sent.to(&gateway).await?;
         let page = answer.json();
@@ -371,8 +367,7 @@ async fn what_is_refused_is_refused_as_the_app_understands_it_and_names_no_key()
     ok(&raw("/owntracks/", "").to(&gateway).await?, "[]");
     ok(&raw("/owntracks/pub?u=jane&d=phone", "").to(&gateway).await?, "[]");
     ok(&raw("/overland", r#"{"locations":[]}"#).to(&gateway).await?, OVERLAND_OK);
-    let mut token = raw(&format!("/overland?token={secret}"), r#"{"locations":[]}"#);
-    token.headers.clear();
+    let token = Sent::post(format!("/overland?token={secret}"), r#"{"locations":[]}"#);
     ok(&token.to(&gateway).await?, OVERLAND_OK);
     let metrics = gateway.page("/metrics").await.context("metrics")?;
     assert!(metrics.contains(r#"route="/gpslogger/{*key}""#) && !metrics.contains(secret));
@@ -406,4 +401,174 @@ async fn without_kafka_an_app_is_told_to_wait_and_what_it_sends_again_is_stored_
     kafka.start().await?;
     taken(&sent).await?;
     world.finish(&all(&points)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_kafka_gone_in_the_middle_of_a_batch_an_app_is_told_to_wait_and_its_retry_stores_the_rest_once()
+-> anyhow::Result<()> {
+    let kafka = Server::kafka().await?;
+    let world = World::on(Services::shared()?.with_kafka(&kafka), WorldSettings::default()).await?;
+    let mut gateway = world.new_gateway()?;
+    gateway.set("PUBLISH_TIMEOUT", "2s");
+    // Four points of a batch are on their way at once: it takes a while.
+    gateway.set("PUBLISH_IN_FLIGHT", "8");
+    gateway.start().await?;
+    let gateways = [gateway];
+    let points = points(&world, 2000);
+    let secret = &world.account.secret;
+    let mut tries = 0_u8;
+    eventually(MINUTE, "the journal takes points", async || {
+        tries += 1;
+        let answer = Sent::overland(secret, &batch(&points[..1])).to(&gateways[0]).await?;
+        Ok((answer.status == 200).then_some(()))
+    })
+    .await?;
+    let refused_before = count(&gateways, "unavailable").await?;
+
+    let sent = Sent::overland(secret, &batch(&points[..1900]));
+    let cut = async {
+        eventually(MINUTE, "some of the batch are acknowledged", async || {
+            Ok((count(&gateways, "published").await? > 20.0).then_some(()))
+        })
+        .await?;
+        // At once, and then as a power cut would.
+        kafka.pause()?;
+        kafka.kill().await
+    };
+    let (answer, ()) = tokio::try_join!(sent.to(&gateways[0]), cut)?;
+    assert_eq!((answer.status, answer.header("Retry-After")), (503, Some("2")));
+    let acknowledged = count(&gateways, "published").await?;
+    let left = count(&gateways, "unavailable").await? - refused_before;
+    assert!(acknowledged > 20.0 && left > 20.0, "{acknowledged} acknowledged, {left} not: it was not split");
+    assert_eq!(acknowledged + left, 1900.0);
+
+    kafka.start().await?;
+    let before =
+        eventually(MINUTE, "the journal can be read", async || Ok(journal(&world).await.ok())).await?;
+    // What was on its way may have arrived though it was not acknowledged.
+    let unknown = i64::from(4 + tries - 1);
+    #[expect(clippy::cast_possible_truncation, reason = "a small count")]
+    let acknowledged = acknowledged as i64;
+    assert!((acknowledged..=acknowledged + unknown).contains(&before), "{before} in the journal");
+    let superset = Sent::overland(secret, &batch(&points));
+    let taken = eventually(MINUTE, "the points are taken", async || {
+        let answer = superset.to(&gateways[0]).await?;
+        Ok((answer.status != 503).then_some(answer))
+    });
+    ok(&taken.await?, OVERLAND_OK);
+    // What was acknowledged is not published again; what arrived besides is there twice, and is persisted once.
+    assert_eq!(journal(&world).await? - 2000, before - acknowledged);
+    let _consumer = world.consumer().await?;
+    world.finish(&all(&points)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_as_long_as_its_body_may_be_whatever_a_batch_of_locations_may_be() -> anyhow::Result<()> {
+    let world = World::new(WorldSettings::default()).await?;
+    let _consumer = world.consumer().await?;
+    let mut gateway = world.new_gateway()?;
+    gateway.set("LOCATIONS_MAX", "1");
+    gateway.start().await?;
+    let points = points(&world, 2000);
+    let sent = Sent::overland(&world.account.secret, &batch(&points));
+    let room = (1 << 20) - sent.body.len();
+    let with_blanks = |blanks: usize| sent.clone().with_body(sent.body.clone() + &" ".repeat(blanks));
+    let taken = eventually(MINUTE, "the points are taken", async || {
+        let answer = with_blanks(room).to(&gateway).await?;
+        Ok((answer.status != 503).then_some(answer))
+    });
+    ok(&taken.await?, OVERLAND_OK);
+    let answer = with_blanks(room + 1).to(&gateway).await?;
+    assert_eq!((answer.status, answer.json()["code"].as_str()), (413, Some("body-too-large")));
+    world.finish(&all(&points)).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn keys_and_passwords_of_apps_are_in_no_log_at_any_level_in_no_metric_and_in_no_problem()
+-> anyhow::Result<()> {
+    const PLANTED: &str = "PlantedPassword5309";
+    let world = World::new(WorldSettings::default()).await?;
+    let _consumer = world.consumer().await?;
+    let mut gateway = world.new_gateway()?;
+    gateway.set("MILEPOST_LOG", "trace");
+    gateway.start().await?;
+    let secret = world.account.secret.as_str();
+    let configuration = json!({"_type": "configuration", "password": PLANTED, "username": PLANTED});
+    let dump = json!({"_type": "dump", "configuration": configuration});
+    let form = "application/x-www-form-urlencoded";
+    let session = format!("action=auth&user=jane&pass={PLANTED}");
+    let token = format!("id=1&notificationToken={PLANTED}");
+    let with_key = |path: &str| Sent::post(format!("{path}/{secret}"), token.clone());
+    let requests = [
+        Sent::owntracks(secret, &configuration),
+        Sent::owntracks(secret, &dump),
+        Sent::owntracks(secret, &json!({"_type": "encrypted", "data": PLANTED})),
+        Sent::owntracks(PLANTED, &dump),
+        Sent::owntracks(secret, &json!([PLANTED])),
+        Sent::post(format!("/owntracks/{PLANTED}?d={PLANTED}"), configuration.to_string()),
+        Sent::post(format!("/overland?token={PLANTED}"), format!(r#"{{"trip":"{PLANTED}"}}"#)),
+        Sent::overland(secret, &json!({"locations": [PLANTED, {"geometry": PLANTED}]})),
+        Sent::overland(PLANTED, &json!({"locations": []})),
+        with_key("/traccar").header("content-type", form),
+        Sent::get(format!("/traccar/{PLANTED}?id=1&pass={PLANTED}")),
+        Sent::post(format!("/gpslogger/{secret}/log/ulogger/t/jane/client/index.php"), session),
+        Sent::get(format!("/gpslogger/{PLANTED}/{PLANTED}?lat={PLANTED}&api_key={PLANTED}")),
+        Sent::get(format!("/gpslogger/{secret}?lat={PLANTED}&lon=1&pass={PLANTED}")),
+        Sent::get(format!("/nowhere/{PLANTED}?token={PLANTED}")),
+        Sent::get(format!("/traccar/{secret}?{PLANTED}={PLANTED}")).header("user-agent", TRACCAR_IOS),
+        Sent::post(format!("/traccar/{PLANTED}"), "").header("user-agent", TRACCAR_IOS),
+    ];
+    let client = sent::client()?;
+    for (index, request) in requests.iter().enumerate() {
+        let told = eventually(MINUTE, "it is answered", async || {
+            let told = request.told(&client, &gateway).await?;
+            // The first of all records may find a producer that does not know the topic yet.
+            let is_early =
+                matches!(&told, Told::Answer(answer) if answer.json()["code"] == "journal-unavailable");
+            Ok((!is_early).then_some(told))
+        });
+        if let Told::Answer(answer) = told.await? {
+            let text = format!("{:?} {}", answer.headers, String::from_utf8_lossy(&answer.body));
+            assert!(!text.contains(PLANTED) && !text.contains(secret), "{index}: {text}");
+            assert!(!(300..400).contains(&answer.status), "{index} is a redirect");
+        }
+    }
+    world.caught_up().await?;
+    let metrics = gateway.page("/metrics").await.context("metrics")?;
+    assert!(!metrics.contains(PLANTED) && !metrics.contains(secret));
+    assert!(gateway.logged()?.contains(" TRACE "), "the log is not as talkative as it could be");
+    for log in world.log_files()? {
+        let text = String::from_utf8_lossy(&std::fs::read(&log)?).into_owned();
+        assert!(!text.contains(PLANTED), "a password is in {}", log.display());
+    }
+    // A point that was set aside is kept as it was sent, without what may be a key.
+    let letters = world.tables.dead_letters().await?;
+    let form = letters.iter().find(|letter| letter.reason.starts_with("gpslogger:")).context("set aside")?;
+    assert_eq!(form.value.as_deref(), Some(format!("lat={PLANTED}&lon=1").as_bytes()));
+    world.finish(&[]).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_protocol_can_be_turned_off_and_no_address_leads_elsewhere() -> anyhow::Result<()> {
+    let world = World::new(WorldSettings::default()).await?;
+    let names = ["owntracks", "overland", "traccar", "gpslogger"];
+    let (client, secret) = (sent::client()?, &world.account.secret);
+    for off in ["", "owntracks", "overland", "traccar", "gpslogger"] {
+        let mut gateway = world.new_gateway()?;
+        let on: Vec<&str> = names.into_iter().filter(|name| *name != off && !off.is_empty()).collect();
+        gateway.set("PHONE_PROTOCOLS", &on.join(","));
+        gateway.start().await?;
+        for name in names {
+            for below in ["", "/", &format!("/{secret}"), &format!("/{secret}/"), "/a/b?c=d", "//"] {
+                let answer = Sent::post(format!("/{name}{below}"), "{").by(&client, &gateway).await?;
+                let is_there = if on.contains(&name) { [400, 401] } else { [404, 404] };
+                assert!(is_there.contains(&answer.status), "{name}{below} without {off}: {}", answer.status);
+            }
+        }
+        let answer = Sent::post("/api/v1/locations", "{").by(&client, &gateway).await?;
+        assert_eq!(answer.status, 401, "the JSON API is always there");
+        gateway.stop().await?;
+    }
+    let _consumer = world.consumer().await?;
+    world.finish(&[]).await
 }
