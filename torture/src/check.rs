@@ -1,9 +1,13 @@
 //! The checkers: one per invariant of ARCHITECTURE.md, and some for the run itself. Each is a pure function of what the
 //! clients saw and what the system left behind, and knows nothing of how Milepost is made.
 //!
+//! A point of an app is an upload of one location to all of them, whose key is the point itself; a bad one is an upload that is
+//! set aside in place of being stored.
+//!
 //! None accuses an innocent run: an attempt without an answer, or answered 5xx, may or may not have stored its upload, and a
 //! key is free again once its window is over, for a late retry too.
 
+mod behaviour;
 mod case;
 mod completeness;
 mod conflict;
@@ -33,6 +37,7 @@ use crate::fault::{Episode, Fault};
 use crate::history::History;
 use crate::operation::Kind;
 use crate::plan::Plan;
+use crate::system::PUBLISH_TIMEOUT;
 
 /// Violations kept of each checker; all are counted.
 pub const VIOLATIONS_KEPT: usize = 20;
@@ -40,9 +45,9 @@ pub const VIOLATIONS_KEPT: usize = 20;
 /// A checker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Checker {
-    /// What was acknowledged is stored.
+    /// What was acknowledged is stored; a bad point is set aside.
     Lost,
-    /// Once per key and window; without a key once per request.
+    /// Once per key and window; without a key once per request. A point of an app is its own key.
     Doubled,
     /// Nothing is stored that nobody sent.
     Invented,
@@ -153,6 +158,8 @@ pub struct Demands {
     pub rebuilt: bool,
     /// How long after its window an answer may still be given: two clocks, and a gateway that sees journal time late.
     pub grace: Duration,
+    /// From the stamp of a record to the acknowledgement that a gateway still takes, longest.
+    pub acknowledged: Duration,
     /// Longest attempt.
     pub attempt: Duration,
     /// From the last heal to the first 200, longest.
@@ -179,13 +186,14 @@ impl Demands {
             pauses: plan.pauses,
             rebuilt: true,
             grace: Duration::from_secs(3),
+            acknowledged: PUBLISH_TIMEOUT,
             attempt: Duration::from_secs(15),
             first_answer: Duration::from_secs(30),
             caught_up: Duration::from_secs(60),
             idle: Duration::from_secs(25),
             files: 64,
-            // A gateway's cache may hold all answers of the run.
-            memory: (256 << 20) + plan.operations * 400,
+            // A gateway's cache may hold all answers of the run, and what it knows of each point besides.
+            memory: (256 << 20) + plan.operations * 700,
         }
     }
 }

@@ -1,5 +1,7 @@
 //! The clients: each operation is a task that sends its uploads, retries as a phone would, and writes down what it saw.
 
+mod apps;
+
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -59,6 +61,7 @@ struct Shared {
     recorder: Recorder,
     http: reqwest::Client,
     next: AtomicU64,
+    requests: AtomicU64,
     clients: Arc<Semaphore>,
     reuses: Arc<Semaphore>,
     under_way: std::sync::Mutex<BTreeSet<u64>>,
@@ -88,6 +91,7 @@ impl Driver {
             recorder,
             http,
             next: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
             under_way: std::sync::Mutex::default(),
             enough: CancellationToken::new(),
             end: CancellationToken::new(),
@@ -218,6 +222,9 @@ impl Shared {
                 join_all(copies).await;
             }
             Kind::Malformed => self.malformed(operation, a).await,
+            Kind::Superset | Kind::Shared | Kind::WholeFile | Kind::Renewed | Kind::Twins => {
+                self.app(operation, permit).await;
+            }
         }
     }
 
@@ -311,13 +318,18 @@ impl Shared {
         let bytes = Raw::request(&post, &self.settings.secrets[account], None);
         let sent = if rand::random() { bytes.len() } else { rand::random_range(1..bytes.len()) };
         let began = self.recorder.now();
-        let hang_up = async {
-            let mut raw = Raw::connect(self.settings.gateways[operation.gateway]).await?;
-            raw.send(&bytes[..sent]).await
-        };
-        let whole = hang_up.await.is_ok() && sent == bytes.len();
+        let whole = self.send_bytes(operation.gateway, &bytes[..sent]).await && sent == bytes.len();
         self.write(upload, Ask::Post, account, operation.gateway, began, Outcome::HungUp { whole });
         whole
+    }
+
+    /// Sends bytes on a connection of its own, and closes it. Returns whether they were sent.
+    async fn send_bytes(&self, gateway: usize, bytes: &[u8]) -> bool {
+        let send = async {
+            let mut raw = Raw::connect(self.settings.gateways[gateway]).await?;
+            raw.send(bytes).await
+        };
+        send.await.is_ok()
     }
 
     /// The request of an upload. Copies are written differently: as a single or a batch, dense or indented.
@@ -383,25 +395,8 @@ impl Shared {
         request: reqwest::RequestBuilder,
     ) -> Option<Answered> {
         let began = self.recorder.now();
-        let request = request.header("X-API-Key", &self.settings.secrets[account]);
-        let answered = async {
-            let response = request.send().await.ok()?;
-            let status = response.status().as_u16();
-            let header = |name| response.headers().get(name)?.to_str().ok().map(str::to_owned);
-            let location = header(LOCATION);
-            let replayed =
-                response.headers().get("Idempotency-Replayed").is_some_and(|value| value == "true");
-            let body = response.bytes().await.ok()?;
-            Some(Answered { status, replayed, location, body: Arc::from(&body[..]) })
-        };
-        let answered = answered.await;
-        let outcome = match &answered {
-            Some(Answered { status, replayed, body, .. }) => {
-                Outcome::Answer { status: *status, body: Arc::clone(body), replayed: *replayed }
-            }
-            None => Outcome::Unknown,
-        };
-        self.write(upload, ask, account, gateway, began, outcome);
+        let answered = answered(request.header("X-API-Key", &self.settings.secrets[account])).await;
+        self.write(upload, ask, account, gateway, began, outcome(answered.as_ref()));
         answered
     }
 
@@ -414,10 +409,34 @@ impl Shared {
         began: Duration,
         outcome: Outcome,
     ) {
-        let ended = self.recorder.now();
-        let attempt = Attempt { upload, ask, account, gateway, began, ended, outcome };
+        let (request, ended) = (self.number(), self.recorder.now());
+        let attempt = Attempt { request, upload, ask, account, gateway, began, ended, outcome };
         self.recorder.write(|history| history.attempts.push(attempt));
     }
+
+    /// Of a request.
+    fn number(&self) -> u64 {
+        self.requests.fetch_add(1, Ordering::Relaxed)
+    }
+}
+
+/// Sends a request; `None` if no whole answer comes.
+async fn answered(request: reqwest::RequestBuilder) -> Option<Answered> {
+    let response = request.send().await.ok()?;
+    let status = response.status().as_u16();
+    let header = |name| response.headers().get(name)?.to_str().ok().map(str::to_owned);
+    let location = header(LOCATION);
+    let replayed = response.headers().get("Idempotency-Replayed").is_some_and(|value| value == "true");
+    let body = response.bytes().await.ok()?;
+    Some(Answered { status, replayed, location, body: Arc::from(&body[..]) })
+}
+
+fn outcome(answered: Option<&Answered>) -> Outcome {
+    answered.map_or(Outcome::Unknown, |Answered { status, replayed, body, .. }| Outcome::Answer {
+        status: *status,
+        body: Arc::clone(body),
+        replayed: *replayed,
+    })
 }
 
 /// How long the load has to rest at this moment of the run.

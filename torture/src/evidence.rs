@@ -49,7 +49,8 @@ pub struct JournalEntry {
     pub key_hash: String,
     /// The account, 0 or 1; `None` for poison.
     pub account: Option<usize>,
-    /// The upload; `None` for poison, which includes an upload that no operation has, and for a point that was set aside.
+    /// The upload; `None` for poison, which includes an upload that no operation has, and for a point set aside that no operation
+    /// has.
     pub upload: Option<UploadId>,
     /// Whether it is a point that was set aside: decided as an upload is, and a dead letter if it is new.
     pub is_set_aside: bool,
@@ -90,6 +91,17 @@ pub struct StoredKey {
     pub expires_at: JournalTime,
     /// The record that claimed it.
     pub source: Position,
+}
+
+/// A row of `dead_letters`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The record that it holds.
+    pub position: Position,
+    /// The account, 0 or 1; `None` for poison.
+    pub account: Option<usize>,
+    /// The bad point, as its record of the journal has it.
+    pub upload: Option<UploadId>,
 }
 
 /// A fact as a subscriber saw it, in the order seen.
@@ -182,8 +194,8 @@ pub struct Evidence {
     pub stored: Vec<StoredUpload>,
     /// The rows of `idempotency_keys`.
     pub keys: Vec<StoredKey>,
-    /// Positions in `dead_letters`.
-    pub dead_letters: Vec<Position>,
+    /// The rows of `dead_letters`.
+    pub dead_letters: Vec<DeadLetter>,
     /// Facts, read from the start of the topic at the end of the run.
     pub facts: Vec<SeenFact>,
     /// `partition_progress.next_offset` by partition.

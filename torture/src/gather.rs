@@ -11,10 +11,12 @@ use milepost_shared::journal::clock::Clock;
 use milepost_shared::journal::position::Position;
 use milepost_tests::{KeyRow, Stored};
 
-use crate::evidence::{Evidence, JournalEntry, Observed, SeenFact, Sources, StoredKey, StoredUpload};
+use crate::evidence::{
+    DeadLetter, Evidence, JournalEntry, Observed, SeenFact, Sources, StoredKey, StoredUpload,
+};
 use crate::operation::Marks;
 use crate::original;
-use crate::record::{journal_entry, seen_fact};
+use crate::record::{dead_letter, journal_entry, seen_fact};
 
 /// Longest time to read a topic.
 const READ: Duration = Duration::from_secs(300);
@@ -104,11 +106,12 @@ fn reduced(sources: &Sources, mut stored: Stored, ordinals: &[i32]) -> StoredUpl
     if let Some(copies) = copies {
         stored.upload.locations = stored.upload.locations.into_iter().step_by(copies).collect();
     }
-    let (upload, fault) = original::compare(sources.seed, &stored.upload);
+    let account = sources.account(stored.account);
+    let (upload, fault) = original::compare(sources.seed, account, &stored.upload);
     StoredUpload {
         position: stored.source,
         received_at: stored.received_at,
-        account: sources.account(stored.account),
+        account,
         upload,
         fault: fault.or_else(|| copies.is_none().then(|| format!("its ordinals are {ordinals:?}"))),
         copies: copies.unwrap_or(1),
@@ -139,8 +142,9 @@ async fn keys(sources: &Sources) -> anyhow::Result<Vec<StoredKey>> {
     Ok(sources.tables.keys().await?.into_iter().map(key).collect())
 }
 
-async fn dead_letters(sources: &Sources) -> anyhow::Result<Vec<Position>> {
-    Ok(sources.tables.dead_letters().await?.into_iter().map(|letter| letter.position).collect())
+async fn dead_letters(sources: &Sources) -> anyhow::Result<Vec<DeadLetter>> {
+    let letters = sources.tables.dead_letters().await?;
+    Ok(letters.iter().map(|letter| dead_letter(sources, letter)).collect())
 }
 
 /// Compares the tables with what they held `before`, when they were emptied and built again from the journal. Keys whose
@@ -165,7 +169,8 @@ pub async fn rebuilt(sources: &Sources, before: &Evidence) -> anyhow::Result<Vec
     keys_after.retain(|position, key| key.expires_at > now || keys_before.contains_key(position));
     differences.extend(self::differences("key", keys_before, keys_after));
 
-    let letters = |positions: Vec<Position>| positions.into_iter().map(|position| (position, ())).collect();
+    let letters =
+        |letters: Vec<DeadLetter>| letters.into_iter().map(|letter| (letter.position, letter)).collect();
     let after = letters(dead_letters(sources).await?);
     differences.extend(self::differences("dead letter", letters(before.dead_letters.clone()), after));
     Ok(differences)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::app::App;
 use crate::operation::UploadId;
 
 /// What a client asked for.
@@ -19,6 +20,8 @@ pub enum Ask {
     Get,
     /// The same by an account that it is not of.
     GetByStranger,
+    /// A point in a request of this app.
+    Point(App),
 }
 
 /// How an attempt ended.
@@ -42,9 +45,11 @@ pub enum Outcome {
     Unknown,
 }
 
-/// One request.
+/// One request about one upload. A request of an app is as many attempts as it has points: what it ends in is said of each.
 #[derive(Debug, Clone)]
 pub struct Attempt {
+    /// The number of the request in the run, which only the points of one have in common.
+    pub request: u64,
     /// The upload it was about.
     pub upload: UploadId,
     /// What was asked for.
@@ -71,10 +76,10 @@ impl Attempt {
         }
     }
 
-    /// Whether it was an upload answered 200 or 202: from then on Milepost owes it.
+    /// Whether an upload was sent that has no fault but, at most, that it is to be set aside.
     #[must_use]
-    pub fn is_acknowledged(&self) -> bool {
-        self.ask == Ask::Post && matches!(self.status(), Some(200 | 202))
+    pub fn is_upload(&self) -> bool {
+        matches!(self.ask, Ask::Post | Ask::Point(_))
     }
 }
 

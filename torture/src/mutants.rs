@@ -12,7 +12,7 @@ use milepost_shared::program::crash::CrashPoint;
 use tokio::time::timeout;
 
 use crate::check::Checker;
-use crate::fault::{CrashKind, Fault, Target};
+use crate::fault::{CrashKind, Fault, Link, Target, Trouble};
 use crate::plan::Plan;
 
 /// One planted bug.
@@ -59,6 +59,15 @@ pub fn all() -> Vec<Mutant> {
         mutant("give-up-on-a-fact", Checker::Facts, &[Fault::Pause(Target::Kafka)]),
         mutant("expire-before-emission", Checker::Facts, &[after_commit]),
         mutant("re-emit-by-newest-row", Checker::Facts, &[after_commit]),
+        mutant("point-key-without-device", Checker::Lost, &[]),
+        mutant(
+            "taken-without-one-point",
+            Checker::Lost,
+            &[
+                Fault::Link(Link::GatewayKafka, Trouble::Cut),
+                Fault::Link(Link::GatewayKafka, Trouble::Silent),
+            ],
+        ),
     ];
     for mutant in &mut mutants {
         let plan = &mut mutant.plan;

@@ -2,11 +2,15 @@
 //! again from the run's seed, so whatever is found in a table, a topic or a log can be recognised as lost, doubled, torn or
 //! invented.
 
+pub mod point;
+
 use std::fmt;
 
 use milepost_shared::location::{Location, Upload};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt as _, SeedableRng as _};
+
+use self::point::Point;
 
 /// The first capture time, milliseconds since 1970. Every location has a capture time of its own, counted from here.
 const CAPTURED_FROM: i64 = 1_700_000_000_000;
@@ -40,12 +44,22 @@ pub enum Kind {
     Hot,
     /// A body with a fault: 400, and nothing stored.
     Malformed,
+    /// Overland: a batch whose answer is lost, then a superset of it until that is taken. One of its points is a bad one.
+    Superset,
+    /// Overland: two batches in flight at once to both gateways, which share some points, among them a bad one.
+    Shared,
+    /// GPSLogger: a file line by line over both gateways, and all of it again; now and then once more after the window.
+    WholeFile,
+    /// OwnTracks: a fix that is sent again with another `created_at`.
+    Renewed,
+    /// Traccar Client: one time and place, of two devices of an account, and of one device name in both accounts.
+    Twins,
 }
 
 impl Kind {
     /// All of them, with how many of 1000 operations are of that kind.
-    pub const ALL: [(Self, u32); 10] = [
-        (Self::Plain, 590),
+    pub const ALL: [(Self, u32); 15] = [
+        (Self::Plain, 518),
         (Self::Keyless, 80),
         (Self::Conflict, 50),
         (Self::Race, 40),
@@ -55,32 +69,49 @@ impl Kind {
         (Self::Status, 30),
         (Self::Hot, 2),
         (Self::Malformed, 18),
+        (Self::Superset, 12),
+        (Self::Shared, 12),
+        (Self::WholeFile, 12),
+        (Self::Renewed, 20),
+        (Self::Twins, 16),
     ];
+
+    /// Whether a phone app sends it: points without a key, each an upload of its own.
+    #[must_use]
+    pub fn is_of_app(self) -> bool {
+        matches!(self, Self::Superset | Self::Shared | Self::WholeFile | Self::Renewed | Self::Twins)
+    }
 }
 
-/// Which of an operation's two bodies.
+/// Which of an operation's uploads: of two bodies, or of the points of an app.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Variant {
     /// The first.
     A,
     /// Another upload, under the same key.
     B,
+    /// An upload of one location, whose key is the point itself.
+    Point(Point),
 }
 
 impl Variant {
-    /// The other one.
+    /// The other upload under the same key; a point has none.
     #[must_use]
-    pub fn other(self) -> Self {
+    pub fn other(self) -> Option<Self> {
         match self {
-            Self::A => Self::B,
-            Self::B => Self::A,
+            Self::A => Some(Self::B),
+            Self::B => Some(Self::A),
+            Self::Point(_) => None,
         }
     }
+}
 
-    fn stream(self) -> u64 {
+impl fmt::Display for Variant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::A => 1,
-            Self::B => 2,
+            Self::A => f.write_str("A"),
+            Self::B => f.write_str("B"),
+            Self::Point(point) => point.fmt(f),
         }
     }
 }
@@ -90,13 +121,47 @@ impl Variant {
 pub struct UploadId {
     /// The operation.
     pub operation: u64,
-    /// Which of its bodies.
+    /// Which of its uploads.
     pub variant: Variant,
+}
+
+impl UploadId {
+    /// What it claims.
+    #[must_use]
+    pub fn key(self) -> Key {
+        let point = match self.variant {
+            Variant::Point(point) => Some(point),
+            Variant::A | Variant::B => None,
+        };
+        Key { operation: self.operation, point }
+    }
+
+    /// Whether it is a point of an app.
+    #[must_use]
+    pub fn is_point(self) -> bool {
+        self.key().point.is_some()
+    }
 }
 
 impl fmt::Display for UploadId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}{:?}", self.operation, self.variant)
+        write!(f, "{}{}", self.operation, self.variant)
+    }
+}
+
+/// What is claimed in an account for the time of a window: an operation's key, or a point, which is its own key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Key {
+    /// The operation.
+    pub operation: u64,
+    /// Which of its points, if it has points.
+    pub point: Option<Point>,
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "operation {}", self.operation)?;
+        self.point.map_or(Ok(()), |point| point.fmt(f))
     }
 }
 
@@ -107,11 +172,12 @@ pub struct Operation {
     pub index: u64,
     /// What it is about.
     pub kind: Kind,
-    /// The account that sends it, 0 or 1; in [`Kind::Strangers`] body A is sent by this one and body B by the other.
+    /// The account that sends it, 0 or 1; in [`Kind::Strangers`] body A is sent by this one and body B by the other, and in
+    /// [`Kind::Twins`] the phone of [`point::Phone::Strangers`] is the other's.
     pub account: usize,
     /// The gateway it turns to first, 0 or 1. Half of the retries go to the other one.
     pub gateway: usize,
-    /// Its idempotency key; `None` for [`Kind::Keyless`].
+    /// Its idempotency key; `None` for [`Kind::Keyless`] and for what apps send.
     pub key: Option<String>,
 }
 
@@ -153,25 +219,34 @@ pub fn operation(seed: u64, index: u64) -> Operation {
         kind,
         account: random.random_range(0..2),
         gateway: random.random_range(0..2),
-        key: (kind != Kind::Keyless).then_some(key),
+        key: (kind != Kind::Keyless && !kind.is_of_app()).then_some(key),
     }
 }
 
 /// The upload that `id` names.
 #[must_use]
 pub fn upload(seed: u64, id: UploadId) -> Upload {
-    let mut random = random_of(seed, id.operation, id.variant.stream());
+    let number = match id.variant {
+        Variant::A => 1,
+        Variant::B => 2,
+        Variant::Point(point) => return point::upload(seed, id.operation, point),
+    };
+    let mut random = random_of(seed, id.operation, number);
     let count = draw_count(&mut random);
     let digits = marks(seed).digits;
     let locations =
         (0_i64..).take(count).map(|ordinal| location(&mut random, &digits, id, ordinal)).collect();
-    Upload { device: format!("device-{}-{}", id.operation, id.variant.stream()), locations }
+    Upload { device: format!("device-{}-{number}", id.operation), locations }
 }
 
-/// How many locations the upload has that `id` names.
+/// How many locations are stored of the upload that `id` names: none of a bad point.
 #[must_use]
 pub fn count(seed: u64, id: UploadId) -> usize {
-    draw_count(&mut random_of(seed, id.operation, id.variant.stream()))
+    match id.variant {
+        Variant::A => draw_count(&mut random_of(seed, id.operation, 1)),
+        Variant::B => draw_count(&mut random_of(seed, id.operation, 2)),
+        Variant::Point(point) => usize::from(!point::is_bad(seed, id.operation, point)),
+    }
 }
 
 /// The first thing drawn of an upload.
@@ -185,13 +260,8 @@ fn draw_count(random: &mut ChaCha8Rng) -> usize {
 }
 
 fn location(random: &mut ChaCha8Rng, digits: &str, id: UploadId, ordinal: i64) -> Location {
-    // Never with a last digit of 0, which would not be written back.
-    let mut coordinate = |degrees_max: i32| -> f64 {
-        let degrees = random.random_range(-degrees_max..=degrees_max);
-        let last = random.random_range(0..1000) * 10 + random.random_range(1..10);
-        format!("{degrees}.{digits}{last:04}").parse().expect("these are the digits of a number")
-    };
-    let mut location = Location::new(captured_at(id, ordinal), coordinate(89), coordinate(179));
+    let (latitude, longitude) = (coordinate(random, digits, 89), coordinate(random, digits, 179));
+    let mut location = Location::new(captured_at(id, ordinal), latitude, longitude);
     location.accuracy = Some(random.random_range(0.0..100.0));
     if ordinal % 3 == 0 {
         location.speed = Some(random.random_range(0.0..50.0));
@@ -200,15 +270,26 @@ fn location(random: &mut ChaCha8Rng, digits: &str, id: UploadId, ordinal: i64) -
     location
 }
 
+/// Never with a last digit of 0, which would not be written back.
+fn coordinate(random: &mut ChaCha8Rng, digits: &str, degrees_max: i32) -> f64 {
+    let degrees = random.random_range(-degrees_max..=degrees_max);
+    let last = random.random_range(0..1000) * 10 + random.random_range(1..10);
+    format!("{degrees}.{digits}{last:04}").parse().expect("these are the digits of a number")
+}
+
 fn captured_at(id: UploadId, ordinal: i64) -> i64 {
     let operation = i64::try_from(id.operation).expect("a run has fewer operations than milliseconds");
     CAPTURED_FROM + (operation * 2 + i64::from(id.variant == Variant::B)) * TIMES_PER_UPLOAD + ordinal
 }
 
-/// The upload that a capture time belongs to, and the location's place in it; `None` if no operation has it.
+/// The upload that a capture time belongs to, and the location's place in it; `None` if no operation has it. Of a point it does
+/// not say the phone: [`point::Phone::First`] stands for all.
 #[must_use]
 pub fn identify(captured_at: i64) -> Option<(UploadId, usize)> {
-    let since = u64::try_from(captured_at.checked_sub(CAPTURED_FROM)?).ok()?;
+    if captured_at < CAPTURED_FROM {
+        return Some((point::identify(captured_at)?, 0));
+    }
+    let since = u64::try_from(captured_at - CAPTURED_FROM).ok()?;
     let per_upload = TIMES_PER_UPLOAD.unsigned_abs();
     let (number, ordinal) = (since / per_upload, since % per_upload);
     let variant = if number % 2 == 0 { Variant::A } else { Variant::B };
@@ -254,7 +335,8 @@ mod tests {
         assert_eq!(kinds.len(), Kind::ALL.len());
         let keys: BTreeSet<&String> =
             operations.iter().filter_map(|operation| operation.key.as_ref()).collect();
-        assert_eq!(keys.len(), operations.iter().filter(|operation| operation.kind != Kind::Keyless).count());
+        let has_key = |operation: &&Operation| operation.kind != Kind::Keyless && !operation.kind.is_of_app();
+        assert_eq!(keys.len(), operations.iter().filter(has_key).count());
         assert!(keys.iter().all(|key| key.contains(&marks(7).key)));
     }
 }

@@ -1,18 +1,39 @@
 //! The original: what an operation sent, made again to compare with what is found in a topic or a table.
 
+use milepost_shared::journal::set_aside::SetAside;
 use milepost_shared::location::fields::{NUMBERS, TEXTS};
 use milepost_shared::location::{Location, Upload};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::operation::{self, UploadId};
+use crate::app;
+use crate::operation::{self, UploadId, point};
 
-/// Which upload this is, by its first location's capture time, and what differs, bit for bit, from what the operation sent.
+/// What a gateway of this build says of the bad points that operations send: their app, and the rule they break.
+const SET_ASIDE: (&str, &str) = ("overland", "latitude-out-of-range");
+
+/// Which upload of an account this is, by its first location's capture time and, of a point, its device; and what differs, bit for
+/// bit, from what the operation sent.
 #[must_use]
-pub fn compare(seed: u64, found: &Upload) -> (Option<UploadId>, Option<String>) {
+pub fn compare(seed: u64, account: Option<usize>, found: &Upload) -> (Option<UploadId>, Option<String>) {
     let first = found.locations.first().and_then(|first| operation::identify(first.timestamp));
     let Some((id, _)) = first else { return (None, Some("it is no operation's".to_owned())) };
-    (Some(id), difference(&operation::upload(seed, id), found))
+    let id = point::of_device(seed, id, &found.device, account);
+    let is_bad = operation::count(seed, id) == 0;
+    let fault = is_bad.then(|| "it breaks a rule, and was to be set aside".to_owned());
+    (Some(id), fault.or_else(|| difference(&operation::upload(seed, id), found)))
+}
+
+/// Which bad point of an account this is; `None` if it is not, byte for byte, what an operation sent and had to be set aside.
+#[must_use]
+pub fn set_aside(seed: u64, account: usize, found: &SetAside) -> Option<UploadId> {
+    let (device, captured_at) = app::whose(&found.raw)?;
+    let (id, _) = operation::identify(captured_at)?;
+    let id = point::of_device(seed, id, &device, Some(account));
+    let is_as_sent = operation::count(seed, id) == 0
+        && (found.app.as_str(), found.reason.as_str()) == SET_ASIDE
+        && found.raw == app::feature(&operation::upload(seed, id)).as_bytes();
+    is_as_sent.then_some(id)
 }
 
 fn difference(sent: &Upload, found: &Upload) -> Option<String> {
@@ -71,9 +92,54 @@ fn location(sent: &Map<String, Value>) -> Location {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::operation::Variant;
+    use crate::operation::{Kind, Variant};
 
     const SEED: u64 = 7;
+
+    /// The account of an operation of a kind, and the points that it sends.
+    fn points(kind: Kind) -> (usize, Vec<UploadId>) {
+        let mut operations = (0..).map(|index| operation::operation(SEED, index));
+        let operation = operations.find(|one| one.kind == kind).expect("every kind comes");
+        let [points, _] = point::sent(SEED, &operation);
+        (operation.account, points)
+    }
+
+    #[test]
+    fn a_point_under_another_device_or_account_is_torn_from_its_own_or_is_one_that_nobody_sent() {
+        let (account, twins) = points(Kind::Twins);
+        let [first, second, strangers] = twins[..] else { panic!("{twins:?}") };
+        let made = |id| operation::upload(SEED, id);
+        for (id, of) in [(first, account), (second, account), (strangers, 1 - account)] {
+            assert_eq!(compare(SEED, Some(of), &made(id)), (Some(id), None));
+        }
+        let (id, fault) = compare(SEED, Some(1 - account), &made(first));
+        assert!(id == Some(strangers) && fault.is_some(), "{id:?}: {fault:?}");
+        let moved = Upload { device: made(second).device, ..made(first) };
+        let (id, fault) = compare(SEED, Some(account), &moved);
+        assert!(id == Some(second) && fault.is_some(), "{id:?}: {fault:?}");
+        for (device, of) in [("another", Some(account)), (&made(second).device, Some(1 - account))] {
+            let found = Upload { device: device.to_owned(), ..made(first) };
+            assert!(compare(SEED, of, &found).1.unwrap().starts_with("device "));
+        }
+    }
+
+    #[test]
+    fn a_bad_point_is_recognised_by_what_was_set_aside_and_by_nothing_less() {
+        let (account, points) = points(Kind::Superset);
+        let bad = points.into_iter().find(|id| operation::count(SEED, *id) == 0).unwrap();
+        let upload = operation::upload(SEED, bad);
+        let raw = app::feature(&upload);
+        let of = |app, reason, raw: &str| {
+            set_aside(SEED, account, &SetAside::new(app, None, reason, Some("[3].geometry"), raw.as_bytes()))
+        };
+        let (app, reason) = SET_ASIDE;
+        assert_eq!(of(app, reason, &raw), Some(bad));
+        assert_eq!(of("owntracks", reason, &raw), None);
+        assert_eq!(of(app, "no-time", &raw), None);
+        assert_eq!(of(app, reason, &raw.replace("Point", "point")), None);
+        assert_eq!(of(app, reason, "{}"), None);
+        assert!(compare(SEED, Some(account), &upload).1.unwrap().contains("set aside"));
+    }
 
     fn id() -> UploadId {
         let ids = (0..).map(|operation| UploadId { operation, variant: Variant::B });
@@ -84,7 +150,7 @@ mod tests {
     fn what_was_sent_is_recognised_in_json_too() {
         let sent = operation::upload(SEED, id());
         let sent: JsonUpload = serde_json::from_slice(&serde_json::to_vec(&sent).unwrap()).unwrap();
-        assert_eq!(compare(SEED, &sent.into()), (Some(id()), None));
+        assert_eq!(compare(SEED, None, &sent.into()), (Some(id()), None));
     }
 
     #[test]
@@ -107,7 +173,7 @@ mod tests {
         for (change, text) in changes {
             let mut found = operation::upload(SEED, id());
             change(&mut found);
-            let (_, fault) = compare(SEED, &found);
+            let (_, fault) = compare(SEED, None, &found);
             assert!(fault.as_ref().is_some_and(|fault| fault.contains(text)), "{text}: {fault:?}");
         }
     }

@@ -5,22 +5,20 @@ use anyhow::{Context as _, ensure};
 use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::position::Position;
-use milepost_shared::journal::record::JournalRecord;
+use milepost_shared::journal::record::{JournalRecord, Payload};
 use milepost_tests::Record;
 use serde::Deserialize;
 
-use crate::evidence::{JournalEntry, SeenFact, Sources};
+use crate::evidence::{DeadLetter, JournalEntry, SeenFact, Sources};
 use crate::operation::UploadId;
 use crate::original::{self, JsonUpload};
 
-/// What a record of the journal is. All that is not, bit for bit, what an operation sent is poison.
+/// What a record of the journal is. All that is not, bit for bit, what an operation sent is poison, or a point set aside that is
+/// no operation's.
 #[must_use]
 pub fn journal_entry(sources: &Sources, record: &Record) -> JournalEntry {
-    let (key_hash, account, upload) = match sent(sources, record) {
-        Some((key_hash, account, upload)) => (key_hash, Some(account), upload),
-        None => (String::new(), None, None),
-    };
-    let is_set_aside = account.is_some() && upload.is_none();
+    let sent = sent(sources, record.key.as_deref(), record.value.as_deref());
+    let Sent { key_hash, account, upload, is_set_aside } = sent.unwrap_or_default();
     JournalEntry {
         position: Position::new(record.partition, record.offset),
         time: JournalTime(record.time),
@@ -31,18 +29,34 @@ pub fn journal_entry(sources: &Sources, record: &Record) -> JournalEntry {
     }
 }
 
-/// Key, account and upload of a record that is no poison; no upload if it is a point that was set aside.
-fn sent(sources: &Sources, record: &Record) -> Option<(String, usize, Option<UploadId>)> {
-    let read = JournalRecord::decode(record.key.as_deref(), record.value.as_deref()).ok()?;
-    let account = sources.account(read.account)?;
-    let upload = match read.upload() {
-        Some(upload) => match original::compare(sources.seed, upload) {
-            (Some(upload), None) => Some(upload),
+/// What a dead letter says that it was in the journal.
+#[must_use]
+pub fn dead_letter(sources: &Sources, letter: &milepost_tests::DeadLetter) -> DeadLetter {
+    let sent = sent(sources, letter.key.as_deref(), letter.value.as_deref()).unwrap_or_default();
+    DeadLetter { position: letter.position, account: sent.account, upload: sent.upload }
+}
+
+/// What a record holds; by default poison.
+#[derive(Default)]
+struct Sent {
+    key_hash: String,
+    account: Option<usize>,
+    upload: Option<UploadId>,
+    is_set_aside: bool,
+}
+
+/// `None` of poison.
+fn sent(sources: &Sources, key: Option<&[u8]>, value: Option<&[u8]>) -> Option<Sent> {
+    let JournalRecord { key_hash, account, payload, .. } = JournalRecord::decode(key, value).ok()?;
+    let account = sources.account(account)?;
+    let (upload, is_set_aside) = match &payload {
+        Payload::Upload(upload) => match original::compare(sources.seed, Some(account), upload) {
+            (Some(upload), None) => (Some(upload), false),
             _ => return None,
         },
-        None => None,
+        Payload::SetAside(point) => (original::set_aside(sources.seed, account, point), true),
     };
-    Some((read.key_hash.to_string(), account, upload))
+    Some(Sent { key_hash: key_hash.to_string(), account: Some(account), upload, is_set_aside })
 }
 
 /// The key of a record, if it is 64 lower-case hex digits.
@@ -91,7 +105,7 @@ fn read(sources: &Sources, record: &Record, fact: &mut SeenFact) -> anyhow::Resu
     fact.received_at = JournalTime(head.received_at);
     let upload: JsonUpload = serde_json::from_slice(value).context("not the JSON promised")?;
     let upload = upload.into();
-    let (id, fault) = original::compare(sources.seed, &upload);
+    let (id, fault) = original::compare(sources.seed, fact.account, &upload);
     fact.upload = id;
     ensure!(header(record, "device")? == upload.device, "header device differs");
     match fault {

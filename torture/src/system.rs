@@ -30,6 +30,8 @@ use crate::schedule::{Claims, Part};
 const READY: Duration = Duration::from_secs(90);
 /// How often a program is looked for that has ended by itself.
 const SUPERVISION: Duration = Duration::from_millis(500);
+/// `PUBLISH_TIMEOUT`
+pub(crate) const PUBLISH_TIMEOUT: Duration = Duration::from_secs(3);
 /// Longest wait for the database by the harness itself.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Where a replay can come from, as the gateways' metric has it.
@@ -476,7 +478,7 @@ fn set_gateway(gateway: &mut Program) {
     gateway.set("ANSWER_WAIT", "4s");
     gateway.set("WAIT_MAX", "6s");
     gateway.set("DRAIN_TIMEOUT", "10s");
-    gateway.set("PUBLISH_TIMEOUT", "3s");
+    gateway.set("PUBLISH_TIMEOUT", &format!("{}s", PUBLISH_TIMEOUT.as_secs()));
 }
 
 fn set_consumer(consumer: &mut Program, batch_records: u32) {

@@ -10,13 +10,17 @@ use milepost_shared::journal::position::Position;
 use crate::check::Demands;
 use crate::evidence::Evidence;
 use crate::fault::{Episode, Fault};
-use crate::history::{Ask, Attempt, History, Outcome};
-use crate::operation::{self, Kind, UploadId, Variant};
+use crate::history::{Attempt, History, Outcome};
+use crate::operation::{self, Key, Kind, UploadId, Variant};
 
 /// How far the run's time and journal time, two clocks of one machine, may lie apart.
 const SLACK: Duration = Duration::from_millis(500);
 
-/// A stored upload, seen from its key: it opened a window.
+/// In a gateway's memory a point counts as known for one part in so many of the window from the acknowledgement of its last record,
+/// which may be a copy from the window's end (decision 17).
+const RECENT_PART: u32 = 4;
+
+/// A stored upload or a bad point that was set aside, seen from its key: it opened a window.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Opening {
     pub(super) position: Position,
@@ -26,7 +30,7 @@ pub(super) struct Opening {
 
 impl fmt::Display for Opening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?} from {} at {}", self.variant, at(self.position), self.time.0)
+        write!(f, "{} from {} at {}", self.variant, at(self.position), self.time.0)
     }
 }
 
@@ -48,8 +52,8 @@ pub(super) struct Case<'a> {
     pub(super) demands: &'a Demands,
     /// By operation.
     kinds: Vec<Kind>,
-    /// By operation and account, in journal order.
-    openings: HashMap<(u64, usize), Vec<Opening>>,
+    /// By key and account, in journal order.
+    openings: HashMap<(Key, usize), Vec<Opening>>,
     /// Uploads without a fault that an account sent, or tried to.
     sent: HashSet<(UploadId, usize)>,
     unended: HashSet<u64>,
@@ -62,18 +66,28 @@ impl<'a> Case<'a> {
         episodes: &'a [Episode],
         demands: &'a Demands,
     ) -> Self {
-        let mut openings: HashMap<(u64, usize), Vec<Opening>> = HashMap::new();
+        let mut openings: HashMap<(Key, usize), Vec<Opening>> = HashMap::new();
+        let mut open = |position, time, account, upload: Option<UploadId>| {
+            if let (Some(upload), Some(account)) = (upload, account) {
+                let opening = Opening { position, time, variant: upload.variant };
+                openings.entry((upload.key(), account)).or_default().push(opening);
+            }
+        };
         for stored in &evidence.stored {
-            if let (Some(upload), Some(account)) = (stored.upload, stored.account) {
-                let opening =
-                    Opening { position: stored.position, time: stored.received_at, variant: upload.variant };
-                openings.entry((upload.operation, account)).or_default().push(opening);
+            open(stored.position, stored.received_at, stored.account, stored.upload);
+        }
+        let set_aside = evidence.journal.iter().filter(|entry| entry.is_set_aside);
+        let times: HashMap<Position, JournalTime> =
+            set_aside.map(|entry| (entry.position, entry.time)).collect();
+        for letter in &evidence.dead_letters {
+            if let Some(time) = times.get(&letter.position) {
+                open(letter.position, *time, letter.account, letter.upload);
             }
         }
         for openings in openings.values_mut() {
             openings.sort_unstable_by_key(|opening| (opening.time, opening.position));
         }
-        let posts = history.attempts.iter().filter(|attempt| attempt.ask == Ask::Post);
+        let posts = history.attempts.iter().filter(|attempt| attempt.is_upload());
         Self {
             kinds: (0..history.operations)
                 .map(|index| operation::operation(evidence.seed, index).kind)
@@ -98,13 +112,13 @@ impl<'a> Case<'a> {
         (0..).zip(self.kinds.iter().copied())
     }
 
-    /// What is stored of an operation for an account, in journal order.
-    pub(super) fn openings(&self, operation: u64, account: usize) -> &[Opening] {
-        self.openings.get(&(operation, account)).map_or(&[], Vec::as_slice)
+    /// What is stored or set aside under a key of an account, in journal order.
+    pub(super) fn openings(&self, key: Key, account: usize) -> &[Opening] {
+        self.openings.get(&(key, account)).map_or(&[], Vec::as_slice)
     }
 
-    /// All openings, by operation and account.
-    pub(super) fn keys(&self) -> impl Iterator<Item = ((u64, usize), &[Opening])> {
+    /// All openings, by key and account.
+    pub(super) fn keys(&self) -> impl Iterator<Item = ((Key, usize), &[Opening])> {
         self.openings.iter().map(|(key, openings)| (*key, openings.as_slice()))
     }
 
@@ -118,13 +132,28 @@ impl<'a> Case<'a> {
         JournalTime(self.evidence.observed.begun_ms).plus(at)
     }
 
-    /// How an attempt relates to the windows of one of its operation's two uploads.
-    pub(super) fn reach(&self, attempt: &Attempt, variant: Variant) -> Reach {
+    /// How an attempt relates to the windows of its upload.
+    pub(super) fn own(&self, attempt: &Attempt) -> Reach {
+        self.reach(attempt, attempt.upload.variant)
+    }
+
+    /// How it relates to those of the other upload under the same key.
+    pub(super) fn other(&self, attempt: &Attempt) -> Reach {
+        attempt.upload.variant.other().map_or(Reach::Never, |variant| self.reach(attempt, variant))
+    }
+
+    fn reach(&self, attempt: &Attempt, variant: Variant) -> Reach {
         let (began, ended) = (self.wall(attempt.began), self.wall(attempt.ended).plus(SLACK));
-        let openings = self.openings(attempt.upload.operation, attempt.account).iter();
+        let openings = self.openings(attempt.upload.key(), attempt.account).iter();
         let known = openings.filter(|opening| opening.variant == variant && opening.time <= ended);
+        let ttl = self.evidence.ttl;
+        let memory = if attempt.upload.is_point() {
+            self.demands.acknowledged + ttl / RECENT_PART
+        } else {
+            Duration::ZERO
+        };
         let reach = known.map(|opening| {
-            let over = opening.time.plus(self.evidence.ttl).plus(self.demands.grace);
+            let over = opening.time.plus(ttl + memory + self.demands.grace);
             if over < began { Reach::Over } else { Reach::Open }
         });
         reach.max().unwrap_or(Reach::Never)
@@ -144,10 +173,10 @@ impl<'a> Case<'a> {
             .any(|episode| is_meant(episode.fault) && episode.began <= to && episode.healed >= from)
     }
 
-    /// POSTs of uploads without a fault that were answered with one of these.
+    /// Requests with uploads, points included, that were answered with one of these.
     pub(super) fn answered(&self, statuses: &[u16]) -> impl Iterator<Item = &'a Attempt> {
         self.history.attempts.iter().filter(move |attempt| {
-            attempt.ask == Ask::Post && attempt.status().is_some_and(|status| statuses.contains(&status))
+            attempt.is_upload() && attempt.status().is_some_and(|status| statuses.contains(&status))
         })
     }
 }

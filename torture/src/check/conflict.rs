@@ -5,16 +5,14 @@ use super::case::{Case, Reach, describe};
 use crate::operation::Kind;
 
 pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
-    for ((operation, account), openings) in case.keys() {
+    for ((key, account), openings) in case.keys() {
         verdict.examined += 1;
         for pair in openings.windows(2) {
             let is_inside = pair[1].time < pair[0].time.plus(case.evidence.ttl);
             if is_inside && pair[0].variant != pair[1].variant {
                 verdict.accuse(|| {
                     let (first, second) = (pair[0], pair[1]);
-                    format!(
-                        "operation {operation} of account {account}: {second} is stored in the window of {first}"
-                    )
+                    format!("{key} of account {account}: {second} is stored in the window of {first}")
                 });
             }
         }
@@ -25,8 +23,8 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
             continue;
         }
         verdict.examined += 1;
-        let own = case.reach(attempt, attempt.upload.variant);
-        let other = case.reach(attempt, attempt.upload.variant.other());
+        let own = case.own(attempt);
+        let other = case.other(attempt);
         if attempt.status() == Some(200) {
             if own == Reach::Never && other == Reach::Open {
                 verdict.accuse(|| format!("answered in a window of the other upload: {}", describe(attempt)));

@@ -24,8 +24,10 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
                 format!("{position} in the journal is upload {upload}, never sent by account {account}")
             }),
             (Some(_), Some(_)) => {}
-            // It does not say which request it came with.
-            _ if entry.is_set_aside || may_be_poison => {}
+            _ if entry.is_set_aside => verdict.accuse(|| {
+                format!("{} in the journal is a point set aside that no operation sent", at(entry.position))
+            }),
+            _ if may_be_poison => {}
             _ => verdict.accuse(|| format!("{} in the journal is poison", at(entry.position))),
         }
     }
@@ -55,6 +57,20 @@ mod tests {
             run.episodes.clear();
             assert_eq!(run.judgement(Checker::Invented), Judgement::Broken, "{upload:?}");
         }
+    }
+
+    #[test]
+    fn a_point_that_was_in_no_request_is_invented_and_so_is_one_set_aside() {
+        let mut run = Run::innocent();
+        let last = *run.points(Kind::Superset).last().unwrap();
+        run.history.attempts.retain(|attempt| attempt.upload != last);
+        assert_eq!(run.judgement(Checker::Invented), Judgement::Broken);
+
+        let mut run = Run::innocent();
+        let bad = run.bad_point(Kind::Superset);
+        let mut journal = run.evidence.journal.iter_mut();
+        journal.find(|entry| entry.upload == Some(bad)).unwrap().upload = None;
+        assert_eq!(run.judgement(Checker::Invented), Judgement::Broken);
     }
 
     #[test]

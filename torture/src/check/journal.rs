@@ -9,8 +9,8 @@ use milepost_shared::journal::position::Position;
 use super::Verdict;
 use super::case::{Case, at};
 use super::one_answer::promised;
-use crate::evidence::{Evidence, JournalEntry};
-use crate::operation;
+use crate::evidence::{DeadLetter, Evidence, JournalEntry};
+use crate::operation::{self, Key, Kind};
 
 /// What the journal says should be there.
 #[derive(Default)]
@@ -39,12 +39,31 @@ fn decided(evidence: &Evidence) -> Expected<'_> {
 }
 
 pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
+    check_hashes(case, verdict);
     let expected = decided(case.evidence);
     check_stored(case.evidence, &expected, verdict);
     check_keys(case.evidence, &expected, verdict);
     check_dead_letters(case.evidence, &expected, verdict);
     for difference in case.evidence.rebuilt.iter().flatten() {
         verdict.accuse(|| format!("built again from the journal: {difference}"));
+    }
+}
+
+/// What the journal is decided by: a key hash stands for one key of one account, and the key for it, unless the client gave none.
+fn check_hashes(case: &Case<'_>, verdict: &mut Verdict) {
+    let mut keys: HashMap<&str, (Key, usize)> = HashMap::new();
+    let mut hashes: HashMap<(Key, usize), &str> = HashMap::new();
+    for entry in &case.evidence.journal {
+        let (Some(upload), Some(account)) = (entry.upload, entry.account) else { continue };
+        verdict.examined += 1;
+        let (hash, key) = (entry.key_hash.as_str(), upload.key());
+        if *keys.entry(hash).or_insert((key, account)) != (key, account) {
+            verdict.accuse(|| format!("{} has the key hash of another key than {key}", at(entry.position)));
+        }
+        let has_key = case.kind(key.operation) != Some(Kind::Keyless);
+        if has_key && *hashes.entry((key, account)).or_insert(hash) != hash {
+            verdict.accuse(|| format!("{} has another key hash than {key} had before", at(entry.position)));
+        }
     }
 }
 
@@ -98,8 +117,16 @@ fn check_keys(evidence: &Evidence, expected: &Expected<'_>, verdict: &mut Verdic
 }
 
 fn check_dead_letters(evidence: &Evidence, expected: &Expected<'_>, verdict: &mut Verdict) {
-    let dead: BTreeSet<Position> = evidence.dead_letters.iter().copied().collect();
+    let letters = evidence.dead_letters.iter();
+    let dead: BTreeSet<Position> = letters.map(|letter| letter.position).collect();
     verdict.examined += u64::try_from(dead.len()).unwrap_or(u64::MAX);
+    for letter in &evidence.dead_letters {
+        let DeadLetter { position, account, upload } = letter;
+        let wanted = expected.set_aside.get(position).map(|entry| (entry.account, entry.upload));
+        if wanted.is_some_and(|wanted| wanted != (*account, *upload)) {
+            verdict.accuse(|| format!("the dead letter of {} is not its record", at(*position)));
+        }
+    }
     let wanted: BTreeSet<Position> =
         expected.poison.iter().chain(expected.set_aside.keys()).copied().collect();
     for position in dead.difference(&wanted) {
@@ -112,13 +139,9 @@ fn check_dead_letters(evidence: &Evidence, expected: &Expected<'_>, verdict: &mu
 
 #[cfg(test)]
 mod tests {
-    use milepost_shared::journal::position::Partition;
-
     use super::super::testing::Run;
-    use super::super::{Checker, Judgement, all};
+    use super::super::{Checker, Judgement};
     use super::*;
-    use crate::evidence::StoredKey;
-    use crate::operation::Kind;
 
     fn broken_by(change: impl FnOnce(&mut Run)) {
         let mut run = Run::innocent();
@@ -165,73 +188,60 @@ mod tests {
     }
 
     #[test]
-    fn dead_letters_are_the_poison_records() {
+    fn dead_letters_are_the_poison_records_and_the_points_set_aside() {
         broken_by(|run| run.evidence.dead_letters.clear());
-        broken_by(|run| run.evidence.dead_letters.push(run.evidence.stored[9].position));
-    }
-
-    /// A point set aside at the end of partition 0, as a faultless system leaves it, and behind it a copy.
-    fn set_aside(run: &mut Run) -> Position {
-        let evidence = &mut run.evidence;
-        let of_partition = evidence.journal.iter().filter(|entry| entry.position.partition == Partition(0));
-        let last = of_partition.max_by_key(|entry| entry.position).unwrap().clone();
-        let (key_hash, account) = ("a".repeat(64), Some(0));
-        let entries = [1, 2].map(|behind| JournalEntry {
-            position: Position::new(0, last.position.offset.0 + behind),
-            key_hash: key_hash.clone(),
-            account,
-            upload: None,
-            is_set_aside: true,
-            ..last.clone()
+        broken_by(|run| {
+            let stored = &run.evidence.stored[9];
+            let (position, account, upload) = (stored.position, stored.account, stored.upload);
+            run.evidence.dead_letters.push(DeadLetter { position, account, upload });
         });
-        let (position, time) = (entries[0].position, last.time);
-        evidence.journal.extend(entries);
-        evidence.dead_letters.push(position);
-        evidence.keys.push(StoredKey {
-            key_hash,
-            account,
-            status: 200,
-            body: promised(0).into_bytes(),
-            accepted_at: time,
-            expires_at: time.plus(evidence.ttl),
-            source: position,
-        });
-        for offsets in [&mut evidence.progress, &mut evidence.committed] {
-            offsets.insert(0, position.offset.0 + 2);
-        }
-        position
     }
 
     #[test]
     fn a_point_set_aside_is_one_dead_letter_with_a_key_and_without_a_row() {
-        let mut run = Run::innocent();
-        set_aside(&mut run);
-        let verdicts = all(&run.history, &run.evidence, &run.episodes, &run.demands);
-        for verdict in &verdicts {
-            assert_eq!(
-                (verdict.judgement(), &verdict.violations),
-                (Judgement::Held, &Vec::new()),
-                "{verdict:?}"
-            );
+        let bad = Run::innocent().bad_point(Kind::Shared);
+        let positions = |run: &Run| -> Vec<Position> {
+            let journal = run.evidence.journal.iter().filter(|entry| entry.upload == Some(bad));
+            journal.map(|entry| entry.position).collect()
+        };
+        let [first, copy] = positions(&Run::innocent())[..] else { panic!("two batches have it") };
+        broken_by(|run| run.evidence.dead_letters.retain(|letter| letter.position != first));
+        broken_by(|run| {
+            let mut letters = run.evidence.dead_letters.iter();
+            let letter = *letters.find(|letter| letter.position == first).unwrap();
+            run.evidence.dead_letters.push(DeadLetter { position: copy, ..letter });
+        });
+        for change in
+            [|letter: &mut DeadLetter| letter.upload = None, |letter: &mut DeadLetter| letter.account = None]
+        {
+            broken_by(|run| {
+                let mut letters = run.evidence.dead_letters.iter_mut();
+                change(letters.find(|letter| letter.position == first).unwrap());
+            });
         }
         broken_by(|run| {
-            let position = set_aside(run);
-            run.evidence.dead_letters.retain(|letter| *letter != position);
+            let mut keys = run.evidence.keys.iter_mut();
+            keys.find(|key| key.source == first).unwrap().body = promised(1).into_bytes();
         });
         broken_by(|run| {
-            let position = set_aside(run);
-            let copy = Position::new(0, position.offset.0 + 1);
-            run.evidence.dead_letters.push(copy);
-        });
-        broken_by(|run| {
-            set_aside(run);
-            run.evidence.keys.last_mut().unwrap().body = promised(1).into_bytes();
-        });
-        broken_by(|run| {
-            let position = set_aside(run);
             let mut stored = run.evidence.stored[9].clone();
-            stored.position = position;
+            stored.position = first;
             run.evidence.stored.push(stored);
+        });
+    }
+
+    #[test]
+    fn a_key_hash_stands_for_one_key_and_a_key_for_one_hash() {
+        let twins = Run::innocent().points(Kind::Twins);
+        for other in &twins[1..] {
+            broken_by(|run| {
+                let hash = run.published(twins[0]).key_hash.clone();
+                run.published(*other).key_hash = hash;
+            });
+        }
+        broken_by(|run| {
+            let bad = run.bad_point(Kind::Shared);
+            run.published(bad).key_hash.push('0');
         });
     }
 

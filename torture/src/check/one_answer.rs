@@ -37,12 +37,22 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
                     *first_answers.entry((attempt.upload, attempt.account)).or_default() += 1;
                 }
             }
+            Ask::Point(app) => {
+                verdict.examined += 1;
+                let expected = app.success();
+                if **body != *expected.as_bytes() {
+                    let body = String::from_utf8_lossy(body);
+                    verdict.accuse(|| {
+                        format!("{body} instead of {expected:?}, success to its app: {}", describe(attempt))
+                    });
+                }
+            }
             Ask::Get => check_status_page(case, verdict, attempt, body),
             Ask::PostMalformed | Ask::GetByStranger => {}
         }
     }
     for ((upload, account), answers) in first_answers {
-        let openings = case.openings(upload.operation, account).iter();
+        let openings = case.openings(upload.key(), account).iter();
         let windows = openings.filter(|opening| opening.variant == upload.variant).count();
         if answers > windows {
             verdict.accuse(|| {
@@ -68,7 +78,7 @@ fn check_status_page(case: &Case<'_>, verdict: &mut Verdict, attempt: &Attempt, 
     }
     verdict.examined += 1;
     let count = operation::count(case.evidence.seed, attempt.upload);
-    let windows = case.openings(attempt.upload.operation, attempt.account);
+    let windows = case.openings(attempt.upload.key(), attempt.account);
     let is_right = Final::deserialize(&page).is_ok_and(|page| {
         (page.http_status, page.processed_count) == (200, Some(count))
             && windows.iter().any(|opening| {
@@ -121,6 +131,18 @@ mod tests {
             let Outcome::Answer { body, .. } = &mut attempt.outcome else { unreachable!() };
             *body = Arc::from([body, &b" "[..]].concat());
         });
+    }
+
+    #[test]
+    fn other_bytes_are_no_success_to_an_app() {
+        for kind in [Kind::Superset, Kind::WholeFile, Kind::Renewed, Kind::Twins] {
+            broken_by(|run| {
+                let Outcome::Answer { body, .. } = &mut run.answered(kind, 200).outcome else {
+                    unreachable!()
+                };
+                *body = Arc::from(*b"{}");
+            });
+        }
     }
 
     #[test]

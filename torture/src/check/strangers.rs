@@ -24,7 +24,7 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
                     verdict.accuse(|| format!("another account's key is in the way: {}", describe(attempt)));
                 }
             }
-            Ask::Post | Ask::PostMalformed | Ask::Get => {}
+            Ask::Post | Ask::PostMalformed | Ask::Get | Ask::Point(_) => {}
         }
     }
     for stored in &case.evidence.stored {
@@ -88,6 +88,16 @@ mod tests {
             let upload = run.first(Kind::Plain);
             let mut stored = run.evidence.stored.iter_mut();
             let stored = stored.find(|stored| stored.upload == Some(upload)).unwrap();
+            stored.account = stored.account.map(|account| 1 - account);
+        });
+    }
+
+    #[test]
+    fn a_point_under_the_account_of_a_namesake_is_seen() {
+        broken_by(|run| {
+            let [first, ..] = run.points(Kind::Twins)[..] else { unreachable!() };
+            let mut stored = run.evidence.stored.iter_mut();
+            let stored = stored.find(|stored| stored.upload == Some(first)).unwrap();
             stored.account = stored.account.map(|account| 1 - account);
         });
     }

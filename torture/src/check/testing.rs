@@ -10,15 +10,16 @@ use milepost_shared::journal::position::Position;
 use super::case::Case;
 use super::one_answer::promised;
 use super::{Checker, Demands, Judgement, Verdict, all};
+use crate::app::App;
 use crate::evidence::{
-    Evidence, Footprint, JournalEntry, Observed, Sample, SeenFact, StoredKey, StoredUpload,
+    DeadLetter, Evidence, Footprint, JournalEntry, Observed, Sample, SeenFact, StoredKey, StoredUpload,
 };
 use crate::fault::{Episode, Fault, Target};
 use crate::history::{Ask, Attempt, History, Outcome};
-use crate::operation::{self, HOT_COPIES, Kind, Operation, UploadId, Variant};
+use crate::operation::{self, HOT_COPIES, Kind, Operation, UploadId, Variant, point};
 
 /// Of this seed the first operations are of all kinds.
-const SEED: u64 = 19;
+const SEED: u64 = 17;
 const BEGUN_MS: i64 = 1_800_000_000_000;
 const TTL: Duration = Duration::from_secs(8);
 const OPERATIONS: u64 = 120;
@@ -54,6 +55,7 @@ impl Run {
             pauses: 2,
             rebuilt: true,
             grace: Duration::from_secs(3),
+            acknowledged: Duration::from_secs(2),
             attempt: Duration::from_secs(15),
             first_answer: Duration::from_secs(30),
             caught_up: Duration::from_secs(60),
@@ -82,17 +84,42 @@ impl Run {
         UploadId { operation, variant: Variant::A }
     }
 
+    /// All points of the first operation of a kind, in the order in which they are sent first.
+    pub(crate) fn points(&self, kind: Kind) -> Vec<UploadId> {
+        let operation = operation::operation(SEED, self.first(kind).operation);
+        let [mut points, other] = point::sent(SEED, &operation);
+        points.extend(other.into_iter().filter(|id| !points.contains(id)).collect::<Vec<_>>());
+        points
+    }
+
+    /// The first of them, which is none that is set aside.
+    pub(crate) fn first_point(&self, kind: Kind) -> UploadId {
+        self.points(kind)[0]
+    }
+
+    /// The one of them that is set aside.
+    pub(crate) fn bad_point(&self, kind: Kind) -> UploadId {
+        let points = self.points(kind);
+        points.into_iter().find(|id| operation::count(SEED, *id) == 0).expect("a batch has a bad point")
+    }
+
+    /// Its first record.
+    pub(crate) fn published(&mut self, upload: UploadId) -> &mut JournalEntry {
+        let mut journal = self.evidence.journal.iter_mut();
+        journal.find(|entry| entry.upload == Some(upload)).expect("it is published")
+    }
+
     pub(crate) fn stored(&self, upload: UploadId) -> &StoredUpload {
         let mut stored = self.evidence.stored.iter();
         stored.find(|stored| stored.upload == Some(upload)).expect("it is stored")
     }
 
-    /// The first POST of an operation of a kind that was answered so.
+    /// The first upload of an operation of a kind that was answered so.
     pub(crate) fn answered(&mut self, kind: Kind, status: u16) -> &mut Attempt {
         let operations = self.operations(kind);
         let mut attempts = self.history.attempts.iter_mut();
         let found = attempts.find(|attempt| {
-            attempt.ask == Ask::Post
+            attempt.is_upload()
                 && operations.contains(&attempt.upload.operation)
                 && attempt.status() == Some(status)
         });
@@ -117,6 +144,7 @@ struct Script {
     history: History,
     /// Time of the run, upload, account, key hash.
     published: Vec<(Duration, UploadId, usize, String)>,
+    requests: u64,
 }
 
 impl Script {
@@ -175,11 +203,90 @@ impl Script {
                 self.attempt(a, Ask::PostMalformed, account, at, answer(503, "", false));
                 self.attempt(a, Ask::PostMalformed, account, at, answer(400, "", false));
             }
+            kind => self.play_app(kind, operation, at),
         }
     }
 
+    fn play_app(&mut self, kind: Kind, operation: &Operation, at: Duration) {
+        let account = operation.account;
+        let [one, other] = point::sent(SEED, operation);
+        let second = Duration::from_secs(1);
+        let taken = |app: App| answer(200, app.success(), false);
+        match kind {
+            Kind::Superset => {
+                self.publish_all(&one, account, at);
+                self.request(App::Overland, &one, account, 0, at, &Outcome::HungUp { whole: true });
+                self.publish_all(&other[one.len()..], account, at + second);
+                self.request(App::Overland, &other, account, 0, at + second, &taken(App::Overland));
+            }
+            Kind::Shared => {
+                for (gateway, batch) in [&one, &other].into_iter().enumerate() {
+                    self.publish_all(batch, account, at);
+                    self.request(App::Overland, batch, account, gateway, at, &taken(App::Overland));
+                }
+            }
+            Kind::WholeFile => {
+                // The last time after the window.
+                for (round, later) in [Duration::ZERO, second, TTL + 2 * second].into_iter().enumerate() {
+                    let at = at + later;
+                    for (line, id) in one.iter().enumerate() {
+                        if round != 1 {
+                            self.publish(*id, account, at);
+                        }
+                        self.request(App::Gpslogger, &[*id], account, line % 2, at, &taken(App::Gpslogger));
+                    }
+                }
+            }
+            Kind::Renewed => {
+                self.publish_all(&one, account, at);
+                self.request(App::Owntracks, &one, account, 0, at, &Outcome::Unknown);
+                for gateway in 0..2 {
+                    self.request(App::Owntracks, &one, account, gateway, at + second, &taken(App::Owntracks));
+                }
+            }
+            _ => {
+                for (id, account) in one.iter().zip([account, account, 1 - account]) {
+                    self.publish(*id, account, at);
+                    self.request(App::Traccar, &[*id], account, 0, at, &taken(App::Traccar));
+                }
+            }
+        }
+    }
+
+    fn publish_all(&mut self, points: &[UploadId], account: usize, at: Duration) {
+        points.iter().for_each(|id| self.publish(*id, account, at));
+    }
+
+    /// Points in one request, which has no effect by itself.
+    fn request(
+        &mut self,
+        app: App,
+        points: &[UploadId],
+        account: usize,
+        gateway: usize,
+        at: Duration,
+        outcome: &Outcome,
+    ) {
+        self.requests += 1;
+        let attempt = |upload: &UploadId| Attempt {
+            request: self.requests,
+            upload: *upload,
+            ask: Ask::Point(app),
+            account,
+            gateway,
+            began: at,
+            ended: at + Duration::from_millis(50),
+            outcome: outcome.clone(),
+        };
+        self.history.attempts.extend(points.iter().map(attempt));
+    }
+
+    /// Under the hash of its key, which is as good as any other.
     fn publish(&mut self, upload: UploadId, account: usize, at: Duration) {
-        self.published.push((at, upload, account, format!("{:064x}", upload.operation * 2 + account as u64)));
+        let point = upload.key().point;
+        let point = point.map_or(0, |point| 1 + u64::from(point.fix) * 3 + point.phone as u64);
+        let hash = format!("{:032x}{:032x}", upload.operation * 2 + account as u64, point);
+        self.published.push((at, upload, account, hash));
     }
 
     /// Published, and the answer got lost.
@@ -201,7 +308,9 @@ impl Script {
 
     fn attempt(&mut self, upload: UploadId, ask: Ask, account: usize, at: Duration, outcome: Outcome) {
         let ended = at + Duration::from_millis(50);
-        let attempt = Attempt { upload, ask, account, gateway: 0, began: at, ended, outcome };
+        self.requests += 1;
+        let attempt =
+            Attempt { request: self.requests, upload, ask, account, gateway: 0, began: at, ended, outcome };
         self.history.attempts.push(attempt);
     }
 
@@ -216,8 +325,9 @@ impl Script {
             let position = Position::new(i32::try_from(partition).unwrap(), next[partition]);
             next[partition] += 1;
             let time = JournalTime(BEGUN_MS).plus(*at);
+            let is_set_aside = operation::count(SEED, *upload) == 0;
             let (upload, account, key_hash) = (Some(*upload), Some(*account), key_hash.clone());
-            let entry = JournalEntry { position, time, key_hash, account, upload, is_set_aside: false };
+            let entry = JournalEntry { position, time, key_hash, account, upload, is_set_aside };
             if ends.get(&entry.key_hash).is_none_or(|end| time >= *end) {
                 ends.insert(entry.key_hash.clone(), time.plus(TTL));
                 keep(&mut evidence, &entry);
@@ -235,7 +345,7 @@ impl Script {
             upload: None,
             is_set_aside: false,
         });
-        evidence.dead_letters.push(poison);
+        evidence.dead_letters.push(DeadLetter { position: poison, account: None, upload: None });
         evidence.journal.sort_by_key(|entry| entry.position);
         evidence.stored.sort_by_key(|stored| stored.position);
         evidence.facts.extend_from_within(20..40);
@@ -251,6 +361,18 @@ impl Script {
 /// What a record that claims its key leaves behind.
 fn keep(evidence: &mut Evidence, entry: &JournalEntry) {
     let JournalEntry { position, time, account, upload, .. } = *entry;
+    evidence.keys.push(StoredKey {
+        key_hash: entry.key_hash.clone(),
+        account,
+        status: 200,
+        body: promised(operation::count(SEED, upload.expect("it is known"))).into_bytes(),
+        accepted_at: time,
+        expires_at: time.plus(TTL),
+        source: position,
+    });
+    if entry.is_set_aside {
+        return evidence.dead_letters.push(DeadLetter { position, account, upload });
+    }
     let stored = StoredUpload { position, received_at: time, account, upload, fault: None, copies: 1 };
     evidence.stored.push(stored);
     let (partition, source_offset) = (position.partition.0, position.offset.0);
@@ -261,15 +383,6 @@ fn keep(evidence: &mut Evidence, entry: &JournalEntry) {
         upload,
         received_at: time,
         fault: None,
-    });
-    evidence.keys.push(StoredKey {
-        key_hash: entry.key_hash.clone(),
-        account,
-        status: 200,
-        body: promised(operation::count(SEED, upload.expect("it is known"))).into_bytes(),
-        accepted_at: time,
-        expires_at: time.plus(TTL),
-        source: position,
     });
 }
 

@@ -9,15 +9,13 @@ use crate::history::{Ask, Attempt};
 use crate::operation::Kind;
 
 pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
-    for ((operation, account), openings) in case.keys() {
+    for ((key, account), openings) in case.keys() {
         verdict.examined += 1;
         for pair in openings.windows(2) {
             if pair[1].time < pair[0].time.plus(case.evidence.ttl) {
                 verdict.accuse(|| {
                     let (first, second) = (pair[0], pair[1]);
-                    format!(
-                        "operation {operation} of account {account}: {second} is new in the window of {first}"
-                    )
+                    format!("{key} of account {account}: {second} is new in the window of {first}")
                 });
             }
         }
@@ -39,8 +37,8 @@ pub(super) fn check(case: &Case<'_>, verdict: &mut Verdict) {
 /// A gateway whose clock is behind goes by the newest journal time that it saw, which stands still when nothing is
 /// published.
 fn is_late(case: &Case<'_>, attempt: &Attempt) -> bool {
-    let own = case.reach(attempt, attempt.upload.variant);
-    let other = case.reach(attempt, attempt.upload.variant.other());
+    let own = case.own(attempt);
+    let other = case.other(attempt);
     let is_late = match attempt.status() {
         Some(422) => other == Reach::Over,
         _ => own == Reach::Over,
@@ -54,7 +52,7 @@ fn is_late(case: &Case<'_>, attempt: &Attempt) -> bool {
 /// Of two windows it is not known which one the client asked for. A database that was put back knows less for a while than
 /// it did.
 fn is_forgotten(case: &Case<'_>, attempt: &Attempt) -> bool {
-    let [opening] = case.openings(attempt.upload.operation, attempt.account) else { return false };
+    let [opening] = case.openings(attempt.upload.key(), attempt.account) else { return false };
     let over = opening.time.plus(case.evidence.ttl);
     let is_inside = opening.time < case.wall(attempt.began) && case.wall(attempt.ended) < over;
     is_inside
@@ -67,7 +65,7 @@ fn check_complaints(case: &Case<'_>, verdict: &mut Verdict) {
     for complaint in &case.history.complaints {
         let upload = complaint.upload;
         let was_stored_again = [0, 1].iter().any(|account| {
-            let openings = case.openings(upload.operation, *account).iter();
+            let openings = case.openings(upload.key(), *account).iter();
             openings.filter(|opening| opening.variant == upload.variant).count() > 1
         });
         if case.kind(upload.operation) == Some(Kind::Reuse) && !was_stored_again {
@@ -117,6 +115,36 @@ mod tests {
             let fault = Fault::ClockBehind(Target::Gateway);
             run.episodes.push(Episode { fault, began, healed, bite: Ok("late".to_owned()) });
             assert_eq!(run.judgement(Checker::Window), Judgement::Held, "{seconds}");
+        }
+    }
+
+    /// Of a window of eight seconds, a grace of three, and four in which the memory of a gateway may outlast it.
+    #[test]
+    fn a_point_is_stored_again_after_its_window_and_not_taken_from_it_for_long() {
+        let point = Run::innocent().first_point(Kind::Renewed);
+        for (seconds, again, judgement) in [
+            (7, true, Judgement::Broken),
+            (8, true, Judgement::Held),
+            (14, false, Judgement::Held),
+            (16, false, Judgement::Broken),
+            (16, true, Judgement::Held),
+        ] {
+            let mut run = Run::innocent();
+            let stored = run.stored(point).clone();
+            let attempts = run.history.attempts.iter();
+            let mut late = attempts.clone().find(|attempt| attempt.upload == point).unwrap().clone();
+            let first = late.began;
+            late.began = first + Duration::from_secs(seconds);
+            late.ended = late.began + Duration::from_millis(50);
+            late.outcome = Outcome::Answer { status: 200, body: Arc::from(*b"[]"), replayed: false };
+            run.history.attempts.push(late);
+            if again {
+                let mut stored = stored;
+                stored.position.offset.0 += 1_000_000;
+                stored.received_at.0 += i64::try_from(seconds * 1000).unwrap();
+                run.evidence.stored.push(stored);
+            }
+            assert_eq!(run.judgement(Checker::Window), judgement, "{seconds} {again}");
         }
     }
 
