@@ -98,9 +98,7 @@ pub struct StoredKey {
 pub struct DeadLetter {
     /// The record that it holds.
     pub position: Position,
-    /// The account, 0 or 1; `None` for poison.
-    pub account: Option<usize>,
-    /// The bad point, as its record of the journal has it.
+    /// The bad point that it is, with the reason that such a point has; `None` for poison.
     pub upload: Option<UploadId>,
 }
 

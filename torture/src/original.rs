@@ -1,6 +1,5 @@
 //! The original: what an operation sent, made again to compare with what is found in a topic or a table.
 
-use milepost_shared::journal::set_aside::SetAside;
 use milepost_shared::location::fields::{NUMBERS, TEXTS};
 use milepost_shared::location::{Location, Upload};
 use serde::Deserialize;
@@ -9,8 +8,8 @@ use serde_json::{Map, Value};
 use crate::app;
 use crate::operation::{self, UploadId, point};
 
-/// What a gateway of this build says of the bad points that operations send: their app, and the rule they break.
-const SET_ASIDE: (&str, &str) = ("overland", "latitude-out-of-range");
+/// How it is said why a bad point was set aside: its app, and the rule that it breaks.
+const SET_ASIDE: &str = "overland: latitude-out-of-range (";
 
 /// Which upload of an account this is, by its first location's capture time and, of a point, its device; and what differs, bit for
 /// bit, from what the operation sent.
@@ -24,15 +23,16 @@ pub fn compare(seed: u64, account: Option<usize>, found: &Upload) -> (Option<Upl
     (Some(id), fault.or_else(|| difference(&operation::upload(seed, id), found)))
 }
 
-/// Which bad point of an account this is; `None` if it is not, byte for byte, what an operation sent and had to be set aside.
+/// Which bad point this is, of an account if that is known, set aside for a `reason`; `None` if it is not, byte for byte, what an
+/// operation sent and had to be set aside.
 #[must_use]
-pub fn set_aside(seed: u64, account: usize, found: &SetAside) -> Option<UploadId> {
-    let (device, captured_at) = app::whose(&found.raw)?;
+pub fn set_aside(seed: u64, account: Option<usize>, reason: &str, raw: &[u8]) -> Option<UploadId> {
+    let (device, captured_at) = app::whose(raw)?;
     let (id, _) = operation::identify(captured_at)?;
-    let id = point::of_device(seed, id, &device, Some(account));
+    let id = point::of_device(seed, id, &device, account);
     let is_as_sent = operation::count(seed, id) == 0
-        && (found.app.as_str(), found.reason.as_str()) == SET_ASIDE
-        && found.raw == app::feature(&operation::upload(seed, id)).as_bytes();
+        && reason.starts_with(SET_ASIDE)
+        && raw == app::feature(&operation::upload(seed, id)).as_bytes();
     is_as_sent.then_some(id)
 }
 
@@ -129,15 +129,14 @@ mod tests {
         let bad = points.into_iter().find(|id| operation::count(SEED, *id) == 0).unwrap();
         let upload = operation::upload(SEED, bad);
         let raw = app::feature(&upload);
-        let of = |app, reason, raw: &str| {
-            set_aside(SEED, account, &SetAside::new(app, None, reason, Some("[3].geometry"), raw.as_bytes()))
-        };
-        let (app, reason) = SET_ASIDE;
-        assert_eq!(of(app, reason, &raw), Some(bad));
-        assert_eq!(of("owntracks", reason, &raw), None);
-        assert_eq!(of(app, "no-time", &raw), None);
-        assert_eq!(of(app, reason, &raw.replace("Point", "point")), None);
-        assert_eq!(of(app, reason, "{}"), None);
+        let reason = "overland: latitude-out-of-range ([3].geometry.coordinates[1])";
+        let of = |account, reason, raw: &str| set_aside(SEED, account, reason, raw.as_bytes());
+        assert_eq!(of(Some(account), reason, &raw), Some(bad));
+        assert_eq!(of(None, reason, &raw), Some(bad));
+        assert_eq!(of(Some(account), "owntracks: latitude-out-of-range (lat)", &raw), None);
+        assert_eq!(of(Some(account), "overland: no-time", &raw), None);
+        assert_eq!(of(Some(account), reason, &raw.replace("Point", "point")), None);
+        assert_eq!(of(Some(account), reason, "{}"), None);
         assert!(compare(SEED, Some(account), &upload).1.unwrap().contains("set aside"));
     }
 

@@ -29,11 +29,14 @@ pub fn journal_entry(sources: &Sources, record: &Record) -> JournalEntry {
     }
 }
 
-/// What a dead letter says that it was in the journal.
+/// Which bad point a dead letter is: poison is none.
 #[must_use]
 pub fn dead_letter(sources: &Sources, letter: &milepost_tests::DeadLetter) -> DeadLetter {
-    let sent = sent(sources, letter.key.as_deref(), letter.value.as_deref()).unwrap_or_default();
-    DeadLetter { position: letter.position, account: sent.account, upload: sent.upload }
+    let raw = letter.value.as_deref().unwrap_or_default();
+    DeadLetter {
+        position: letter.position,
+        upload: original::set_aside(sources.seed, None, &letter.reason, raw),
+    }
 }
 
 /// What a record holds; by default poison.
@@ -54,7 +57,9 @@ fn sent(sources: &Sources, key: Option<&[u8]>, value: Option<&[u8]>) -> Option<S
             (Some(upload), None) => (Some(upload), false),
             _ => return None,
         },
-        Payload::SetAside(point) => (original::set_aside(sources.seed, account, point), true),
+        Payload::SetAside(point) => {
+            (original::set_aside(sources.seed, Some(account), &point.to_string(), &point.raw), true)
+        }
     };
     Some(Sent { key_hash: key_hash.to_string(), account: Some(account), upload, is_set_aside })
 }

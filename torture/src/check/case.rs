@@ -8,7 +8,7 @@ use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::position::Position;
 
 use crate::check::Demands;
-use crate::evidence::Evidence;
+use crate::evidence::{Evidence, JournalEntry};
 use crate::fault::{Episode, Fault};
 use crate::history::{Attempt, History, Outcome};
 use crate::operation::{self, Key, Kind, UploadId, Variant};
@@ -77,11 +77,11 @@ impl<'a> Case<'a> {
             open(stored.position, stored.received_at, stored.account, stored.upload);
         }
         let set_aside = evidence.journal.iter().filter(|entry| entry.is_set_aside);
-        let times: HashMap<Position, JournalTime> =
-            set_aside.map(|entry| (entry.position, entry.time)).collect();
+        let set_aside: HashMap<Position, &JournalEntry> =
+            set_aside.map(|entry| (entry.position, entry)).collect();
         for letter in &evidence.dead_letters {
-            if let Some(time) = times.get(&letter.position) {
-                open(letter.position, *time, letter.account, letter.upload);
+            if let Some(entry) = set_aside.get(&letter.position) {
+                open(letter.position, entry.time, entry.account, letter.upload);
             }
         }
         for openings in openings.values_mut() {

@@ -83,11 +83,7 @@ mod tests {
             let mut entry = journal.find(|entry| entry.upload == Some(bad)).unwrap().clone();
             entry.position.offset.0 += 1_000_000;
             entry.time.0 += later;
-            run.evidence.dead_letters.push(DeadLetter {
-                position: entry.position,
-                account: entry.account,
-                upload: Some(bad),
-            });
+            run.evidence.dead_letters.push(DeadLetter { position: entry.position, upload: Some(bad) });
             run.evidence.journal.push(entry);
             assert_eq!(run.judgement(Checker::Doubled), judgement, "{later}");
         }

@@ -345,7 +345,7 @@ impl Script {
             upload: None,
             is_set_aside: false,
         });
-        evidence.dead_letters.push(DeadLetter { position: poison, account: None, upload: None });
+        evidence.dead_letters.push(DeadLetter { position: poison, upload: None });
         evidence.journal.sort_by_key(|entry| entry.position);
         evidence.stored.sort_by_key(|stored| stored.position);
         evidence.facts.extend_from_within(20..40);
@@ -371,7 +371,7 @@ fn keep(evidence: &mut Evidence, entry: &JournalEntry) {
         source: position,
     });
     if entry.is_set_aside {
-        return evidence.dead_letters.push(DeadLetter { position, account, upload });
+        return evidence.dead_letters.push(DeadLetter { position, upload });
     }
     let stored = StoredUpload { position, received_at: time, account, upload, fault: None, copies: 1 };
     evidence.stored.push(stored);

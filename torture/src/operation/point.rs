@@ -142,14 +142,15 @@ pub(super) fn identify(captured_at: i64) -> Option<UploadId> {
     Some(UploadId { operation: number / u64::from(FIXES_MAX), variant: Variant::Point(point) })
 }
 
-/// The point of this device of this account that has the time and place of `id`, the first phone's; as it is if no phone is that.
+/// The point of this device, of this account if that is known, that has the time and place of `id`, the first phone's; that one if no
+/// phone is meant.
 #[must_use]
 pub fn of_device(seed: u64, id: UploadId, device: &str, account: Option<usize>) -> UploadId {
     let Variant::Point(point) = id.variant else { return id };
     let of_operation = super::operation(seed, id.operation).account;
     let is_it = |phone: &Phone| {
         phone.device(id.operation) == device
-            && account.is_some_and(|account| account == phone.account(of_operation))
+            && account.is_none_or(|account| account == phone.account(of_operation))
     };
     let phone = Phone::ALL.into_iter().find(is_it).unwrap_or(point.phone);
     UploadId { variant: Variant::Point(Point { phone, ..point }), ..id }
