@@ -1,11 +1,18 @@
-//! The pure parts of an upload's way, each for itself: decode and validate, fingerprint, decide, encode for COPY.
+//! The pure parts of an upload's way, each for itself: decode and validate, fingerprint, read what apps send, decide, encode for
+//! COPY.
 
 use std::hint::black_box;
 use std::time::Duration;
 
+use bytes::Bytes;
 use criterion::{BatchSize, Criterion, Throughput, criterion_group, criterion_main};
+use futures::executor::block_on;
+use http_body_util::BodyExt as _;
+use milepost_bench::points::Points;
 use milepost_bench::uploads::Uploads;
 use milepost_consumer::persist::decide::{Claim, Windows};
+use milepost_gateway::phones::endpoints::read;
+use milepost_gateway::phones::{self, Protocol, Request};
 use milepost_shared::journal::account::AccountId;
 use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::key::KeyHash;
@@ -47,6 +54,37 @@ fn accepting(criterion: &mut Criterion) {
     group.bench_function("key hash", |bencher| {
         bencher.iter(|| KeyHash::new(ACCOUNT, black_box("0123456789abcdef0123456789abcdef")));
     });
+    group.finish();
+}
+
+/// Requests of apps: their protocol, query and body.
+fn requests() -> [(&'static str, u64, Protocol, String, Bytes); 3] {
+    let request = |name, protocol, points: &Points| {
+        let (parts, body) = points.request(7, "secret").into_parts();
+        let body = block_on(body.collect()).expect("it is in memory").to_bytes();
+        (name, points.new, protocol, parts.uri.query().unwrap_or_default().to_owned(), body)
+    };
+    [
+        request("Overland batch of 50", Protocol::Overland, &Points::overland(8)),
+        request("Traccar single", Protocol::Traccar, &Points::traccar()),
+        request("GPSLogger line", Protocol::Gpslogger, &Points::gpslogger(8)),
+    ]
+}
+
+fn reading(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("read");
+    let rules = phones::Rules { bound: None, arrival: NOW.0, timestamp_max: NOW.0 + 86_400_000 };
+    for (name, points, protocol, query, body) in requests() {
+        let (path, user_agent, device_header) = ("/key", "", "");
+        let request = Request { protocol, path, query: &query, user_agent, device_header, body: &body };
+        group.throughput(Throughput::Elements(points));
+        group.bench_function(format!("decode and validate, {name}"), |bencher| {
+            bencher.iter(|| phones::decode(black_box(&request), &rules).map(drop));
+        });
+        group.bench_function(format!("decode, validate and hash, {name}"), |bencher| {
+            bencher.iter(|| read(black_box(&request), &rules, ACCOUNT).map(drop));
+        });
+    }
     group.finish();
 }
 
@@ -95,5 +133,5 @@ fn claims() -> Vec<Claim> {
     (0..RECORDS).map(claim).collect()
 }
 
-criterion_group!(pure, accepting, persisting);
+criterion_group!(pure, accepting, reading, persisting);
 criterion_main!(pure);

@@ -28,8 +28,8 @@ pub async fn run(number: u8, setup: &Setup, programs: &Path) -> anyhow::Result<R
     let before = Installation::start_before(setup, programs).await?;
     let mut figures = Vec::new();
     for (uploads, connections) in loads {
-        let mut ours = after.clients(*connections, uploads).await?;
-        let mut theirs = before.clients(*connections, uploads).await?;
+        let mut ours = after.clients(*connections, *uploads).await?;
+        let mut theirs = before.clients(*connections, *uploads).await?;
         if number == 3 {
             let keys = setup.size.hot_keys();
             (ours, theirs) = (ours.replaying(keys).await?, theirs.replaying(keys).await?);

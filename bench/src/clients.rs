@@ -121,9 +121,9 @@ impl Clients {
             let load = Arc::clone(&load);
             async { tokio::spawn(load.run(connection)).await? }
         });
-        let done = tokio::time::timeout(length + LAST_ANSWER, try_join_all(connections));
-        self.connections = done.await.with_context(|| format!("no answer for {LAST_ANSWER:?}"))??;
+        let done = tokio::time::timeout(length + LAST_ANSWER, try_join_all(connections)).await;
         let elapsed = begun.elapsed();
+        // A refusal says more than the end of the connection that may follow it.
         let wrong = load.wrong.lock().unwrap_or_else(PoisonError::into_inner);
         ensure!(
             wrong.count == 0,
@@ -132,6 +132,7 @@ impl Clients {
             self.requests.status(),
             wrong.first
         );
+        self.connections = done.with_context(|| format!("no answer for {LAST_ANSWER:?}"))??;
         let tally = load.tally.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(tally.clone().within(elapsed))
     }

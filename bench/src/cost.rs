@@ -69,6 +69,15 @@ pub fn cpu_times(processes: &[(&'static str, i32)]) -> anyhow::Result<CpuTimes> 
     Ok(times)
 }
 
+/// What each has taken between two looks.
+#[must_use]
+pub fn spent(before: &CpuTimes, after: &CpuTimes) -> CpuTimes {
+    let since = |(name, after): (&&'static str, &Duration)| {
+        (*name, after.saturating_sub(before.get(name).copied().unwrap_or_default()))
+    };
+    after.iter().map(since).collect()
+}
+
 /// Bytes of all records in the topics whose names begin so.
 ///
 /// # Errors

@@ -10,9 +10,8 @@ use milepost_tests::{Program, Services, World, eventually};
 
 use crate::clients::Clients;
 use crate::ledger::Ledger;
-use crate::requests::Requests;
+use crate::requests::{Requests, Sent};
 use crate::setup::Setup;
-use crate::uploads::Uploads;
 
 /// Longest time until the consumer has caught up.
 const PERSISTED: Duration = Duration::from_secs(600);
@@ -132,18 +131,26 @@ impl Installation {
         self.gateways.iter().filter_map(|gateway| gateway.listen).collect()
     }
 
-    /// What sends these uploads, each with a key of its own.
+    /// What sends these, each with a key or points of its own.
     #[must_use]
-    pub fn requests(&self, uploads: &Arc<Uploads>) -> Requests {
-        Requests::new(uploads, &self.world.account.secret, &self.ledger)
+    pub fn requests(&self, sent: impl Into<Sent>) -> Requests {
+        Requests::new(sent, &self.world.account.secret, &self.ledger)
     }
 
-    /// Connections to all gateways that send these uploads.
+    /// Connections to all gateways that send these.
     ///
     /// # Errors
     /// A gateway refuses.
-    pub async fn clients(&self, count: usize, uploads: &Arc<Uploads>) -> anyhow::Result<Clients> {
-        Clients::connect(&self.targets(), count, self.requests(uploads)).await
+    pub async fn clients(&self, count: usize, sent: impl Into<Sent>) -> anyhow::Result<Clients> {
+        self.connect(count, self.requests(sent)).await
+    }
+
+    /// Connections to all gateways that send these requests.
+    ///
+    /// # Errors
+    /// A gateway refuses.
+    pub async fn connect(&self, count: usize, requests: Requests) -> anyhow::Result<Clients> {
+        Clients::connect(&self.targets(), count, requests).await
     }
 
     /// The processes that do the work, by what they are, including the servers.
@@ -166,12 +173,25 @@ impl Installation {
     /// # Errors
     /// It is not within ten minutes.
     pub async fn persisted(&self) -> anyhow::Result<()> {
-        let ends = self.world.kafka.ends(&self.world.topics.uploads).await?;
-        let records: i64 = ends.iter().map(|(_, next)| next).sum();
+        let records = self.records().await?;
         eventually(PERSISTED, "all of the journal is persisted", async || {
             Ok((self.records_persisted().await? >= records).then_some(()))
         })
         .await
+    }
+
+    /// How many records the journal has.
+    async fn records(&self) -> anyhow::Result<i64> {
+        let ends = self.world.kafka.ends(&self.world.topics.uploads).await?;
+        Ok(ends.iter().map(|(_, next)| next).sum())
+    }
+
+    /// How many records of the journal are not persisted.
+    ///
+    /// # Errors
+    /// Kafka or Postgres cannot be asked.
+    pub async fn behind(&self) -> anyhow::Result<i64> {
+        Ok(self.records().await? - self.records_persisted().await?)
     }
 
     /// How many records of the journal are persisted.

@@ -6,8 +6,8 @@
 //!
 //! A [`change`] of the programs is compared with the build before it.
 //!
-//! - Load: [`uploads`] are made ahead, [`requests`] number them, [`clients`] send them, closed or at the pace of [`arrivals`], and
-//!   keep a [`tally`].
+//! - Load: [`uploads`] are made ahead, [`points`] are as phone apps send them, [`requests`] number both, [`clients`] send them,
+//!   closed or at the pace of [`arrivals`], and keep a [`tally`]; [`settled`] also waits for what was not awaited by the answers.
 //! - Opponents: [`noop`] and [`plain`] are processes ([`opponent`]); [`produce`] and [`copy`] are the limits of Kafka and Postgres
 //!   for [`records`] of a journal, [`commit`] the least that is durable.
 //! - [`cost`] and [`machine`] read what was spent and on what; [`keys`] fills tables; [`size`] says how much of everything.
@@ -29,12 +29,14 @@ pub mod noop;
 pub mod opponent;
 pub mod picture;
 pub mod plain;
+pub mod points;
 pub mod produce;
 pub mod records;
 pub mod requests;
 pub mod results;
 pub mod run;
 pub mod scenario;
+pub mod settled;
 pub mod setup;
 pub mod size;
 pub mod table;

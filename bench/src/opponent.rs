@@ -15,9 +15,9 @@ use tokio::process::{Child, Command};
 
 use crate::clients::Clients;
 use crate::ledger::Ledger;
-use crate::requests::Requests;
+use crate::plain;
+use crate::requests::{Requests, Sent};
 use crate::setup::Setup;
-use crate::uploads::Uploads;
 
 /// Longest time until one listens.
 const READY: Duration = Duration::from_secs(30);
@@ -65,16 +65,31 @@ impl Opponent {
         let read = tokio::time::timeout(READY, output.read_line(&mut line)).await;
         read.with_context(|| format!("{arguments:?} does not listen"))??;
         let address = line.trim().parse().with_context(|| format!("{arguments:?} did not start"))?;
-        let secret = world.as_ref().map_or_else(String::new, |world| world.account.secret.clone());
+        // Noop does not look at it, but some have it in their path.
+        let secret = world.as_ref().map_or_else(|| "secret".to_owned(), |world| world.account.secret.clone());
         Ok(Self { address, process, world, secret, ledger: Arc::default() })
     }
 
-    /// Connections to it that send these uploads.
+    /// What sends these, each with a key or points of its own.
+    #[must_use]
+    pub fn requests(&self, sent: impl Into<Sent>) -> Requests {
+        Requests::new(sent, &self.secret, &self.ledger)
+    }
+
+    /// Connections to it that send these.
     ///
     /// # Errors
     /// It refuses.
-    pub async fn clients(&self, count: usize, uploads: &Arc<Uploads>) -> anyhow::Result<Clients> {
-        Clients::connect(&[self.address], count, Requests::new(uploads, &self.secret, &self.ledger)).await
+    pub async fn clients(&self, count: usize, sent: impl Into<Sent>) -> anyhow::Result<Clients> {
+        self.connect(count, self.requests(sent)).await
+    }
+
+    /// Connections to it that send these requests.
+    ///
+    /// # Errors
+    /// It refuses.
+    pub async fn connect(&self, count: usize, requests: Requests) -> anyhow::Result<Clients> {
+        Clients::connect(&[self.address], count, requests).await
     }
 
     /// Its process.
@@ -100,7 +115,8 @@ impl Opponent {
     pub async fn end(mut self) -> anyhow::Result<()> {
         self.process.kill().await?;
         if let Some(world) = self.world {
-            self.ledger.check(&world.tables).await.context("plain")?;
+            let points = plain::points::count(&world.tables).await?;
+            self.ledger.check_with(points, &world.tables).await.context("plain")?;
             world.leave();
         }
         Ok(())

@@ -3,7 +3,9 @@
 //! It answers from the same tables, with the same validation, hashes and check of the API key. It is tuned: all keys in memory,
 //! prepared statements, a connection held for the transaction only, the answer stored by the statement that claims the key.
 //! It lacks facts for subscribers, acceptance while Postgres is down, and a window of 24 hours. It claims keys per calendar day,
-//! since the tables' unique index holds per table partition only.
+//! since the tables' unique index holds per table partition only. Points of phone apps go into a table of its own ([`points`]).
+
+pub mod points;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -22,7 +24,7 @@ use milepost_shared::journal::clock::{Clock, JournalTime, millis};
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::position::Position;
 use milepost_shared::location::fingerprint::Fingerprint;
-use milepost_shared::location::{Rules, Shape, Upload, decode};
+use milepost_shared::location::{Location, Rules, Shape, Upload, decode};
 use milepost_shared::store::batch::{LocationRow, insert_locations};
 use milepost_shared::store::partitions::{Partitioned, ensure};
 use milepost_shared::store::{api_keys, connect};
@@ -67,11 +69,13 @@ pub async fn router(database_url: &str, connections: u32) -> anyhow::Result<Rout
     // A benchmark has a few keys, none of them revoked.
     let keys = api_keys::Changes::all().page(&mut connection).await?;
     let accounts = keys.iter().map(|key| (key.secret_sha256.0, key.account_id)).collect();
+    points::create(&mut connection).await?;
     drop(connection);
     let plain = Arc::new(Plain { pool, accounts, clock, day: today.start });
     Ok(Router::new()
         .route("/api/v1/locations", post(single))
         .route("/api/v1/locations/batch", post(batch))
+        .route("/overland", post(points::overland))
         .with_state(plain))
 }
 
@@ -92,9 +96,14 @@ struct Submission {
 }
 
 impl Plain {
+    /// Whose API key it is.
+    fn account(&self, secret: &[u8]) -> Option<AccountId> {
+        self.accounts.get(&<[u8; 32]>::from(Sha256::digest(secret))).copied()
+    }
+
     async fn answer(&self, shape: Shape, headers: &HeaderMap, body: &[u8]) -> Response {
         let secret = headers.get("x-api-key").map_or(&b""[..], |value| value.as_bytes());
-        let Some(account) = self.accounts.get(&<[u8; 32]>::from(Sha256::digest(secret))).copied() else {
+        let Some(account) = self.account(secret) else {
             return StatusCode::UNAUTHORIZED.into_response();
         };
         let key = headers.get("idempotency-key").and_then(|value| value.to_str().ok());
@@ -125,7 +134,9 @@ impl Plain {
             return self.stored(&mut transaction, submission).await;
         }
         let now = self.clock.now();
-        let device_id = upsert_device(&mut transaction, submission, now).await?;
+        let Upload { device, locations } = &submission.upload;
+        let last = newest(locations.iter())?;
+        let device_id = upsert_device(&mut transaction, submission.account, device, last, now).await?;
         let row = |(ordinal, location)| LocationRow {
             device_id,
             location,
@@ -133,7 +144,7 @@ impl Plain {
             source: NOWHERE,
             ordinal,
         };
-        let rows: Vec<LocationRow<'_>> = (0..).zip(&submission.upload.locations).map(row).collect();
+        let rows: Vec<LocationRow<'_>> = (0..).zip(locations).map(row).collect();
         insert_locations(&mut transaction, &rows).await?;
         transaction.commit().await?;
         Ok(Some(body))
@@ -180,15 +191,19 @@ impl Plain {
     }
 }
 
+/// The last of locations that were sent together, of which there is at least one.
+fn newest<'a>(locations: impl Iterator<Item = &'a Location>) -> sqlx::Result<&'a Location> {
+    locations.max_by_key(|location| location.timestamp).ok_or(sqlx::Error::RowNotFound)
+}
+
 /// Makes sure of the device, notes where it was last, and returns its id.
 async fn upsert_device(
     connection: &mut PgConnection,
-    submission: &Submission,
+    account: AccountId,
+    device: &str,
+    last: &Location,
     now: JournalTime,
 ) -> sqlx::Result<i64> {
-    let order = |location: &&milepost_shared::location::Location| location.timestamp;
-    // An upload has at least one location.
-    let last = submission.upload.locations.iter().max_by_key(order).ok_or(sqlx::Error::RowNotFound)?;
     sqlx::query_scalar(
         "INSERT INTO devices AS d (account_id, device, last_seen_at, last_captured_at, last_latitude, last_longitude) \
          VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (account_id, device) DO UPDATE SET \
@@ -200,8 +215,8 @@ async fn upsert_device(
            THEN excluded.last_longitude ELSE d.last_longitude END \
          RETURNING id",
     )
-    .bind(submission.account)
-    .bind(&submission.upload.device)
+    .bind(account)
+    .bind(device)
     .bind(now.to_datetime())
     .bind(JournalTime(last.timestamp).to_datetime())
     .bind(last.latitude)

@@ -1,5 +1,8 @@
 //! The scenarios: each runs Milepost and what it is compared with, and gives figures of both.
 
+mod app_batches;
+mod app_points;
+mod app_replays;
 mod backlog;
 mod batches;
 mod cached_replays;
@@ -47,7 +50,7 @@ pub const LATENCY: u8 = 5;
 pub const KEYS_HELD: u8 = 9;
 
 /// Number and name of each scenario.
-pub const SCENARIOS: [(u8, &str); 14] = [
+pub const SCENARIOS: [(u8, &str); 17] = [
     (1, "unique single uploads"),
     (2, "unique batches of 50"),
     (3, "replays from the cache"),
@@ -62,6 +65,9 @@ pub const SCENARIOS: [(u8, &str); 14] = [
     (12, "memory with 1,000 connections"),
     (13, "cost of an upload"),
     (14, "two gateways and two consumers"),
+    (15, "batches of a phone app (Overland)"),
+    (16, "points of phone apps, alone and in batches"),
+    (17, "a phone app's file again (GPSLogger)"),
 ];
 
 /// Runs one scenario.
@@ -84,6 +90,9 @@ pub async fn run(number: u8, setup: &Setup) -> anyhow::Result<Report> {
         12 => memory::run(setup).await,
         13 => cost::run(setup).await,
         14 => two_of_each::run(setup).await,
+        15 => app_batches::run(setup).await,
+        16 => app_points::run(setup).await,
+        17 => app_replays::run(setup).await,
         _ => anyhow::bail!("there is no scenario {number}"),
     }
 }
@@ -123,6 +132,6 @@ mod tests {
 
     #[test]
     fn scenarios_are_numbered_in_their_order() {
-        assert!(SCENARIOS.iter().map(|(number, _)| *number).eq(1..=14));
+        assert!(SCENARIOS.iter().map(|(number, _)| *number).eq(1..=17));
     }
 }

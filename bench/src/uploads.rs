@@ -8,7 +8,7 @@ use milepost_tests::Post;
 /// How many devices send.
 pub const DEVICES: u64 = 4096;
 /// When the phones took their fixes, milliseconds since 1970: any age is accepted.
-const TAKEN_MS: i64 = 1_700_000_000_000;
+pub const TAKEN_MS: i64 = 1_700_000_000_000;
 
 /// One upload of each device.
 #[derive(Debug)]

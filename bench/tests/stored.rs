@@ -6,6 +6,7 @@ use std::time::Duration;
 use milepost_bench::clients::Clients;
 use milepost_bench::copy::Rows;
 use milepost_bench::ledger::Ledger;
+use milepost_bench::points::Points;
 use milepost_bench::records::Records;
 use milepost_bench::requests::Requests;
 use milepost_bench::uploads::Uploads;
@@ -44,6 +45,26 @@ async fn plain_stores_each_upload_once_and_replays_its_answer() -> anyhow::Resul
         ledger.check(&world.tables).await?;
         world.tables.execute("TRUNCATE idempotency_keys, locations").await?;
     }
+    world.leave();
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn plain_stores_each_point_of_an_app_once_also_from_supersets() -> anyhow::Result<()> {
+    let world = world().await?;
+    let (points, ledger) = (Arc::new(Points::overland(32)), Arc::new(Ledger::default()));
+    let mut clients =
+        clients_of_plain(&world, Requests::new(&points, &world.account.secret, &ledger)).await?;
+    // Eight of them are supersets.
+    clients.send(200).await?;
+    let stored = plain::points::count(&world.tables).await?;
+    assert_eq!(stored, 200 * points.new);
+    ledger.check_with(stored, &world.tables).await?;
+    let again = clients.requests().replays(100);
+    clients.with(again).send(200).await?;
+    assert_eq!(plain::points::count(&world.tables).await?, stored);
+    let error = ledger.check_with(stored - 1, &world.tables).await.expect_err("one is missing");
+    assert!(error.to_string().contains("but stored"), "{error}");
     world.leave();
     Ok(())
 }

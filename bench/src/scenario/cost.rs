@@ -5,7 +5,7 @@ use std::sync::Arc;
 use milepost_tests::{Server, World};
 use sqlx::Executor as _;
 
-use crate::cost::{CpuTimes, cpu_times, kafka_bytes, table_bytes, wal_bytes};
+use crate::cost::{CpuTimes, cpu_times, kafka_bytes, spent, table_bytes, wal_bytes};
 use crate::figure::{Figure, Spread};
 use crate::installation::Installation;
 use crate::opponent::Opponent;
@@ -139,10 +139,8 @@ impl<'a> Meter<'a> {
         let per_upload = |before: u64, after: u64| (after as f64 - before as f64) / uploads as f64;
         let (table, index) = table_bytes(&self.world.tables).await?;
         let wal = wal_bytes(&self.world.tables).await?;
-        let cpu = cpu_times(self.processes)?.into_iter().map(|(name, after)| {
-            let spent = after.saturating_sub(self.cpu.get(name).copied().unwrap_or_default());
-            (name, spent.as_secs_f64() * 1e6 / uploads as f64)
-        });
+        let cpu = spent(&self.cpu, &cpu_times(self.processes)?);
+        let cpu = cpu.into_iter().map(|(name, spent)| (name, spent.as_secs_f64() * 1e6 / uploads as f64));
         Ok(Cost {
             cpu: cpu.collect(),
             wal: per_upload(self.wal, wal),

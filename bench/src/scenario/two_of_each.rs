@@ -1,6 +1,6 @@
 //! Two gateways and two consumers, compared with one of each on the same cores.
 
-use crate::cost::{CpuTimes, cpu_times};
+use crate::cost::{CpuTimes, cpu_times, spent};
 use crate::duel::Duel;
 use crate::figure::Bound;
 use crate::installation::Installation;
@@ -25,18 +25,16 @@ pub(super) async fn run(setup: &Setup) -> anyhow::Result<Report> {
     let processes = two.processes(setup)?;
     let before = cpu_times(&processes)?;
     let elapsed = ours.closed(setup.size.slice()).await?.elapsed().as_secs_f64();
-    let note = cores(&before, &cpu_times(&processes)?, elapsed);
+    let note = cores(&spent(&before, &cpu_times(&processes)?), elapsed);
     two.end().await?;
     one.end().await?;
     Ok(Report { notes: vec![note], ..Report::of(figures) })
 }
 
-fn cores(before: &CpuTimes, after: &CpuTimes, elapsed: f64) -> String {
-    let used = |(name, after): (&&str, &std::time::Duration)| {
-        let spent = after.saturating_sub(before.get(name).copied().unwrap_or_default());
-        format!("{name} {:.2}", spent.as_secs_f64() / elapsed)
-    };
-    let used: Vec<String> = after.iter().map(used).collect();
+fn cores(spent: &CpuTimes, elapsed: f64) -> String {
+    let used =
+        |(name, spent): (&&str, &std::time::Duration)| format!("{name} {:.2}", spent.as_secs_f64() / elapsed);
+    let used: Vec<String> = spent.iter().map(used).collect();
     let cores = std::thread::available_parallelism().map_or(0, usize::from);
     format!(
         "With two of each, of {cores} cores in use: {}; the rest is the load's and idle.",
