@@ -55,7 +55,7 @@ async fn plain_stores_each_point_of_an_app_once_also_from_supersets() -> anyhow:
     let (points, ledger) = (Arc::new(Points::overland(32)), Arc::new(Ledger::default()));
     let mut clients =
         clients_of_plain(&world, Requests::new(&points, &world.account.secret, &ledger)).await?;
-    // Eight of them are supersets.
+    // Nine of them are supersets.
     clients.send(200).await?;
     let stored = plain::points::count(&world.tables).await?;
     assert_eq!(stored, 200 * points.new);
