@@ -5,11 +5,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use milepost_shared::journal::clock::Clock;
 use milepost_shared::program::settings::DatabaseSettings;
-use milepost_shared::store::{connect, migrate};
-use sqlx::{Connection as _, PgConnection};
+use milepost_shared::store::{migrate, trouble};
+use sqlx::PgConnection;
 use time::OffsetDateTime;
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// Longest time for a statement that touches only a few rows.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -22,11 +21,9 @@ pub async fn open(settings: &DatabaseSettings) -> anyhow::Result<PgConnection> {
 
 /// Connects, whatever is in the database.
 pub async fn open_any(settings: &DatabaseSettings, statement: Duration) -> anyhow::Result<PgConnection> {
-    let options = connect::options(&settings.database_url, "milepost-admin", statement)?;
-    tokio::time::timeout(CONNECT_TIMEOUT, PgConnection::connect_with(&options))
-        .await
-        .context("the database of DATABASE_URL does not answer")?
-        .context("cannot connect to the database of DATABASE_URL")
+    let target = settings.target("milepost-admin")?.bounded(statement);
+    let connected = target.connect().await.map_err(|error| anyhow::Error::msg(trouble::in_words(&error)));
+    connected.context("cannot connect to the database of DATABASE_URL")
 }
 
 /// The time to store with what is created or revoked.

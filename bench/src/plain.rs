@@ -25,9 +25,10 @@ use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::position::Position;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::location::{Location, Rules, Shape, Upload, decode};
+use milepost_shared::store::api_keys;
 use milepost_shared::store::batch::{LocationRow, insert_locations};
+use milepost_shared::store::connect::Target;
 use milepost_shared::store::partitions::{Partitioned, ensure};
-use milepost_shared::store::{api_keys, connect};
 use sha2::{Digest as _, Sha256};
 use sqlx::postgres::PgPoolOptions;
 use sqlx::{Connection as _, PgConnection, PgPool, Row as _};
@@ -59,7 +60,7 @@ pub async fn router(database_url: &str, connections: u32) -> anyhow::Result<Rout
         .acquire_timeout(TIMEOUT)
         // Else each request has one more round trip.
         .test_before_acquire(false)
-        .connect_with(connect::options(database_url, "milepost-plain", TIMEOUT)?)
+        .connect_with(Target::new(database_url, None, "milepost-plain")?.bounded(TIMEOUT).options())
         .await?;
     let mut connection = pool.acquire().await?;
     let today = ensure(&mut connection, Partitioned::Keys, clock.now(), DAY).await?;

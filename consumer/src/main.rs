@@ -9,7 +9,6 @@ use milepost_shared::program::main::Program;
 use milepost_shared::program::pages::Readiness;
 use milepost_shared::program::settings;
 use milepost_shared::program::start::Checks;
-use milepost_shared::store::connect;
 use tokio_util::sync::CancellationToken;
 
 /// As the gateway's.
@@ -38,15 +37,14 @@ async fn consume(
             readiness.down("journal", "stopping");
         }
     });
-    let options =
-        connect::options(&settings.database.database_url, "milepost-consumer", settings.persist_timeout)?;
+    let target = settings.database.target("milepost-consumer")?.bounded(settings.persist_timeout);
     let running = stop.child_token();
     let checks = Checks { readiness: &readiness, stop: &running, backoff_max: settings.backoff_max };
     let (kafka, ttl) = (&settings.kafka, settings.kafka.idempotency_ttl);
-    if !checks.topics(kafka, "kafka").await? || !checks.schema(&options, Some(ttl), "postgres").await? {
+    if !checks.topics(kafka, "kafka").await? || !checks.schema(&target, Some(ttl), "postgres").await? {
         return Ok(());
     }
-    let parts = Parts::new(&settings, options, readiness.clone());
+    let parts = Parts::new(&settings, target, readiness.clone());
     // Whichever ends first ends the other.
     let watching = async {
         let _end = running.clone().drop_guard();

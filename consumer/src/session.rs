@@ -14,11 +14,11 @@ use milepost_shared::kafka::trouble::Troubles;
 use milepost_shared::program::backoff::Backoff;
 use milepost_shared::program::crash::{Crash, CrashPoint};
 use milepost_shared::program::pages::Readiness;
+use milepost_shared::store::connect::Target;
 use milepost_shared::store::connection::Connections;
 use rdkafka::consumer::{CommitMode, Consumer as _};
 use rdkafka::error::KafkaError;
 use rdkafka::{Offset, TopicPartitionList};
-use sqlx::postgres::PgConnectOptions;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
@@ -99,7 +99,7 @@ impl SessionError {
 impl Parts {
     /// The parts that the settings ask for.
     #[must_use]
-    pub fn new(settings: &ConsumerSettings, options: PgConnectOptions, readiness: Readiness) -> Self {
+    pub fn new(settings: &ConsumerSettings, target: Target, readiness: Readiness) -> Self {
         let (kafka, topics) = (settings.kafka.clone(), TopicNames::new(&settings.kafka.topic_prefix));
         Self {
             poll: PollSettings {
@@ -135,7 +135,7 @@ impl Parts {
             },
             offset_commit_interval: settings.offset_commit_interval,
             drain_timeout: settings.drain_timeout,
-            connections: Connections::new(options, CONNECTIONS),
+            connections: Connections::new(target, CONNECTIONS),
             readiness,
             troubles: Troubles::default(),
             crash: Crash::new(settings.test.crash_at.clone()),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use milepost_shared::journal::clock::Clock;
 use milepost_shared::program::pages::Readiness;
-use milepost_shared::store::connect;
+use milepost_shared::store::connect::Target;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
@@ -37,15 +37,16 @@ impl App {
     /// Puts the layers together; `stop` is cancelled when the gateway begins to drain. To be called in a tokio runtime.
     ///
     /// # Errors
-    /// The database's URL cannot be parsed.
+    /// Two routes have the same path.
     pub fn new(
         settings: &GatewaySettings,
+        database: &Target,
         answers: Answers,
         readiness: &Readiness,
         stop: &CancellationToken,
     ) -> anyhow::Result<Self> {
         let clock = Clock::new(settings.tests.clock_offset_ms);
-        let admission = admission(settings, readiness, clock, stop)?;
+        let admission = admission(settings, database, readiness, clock, stop);
         let slots = Arc::clone(&admission.slots);
         let protocols = &settings.phones.phone_protocols;
         let of_phones = protocols.0.iter().copied().flat_map(endpoints::routes);
@@ -65,13 +66,13 @@ impl App {
 
 fn admission(
     settings: &GatewaySettings,
+    database: &Target,
     readiness: &Readiness,
     clock: Clock,
     stop: &CancellationToken,
-) -> anyhow::Result<Admission> {
+) -> Admission {
     let timeout = settings.api_keys.api_key_timeout.max(Duration::from_secs(5));
-    let options = connect::options(&settings.database.database_url, "milepost-gateway", timeout)?;
-    let api_keys = ApiKeys::new(&settings.api_keys, options, readiness, clock);
+    let api_keys = ApiKeys::new(&settings.api_keys, database.bounded(timeout), readiness, clock);
     tokio::spawn(api_keys.clone().refresh(stop.clone()));
     let rates = Arc::new(Rates::new(&settings.rates));
     tokio::spawn({
@@ -81,7 +82,7 @@ fn admission(
     let slots = Arc::new(Slots::new(settings.server.requests_max));
     let bodies = Bodies::new(&settings.bodies);
     let parsers = Parsers::new(bodies.bytes_max);
-    Ok(Admission { api_keys, rates, bodies, parsers, slots })
+    Admission { api_keys, rates, bodies, parsers, slots }
 }
 
 #[cfg(test)]

@@ -57,8 +57,9 @@ async fn gateway(arguments: &[&str]) -> Gateway {
     let clock = Clock::new(0);
     let crash = Crash::new(settings.tests.crash_at.clone());
     let GatewaySettings { answers, kafka, database: at, .. } = &settings;
-    let answers = Answers::start(answers, kafka, at, clock, crash, &readiness).unwrap();
-    let app = App::new(&settings, answers, &readiness, &stop).unwrap();
+    let at = at.target("milepost-gateway").unwrap();
+    let answers = Answers::start(answers, kafka, &at, clock, crash, &readiness).unwrap();
+    let app = App::new(&settings, &at, answers, &readiness, &stop).unwrap();
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
     let serving = tokio::spawn({

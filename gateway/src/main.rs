@@ -11,9 +11,9 @@ use milepost_shared::journal::clock::Clock;
 use milepost_shared::program::crash::Crash;
 use milepost_shared::program::main::Program;
 use milepost_shared::program::pages::{self, Readiness};
-use milepost_shared::program::settings;
+use milepost_shared::program::settings::{self, KafkaSettings};
 use milepost_shared::program::start::{BadConfiguration, Checks};
-use milepost_shared::store::connect;
+use milepost_shared::store::connect::Target;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -21,6 +21,8 @@ use tokio_util::sync::CancellationToken;
 const TOPICS: &str = "topics";
 /// Not required: Postgres may be down when a gateway starts.
 const SCHEMA: &str = "schema";
+/// Bounds each statement that looks at the schema.
+const SCHEMA_STATEMENT: Duration = Duration::from_secs(5);
 /// Longest pause between attempts to reach a server at the start, before jitter.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 /// How long uploads wait at start for the topics to be checked. Past it they are taken: the journal is away,
@@ -51,16 +53,17 @@ async fn serve(
     let listener = pages::bind(settings.listen).await?;
 
     let serving = stop.child_token();
-    let (checked, checks) = check(&settings, &readiness, &serving)?;
+    let database = settings.database.target("milepost-gateway")?;
+    let (checked, checks) = check(&settings.kafka, database.clone(), &readiness, &serving);
     let answers = Answers::start(
         &settings.answers,
         &settings.kafka,
-        &settings.database,
+        &database,
         Clock::new(settings.tests.clock_offset_ms),
         Crash::new(settings.tests.crash_at.clone()),
         &readiness,
     )?;
-    let app = App::new(&settings, answers.clone(), &readiness, &serving)?;
+    let app = App::new(&settings, &database, answers.clone(), &readiness, &serving)?;
     let _ = timeout(CHECK_PATIENCE, checked.cancelled()).await;
     if let Ok(address) = listener.local_addr() {
         tracing::info!(%address, "listening");
@@ -73,13 +76,13 @@ async fn serve(
 /// Starts checking topics and schema beside everything else, and goes on to watch the topics. The token is cancelled when the
 /// topics are known to be good or bad; a violation also cancels `serving` and is what the task ends with.
 fn check(
-    settings: &GatewaySettings,
+    kafka: &KafkaSettings,
+    database: Target,
     readiness: &Readiness,
     serving: &CancellationToken,
-) -> anyhow::Result<(CancellationToken, JoinHandle<Result<(), BadConfiguration>>)> {
-    let options =
-        connect::options(&settings.database.database_url, "milepost-gateway", Duration::from_secs(5))?;
-    let (kafka, readiness, serving) = (settings.kafka.clone(), readiness.clone(), serving.clone());
+) -> (CancellationToken, JoinHandle<Result<(), BadConfiguration>>) {
+    let (kafka, readiness, serving) = (kafka.clone(), readiness.clone(), serving.clone());
+    let database = database.bounded(SCHEMA_STATEMENT);
     let checked = CancellationToken::new();
     let done = checked.clone().drop_guard();
     let checks = tokio::spawn(async move {
@@ -90,11 +93,11 @@ fn check(
             checked?;
             checks.watch_topics(&kafka, TOPICS).await
         };
-        let checked = tokio::try_join!(topics, checks.schema(&options, None, SCHEMA));
+        let checked = tokio::try_join!(topics, checks.schema(&database, None, SCHEMA));
         if checked.is_err() {
             serving.cancel();
         }
         checked.map(drop)
     });
-    Ok((checked, checks))
+    (checked, checks)
 }

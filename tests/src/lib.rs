@@ -5,6 +5,7 @@
 //! [`World::finish`], which compares everything stored and emitted with what should be, and searches every log for the
 //! planted values. A test that ends in any other way has failed, and the ends of its logs are printed.
 
+mod authority;
 mod client;
 mod database;
 mod disk;
@@ -19,6 +20,7 @@ mod subscriber;
 mod tables;
 mod world;
 
+pub use authority::{Authority, Identity};
 pub use client::{Answer, Client, Post, http};
 pub use database::Database;
 pub use kafka::{Kafka, Record, Transaction};

@@ -63,6 +63,14 @@ impl Server {
         Self::started("postgres", Vec::new()).await
     }
 
+    /// Starts a Postgres with further variables for its script.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub async fn postgres_with(environment: Vec<(&'static str, String)>) -> anyhow::Result<Self> {
+        Self::started("postgres", environment).await
+    }
+
     async fn started(name: &str, environment: Vec<(&'static str, String)>) -> anyhow::Result<Self> {
         let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../services").join(name);
         let server = Self { script, disk: None, dir: tempfile::tempdir()?, port: free_port()?, environment };

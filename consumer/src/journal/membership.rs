@@ -13,6 +13,7 @@ use milepost_shared::kafka::trouble::Troubles;
 use milepost_shared::program::pages::Readiness;
 use milepost_shared::store::connection::Connections;
 use milepost_shared::store::progress::{self, Progress};
+use milepost_shared::store::trouble;
 use rdkafka::TopicPartitionList;
 use rdkafka::consumer::Consumer as _;
 use rdkafka::error::{KafkaError, KafkaResult};
@@ -174,8 +175,7 @@ impl Membership {
             loop {
                 let reason = match self.ask_progress(partitions).await {
                     Ok(progress) => return progress,
-                    Err(sqlx::Error::Database(error)) => error.code().unwrap_or_default().into_owned(),
-                    Err(other) => other.to_string(),
+                    Err(error) => trouble::in_words(&error),
                 };
                 self.readiness.down("postgres", reason.clone());
                 tracing::warn!(reason, "cannot read the progress; trying again");

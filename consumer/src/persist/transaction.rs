@@ -15,7 +15,7 @@ use milepost_shared::store::batch::Advance;
 use milepost_shared::store::connection::Connections;
 use milepost_shared::store::copy::{copy_in, encode_keys, encode_locations};
 use milepost_shared::store::partitions::{Partitioned, Stretch};
-use milepost_shared::store::{batch as statements, copy, partitions, progress};
+use milepost_shared::store::{batch as statements, copy, partitions, progress, trouble};
 use sqlx::error::DatabaseError;
 use sqlx::{Connection as _, PgConnection};
 use tokio_util::sync::CancellationToken;
@@ -227,7 +227,7 @@ impl Persister {
                     if error.as_database_error().is_some_and(DatabaseError::is_foreign_key_violation) {
                         return Err(PersistError::AccountLost);
                     }
-                    describe(&error)
+                    trouble::in_words(&error)
                 }
             };
             self.covered.clear();
@@ -426,17 +426,6 @@ impl Persister {
             statements::insert_dead_letters(connection, &self.settings.topic, &letters).await?;
         }
         Ok(())
-    }
-}
-
-/// A database error without values: Postgres' own message may quote a row.
-fn describe(error: &sqlx::Error) -> String {
-    match error {
-        sqlx::Error::Database(error) => {
-            format!("database error {}", error.code().as_deref().unwrap_or("without code"))
-        }
-        sqlx::Error::Io(error) => format!("connection: {}", error.kind()),
-        other => other.to_string(),
     }
 }
 

@@ -13,10 +13,10 @@ use milepost_shared::journal::clock::Clock;
 use milepost_shared::program::pages::Readiness;
 use milepost_shared::program::settings::duration;
 use milepost_shared::store::api_keys;
+use milepost_shared::store::connect::Target;
 use milepost_shared::store::connection::Connections;
 use moka::sync::Cache;
 use sha2::{Digest as _, Sha256};
-use sqlx::postgres::PgConnectOptions;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -58,7 +58,7 @@ struct Keys {
     /// Keys looked up because they were not known; `None` for those that the database does not know either.
     lately: Cache<Hash, Option<Known>>,
     uses: Uses,
-    options: PgConnectOptions,
+    target: Target,
     look_ups: Connections,
     settings: ApiKeySettings,
     readiness: Readiness,
@@ -70,17 +70,18 @@ impl ApiKeys {
     #[must_use]
     pub fn new(
         settings: &ApiKeySettings,
-        options: PgConnectOptions,
+        target: impl Into<Target>,
         readiness: &Readiness,
         clock: Clock,
     ) -> Self {
         readiness.register(API_KEYS, true);
+        let target = target.into();
         Self(Arc::new(Keys {
             known: KnownKeys::default(),
             lately: Cache::builder().max_capacity(LATELY_MAX).time_to_live(LATELY).build(),
             uses: Uses::default(),
-            look_ups: Connections::new(options.clone(), LOOK_UPS),
-            options,
+            look_ups: Connections::new(target.clone(), LOOK_UPS),
+            target,
             settings: settings.clone(),
             readiness: readiness.clone(),
             clock,
@@ -89,9 +90,9 @@ impl ApiKeys {
 
     /// Loads all keys and then what changes, and notes which were used, until `stop`. A failure keeps those known.
     pub async fn refresh(self, stop: CancellationToken) {
-        let Keys { known, uses, options, settings, readiness, .. } = &*self.0;
-        let refresh = Refresh::new(known, options.clone(), settings.api_key_refresh, readiness);
-        let one = Connections::new(options.clone(), 1);
+        let Keys { known, uses, target, settings, readiness, .. } = &*self.0;
+        let refresh = Refresh::new(known, target, settings.api_key_refresh, readiness);
+        let one = Connections::new(target.clone(), 1);
         let both = async { tokio::join!(Box::pin(refresh.run()), uses.note(&one)) };
         stop.run_until_cancelled(both).await;
     }

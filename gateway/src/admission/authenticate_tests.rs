@@ -169,9 +169,9 @@ async fn without_postgres_known_keys_go_on_working_and_others_cannot_be_verified
 #[tokio::test]
 async fn a_gateway_that_never_reached_postgres_is_not_ready_and_gives_nobody_401() {
     let nowhere = "postgres://milepost@127.0.0.1:1/milepost";
-    let options = connect::options(nowhere, "milepost-test", Duration::from_secs(1)).unwrap();
+    let target = Target::new(nowhere, None, "milepost-test").unwrap();
     let readiness = Readiness::default();
-    let api_keys = ApiKeys::new(&settings(&[]).api_keys, options, &readiness, Clock::default());
+    let api_keys = ApiKeys::new(&settings(&[]).api_keys, target, &readiness, Clock::default());
     let stop = CancellationToken::new();
     tokio::spawn(api_keys.clone().refresh(stop.clone()));
     let answer = api_keys.authenticate(&headers(&[("x-api-key", SECRET)])).await;

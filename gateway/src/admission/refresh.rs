@@ -12,8 +12,9 @@ use anyhow::{Context as _, ensure};
 use metrics::{Counter, Gauge};
 use milepost_shared::program::pages::Readiness;
 use milepost_shared::store::api_keys::{self, Changes, Horizon, PAGE};
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, PgConnection};
+use milepost_shared::store::connect::Target;
+use milepost_shared::store::trouble;
+use sqlx::PgConnection;
 use tokio::time::{Instant, sleep, timeout};
 
 use crate::admission::known::KnownKeys;
@@ -31,7 +32,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// What keeps them.
 pub struct Refresh<'a> {
     known: &'a KnownKeys,
-    options: PgConnectOptions,
+    target: Target,
     interval: Duration,
     readiness: &'a Readiness,
     rows: Counter,
@@ -42,38 +43,47 @@ pub struct Refresh<'a> {
 
 impl<'a> Refresh<'a> {
     /// Looks for changes once in each interval.
-    pub fn new(
-        known: &'a KnownKeys,
-        options: PgConnectOptions,
-        interval: Duration,
-        readiness: &'a Readiness,
-    ) -> Self {
+    pub fn new(known: &'a KnownKeys, target: &Target, interval: Duration, readiness: &'a Readiness) -> Self {
         let rows = metrics::counter!("milepost_gateway_api_key_rows_total");
         let count = metrics::gauge!("milepost_gateway_api_keys");
-        let options = api_keys::reader(options);
-        Self { known, options, interval, readiness, rows, count, pass: 0, failing: false }
+        let target = api_keys::reader(target);
+        Self { known, target, interval, readiness, rows, count, pass: 0, failing: false }
     }
 
     /// Does it, for ever. While it cannot, the keys known stay as they are.
     pub async fn run(mut self) -> Infallible {
         let mut first = true;
         loop {
-            let Err(error) = self.follow(&mut first).await;
-            if !self.failing {
-                let error = format!("{error:#}");
-                tracing::warn!(error, "cannot load API keys; those known go on working");
-            }
+            let why = match timeout(STEP_TIMEOUT, self.target.connect()).await {
+                Ok(Ok(connection)) => {
+                    let Err(error) = self.follow(connection, &mut first).await;
+                    let why = in_words(&error);
+                    if !self.failing {
+                        tracing::warn!(error = why, "cannot load API keys; those known go on working");
+                    }
+                    why
+                }
+                // Why is in the log already: whoever connects says so.
+                Ok(Err(error)) => self.not_connected(first, trouble::in_words(&error)),
+                Err(_) => self.not_connected(first, "Postgres does not answer in time".to_owned()),
+            };
             self.failing = true;
             if first {
-                self.readiness.down(API_KEYS, "cannot load API keys from Postgres");
+                self.readiness.down(API_KEYS, format!("cannot load API keys from Postgres: {why}"));
             }
             sleep(if first { FIRST_PAUSE } else { PAUSE }).await;
         }
     }
 
+    fn not_connected(&self, first: bool, why: String) -> String {
+        if !first && !self.failing {
+            tracing::warn!("cannot load API keys; those known go on working");
+        }
+        why
+    }
+
     /// The life of one connection.
-    async fn follow(&mut self, first: &mut bool) -> anyhow::Result<Infallible> {
-        let mut connection = bounded(self.options.connect()).await?;
+    async fn follow(&mut self, mut connection: PgConnection, first: &mut bool) -> anyhow::Result<Infallible> {
         let mut seen = bounded(api_keys::horizon(&mut connection)).await?;
         loop {
             self.pass(&mut connection, &mut seen).await?;
@@ -123,6 +133,13 @@ impl<'a> Refresh<'a> {
         self.rows.increment(keys.len() as u64);
         Ok(keys.len() == PAGE)
     }
+}
+
+fn in_words(error: &anyhow::Error) -> String {
+    error
+        .chain()
+        .find_map(|cause| cause.downcast_ref())
+        .map_or_else(|| format!("{error:#}"), trouble::in_words)
 }
 
 async fn bounded<T>(asking: impl Future<Output = sqlx::Result<T>>) -> anyhow::Result<T> {

@@ -13,9 +13,10 @@ use milepost_shared::journal::answer::KeyState;
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::position::{NextOffset, Partition};
 use milepost_shared::program::pages::Readiness;
-use milepost_shared::program::settings::{DatabaseSettings, duration};
+use milepost_shared::program::settings::duration;
+use milepost_shared::store::connect::Target;
 use milepost_shared::store::connection::Connections;
-use milepost_shared::store::{connect, lookup};
+use milepost_shared::store::{lookup, trouble};
 use parking_lot::{Mutex, MutexGuard};
 use sqlx::PgConnection;
 use tokio::sync::{Semaphore, mpsc, oneshot};
@@ -103,7 +104,7 @@ impl Lookup {
     /// The URL cannot be parsed.
     pub fn start(
         settings: &LookupSettings,
-        database: &DatabaseSettings,
+        database: &Target,
         journal: &str,
         readiness: &Readiness,
         tasks: &TaskTracker,
@@ -114,10 +115,9 @@ impl Lookup {
             metrics::counter!("milepost_gateway_lookups_total", "result" => result).absolute(0);
         }
         readiness.register(POSTGRES, false);
-        let options = connect::options(&database.database_url, "milepost-gateway", settings.lookup_timeout)?;
         let lookups = usize::try_from(settings.lookup_connections).unwrap_or(1);
         let database = Arc::new(Database {
-            connections: Connections::new(options, lookups + 1),
+            connections: Connections::new(database.bounded(settings.lookup_timeout), lookups + 1),
             deadline: settings.lookup_timeout,
             circuit: Mutex::default(),
             lookups: Arc::new(Semaphore::new(lookups)),
@@ -291,7 +291,7 @@ impl Database {
             Err(error) => {
                 self.connections.forget();
                 self.circuit().open(Instant::now());
-                self.readiness.down(POSTGRES, "queries fail or take too long");
+                self.readiness.down(POSTGRES, trouble::in_words(&error));
                 metrics::counter!("milepost_gateway_lookups_total", "result" => "failed").increment(1);
                 tracing::debug!(%error, "look-up failed");
                 None

@@ -19,7 +19,8 @@ use milepost_shared::kafka::names::TopicNames;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::program::crash::{Crash, CrashPoint};
 use milepost_shared::program::pages::Readiness;
-use milepost_shared::program::settings::{DatabaseSettings, KafkaSettings, duration};
+use milepost_shared::program::settings::{KafkaSettings, duration};
+use milepost_shared::store::connect::Target;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -99,7 +100,7 @@ impl Answers {
     pub fn start(
         settings: &AnswerSettings,
         kafka: &KafkaSettings,
-        database: &DatabaseSettings,
+        database: &Target,
         clock: Clock,
         crash: Crash,
         readiness: &Readiness,

@@ -81,7 +81,7 @@ impl Backend {
     }
 
     fn start(&self, readiness: &Readiness, kafka: &KafkaSettings, url: String, setting: &str) -> Answers {
-        let database = DatabaseSettings { database_url: url };
+        let database = Target::new(&url, None, "milepost-gateway").unwrap();
         Answers::start(&settings(setting), kafka, &database, Clock::new(0), Default::default(), readiness)
             .unwrap()
     }

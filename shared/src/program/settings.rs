@@ -11,7 +11,7 @@ use clap::{Args, ValueEnum};
 use tracing_subscriber::EnvFilter;
 
 use crate::program::crash::CrashAt;
-use crate::store::connect;
+use crate::store::connect::{self, Target};
 
 pub use parse::{EXIT_CONFIG, Refused, Settings, parse, read};
 
@@ -86,6 +86,29 @@ pub struct DatabaseSettings {
     #[arg(long, env, hide_env_values = true, default_value = "postgres://milepost@127.0.0.1:5433/milepost")]
     #[arg(value_parser = database_url)]
     pub database_url: String,
+
+    /// Password of the role, instead of one in DATABASE_URL.
+    #[arg(long, env, hide_env_values = true)]
+    pub database_password: Option<String>,
+}
+
+impl DatabaseSettings {
+    /// The database they name, for a program.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    pub fn target(&self, program: &str) -> anyhow::Result<Target> {
+        Target::new(&self.database_url, self.database_password.as_deref(), program)
+    }
+}
+
+#[cfg(any(test, feature = "test-support"))]
+impl DatabaseSettings {
+    /// For tests: this URL.
+    #[must_use]
+    pub fn at(database_url: &str) -> Self {
+        Self { database_url: database_url.to_owned(), database_password: None }
+    }
 }
 
 /// How the program reports what it does.
@@ -121,14 +144,9 @@ pub struct TestSettings {
     pub crash_at: Option<CrashAt>,
 }
 
-/// Whether the URL can be used shows only when its parts are read; it stays text, so that its reader may set the bounds.
+/// Whether the URL can be used shows only when its parts are read; it stays text, which its password goes with.
 fn database_url(text: &str) -> Result<String, String> {
-    match connect::options(text, "", Duration::ZERO) {
-        Ok(_) => Ok(text.to_owned()),
-        Err(_) => {
-            Err("must be a PostgreSQL URL, such as postgres://milepost@127.0.0.1:5433/milepost".to_owned())
-        }
-    }
+    connect::check(text).map(|()| text.to_owned())
 }
 
 fn log_filter(text: &str) -> Result<String, String> {

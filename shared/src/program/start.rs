@@ -3,8 +3,7 @@
 
 use std::time::Duration;
 
-use sqlx::ConnectOptions as _;
-use sqlx::postgres::PgConnectOptions;
+use sqlx::PgConnection;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -12,7 +11,8 @@ use crate::kafka::topics::{TopicAdmin, refuse_violations, watch_partitions};
 use crate::program::backoff::Backoff;
 use crate::program::pages::Readiness;
 use crate::program::settings::KafkaSettings;
-use crate::store::{migrate, partitions};
+use crate::store::connect::Target;
+use crate::store::{migrate, partitions, trouble};
 
 /// Longest time for one attempt to read the schema's version.
 const SCHEMA_TIMEOUT: Duration = Duration::from_secs(5);
@@ -75,12 +75,11 @@ impl Checks<'_> {
     /// The schema is too old, or keys are not kept for long enough.
     pub async fn schema(
         &self,
-        options: &PgConnectOptions,
+        target: &Target,
         ttl: Option<Duration>,
         name: &'static str,
     ) -> Result<bool, BadConfiguration> {
-        let ask = || async {
-            let mut connection = options.connect().await?;
+        let ask = async |mut connection: PgConnection| {
             migrate::check_version(&mut connection).await?;
             match ttl {
                 Some(ttl) => partitions::check_ttl(&mut connection, ttl).await,
@@ -88,13 +87,19 @@ impl Checks<'_> {
             }
         };
         let check = || async {
-            match timeout(SCHEMA_TIMEOUT, ask()).await {
+            let connection = match target.connect().await {
+                Ok(connection) => connection,
+                Err(error) => return Ok(Err(trouble::in_words(&error))),
+            };
+            match timeout(SCHEMA_TIMEOUT, ask(connection)).await {
                 Ok(Ok(())) => Ok(Ok(())),
-                // Whatever the database itself says may heal, and a migration that is under way may end.
-                Ok(Err(error)) if error.chain().any(|cause| cause.is::<sqlx::Error>()) => {
-                    Ok(Err("the schema's version cannot be read".to_owned()))
-                }
-                Ok(Err(error)) => Err(error),
+                Ok(Err(error)) => match error.chain().find_map(|cause| cause.downcast_ref()) {
+                    // Whatever the database itself says may heal, and a migration that is under way may end.
+                    Some(cause) => {
+                        Ok(Err(format!("cannot read the schema's version: {}", trouble::in_words(cause))))
+                    }
+                    None => Err(error),
+                },
                 Err(_) => Ok(Err("Postgres does not answer".to_owned())),
             }
         };

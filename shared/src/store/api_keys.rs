@@ -3,11 +3,11 @@
 //! What has changed is told by the number of the transaction that did it. `migrations/0003_keys_of_devices.sql` says why
 //! nothing is missed: neither what was committed late, nor what a clock that was wrong has stamped.
 
-use sqlx::postgres::PgConnectOptions;
 use sqlx::{FromRow, PgConnection};
 use time::OffsetDateTime;
 
 use crate::journal::account::AccountId;
+use crate::store::connect::Target;
 
 /// Most keys read at once.
 pub const PAGE: usize = 5000;
@@ -47,8 +47,8 @@ impl TryFrom<Vec<u8>> for Sha256 {
 /// How to connect to read [`Changes`]: by their index and in its order, so that a page of a million keys is no sort of a
 /// million keys, even if the server's statistics are of a time when there were few.
 #[must_use]
-pub fn reader(options: PgConnectOptions) -> PgConnectOptions {
-    options.options([("enable_bitmapscan", "off"), ("enable_sort", "off")])
+pub fn reader(target: &Target) -> Target {
+    target.with([("enable_bitmapscan", "off"), ("enable_sort", "off")])
 }
 
 /// How far one connection has seen the changes: all of the transactions below `open` were over.

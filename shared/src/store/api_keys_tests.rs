@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use sqlx::{ConnectOptions as _, Executor as _};
+use sqlx::Executor as _;
 use uuid::Uuid;
 
 use super::*;
@@ -22,7 +22,7 @@ async fn fixture() -> Fixture {
     let mut owner = database.connect(Role::Owner).await;
     let account = Account { id: ACCOUNT, name: "a".to_owned(), created_at: AT };
     accounts::create_account(&mut owner, &account).await.unwrap();
-    let gateway = reader(database.options(Role::Gateway)).connect().await.unwrap();
+    let gateway = reader(&database.options(Role::Gateway).into()).connect().await.unwrap();
     Fixture { database, owner, gateway }
 }
 

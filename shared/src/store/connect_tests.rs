@@ -7,9 +7,10 @@ use crate::journal::key::KeyHash;
 use crate::journal::position::{Offset, Partition};
 use crate::location::Location;
 use crate::store::batch::{self, Advance, Sighting};
+use crate::store::connect::Target;
 use crate::store::partitions::{Partitioned, ensure};
-use crate::store::testing::{Role, database};
-use crate::store::{accounts, lookup, progress};
+use crate::store::testing::{Role, TestDatabase, database};
+use crate::store::{accounts, lookup, progress, trouble};
 
 const TTL: std::time::Duration = std::time::Duration::from_secs(86_400);
 const NOW: JournalTime = JournalTime(1_773_480_413_000);
@@ -72,5 +73,53 @@ async fn a_plan_is_made_once_and_uses_indexes_though_the_tables_were_empty() {
         let (whole_after, by_index_after) = reads(&mut connections, tables).await;
         assert_eq!(whole_after, whole, "{tables} read as a whole");
         assert!(by_index_after >= by_index + RUNS, "{tables} not looked into");
+    }
+}
+
+/// The test's database by its server's port behind these hosts.
+fn target(database: &TestDatabase, hosts: &str, parameters: &str) -> Target {
+    let options = database.options(Role::Owner);
+    let hosts = hosts.replace("PORT", &options.get_port().to_string());
+    let url = format!("postgres://milepost@{hosts}/{}?{parameters}", database.name());
+    Target::new(&url, None, "milepost-test").unwrap()
+}
+
+#[tokio::test]
+async fn of_several_hosts_the_first_one_that_takes_writes_is_taken_and_begun_with_from_then_on() {
+    let database = database().await;
+    let hosts = "127.0.0.1:1,127.0.0.1:PORT";
+    let target = target(&database, hosts, "target_session_attrs=read-write&sslmode=disable");
+    for _ in 0..2 {
+        target.connect().await.unwrap();
+        assert_eq!(target.common.first.load(std::sync::atomic::Ordering::Relaxed), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_takes_no_writes_is_passed_by_and_all_hosts_are_named_when_none_is_left() {
+    let database = database().await;
+    let read_only = format!("ALTER DATABASE {} SET default_transaction_read_only = on", database.name());
+    let mut owner = database.connect(Role::Owner).await;
+    sqlx::raw_sql(&read_only).execute(&mut owner).await.unwrap();
+    let hosts = "127.0.0.1:PORT,127.0.0.1:1";
+    let target = target(&database, hosts, "target_session_attrs=read-write&sslmode=disable");
+    let cause = trouble::in_words(&target.connect().await.unwrap_err());
+    let (first, second) = cause.split_once("; ").unwrap();
+    assert!(first.ends_with(": takes no writes, as a standby"), "{cause}");
+    assert_eq!(second, "127.0.0.1:1: connection: connection refused");
+}
+
+#[tokio::test]
+async fn without_tls_of_the_server_prefer_and_allow_get_in_and_require_says_why_not() {
+    let database = database().await;
+    for (mode, gets_in) in [("prefer", true), ("allow", true), ("disable", true), ("require", false)] {
+        let target = target(&database, "127.0.0.1:PORT", &format!("sslmode={mode}"));
+        match target.connect().await {
+            Ok(_) => assert!(gets_in, "{mode}"),
+            Err(error) => {
+                let cause = trouble::in_words(&error);
+                assert!(!gets_in && cause.contains("server does not support TLS"), "{mode}: {cause}");
+            }
+        }
     }
 }

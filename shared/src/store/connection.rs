@@ -2,9 +2,10 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use sqlx::postgres::PgConnectOptions;
-use sqlx::{ConnectOptions as _, PgConnection};
+use sqlx::PgConnection;
 use tokio::sync::Semaphore;
+
+use super::connect::Target;
 
 /// A few connections, made when they are needed. Cheap to clone.
 ///
@@ -14,7 +15,7 @@ use tokio::sync::Semaphore;
 pub struct Connections(Arc<Inner>);
 
 struct Inner {
-    options: PgConnectOptions,
+    target: Target,
     room: Semaphore,
     idle: Mutex<Vec<PgConnection>>,
 }
@@ -22,8 +23,9 @@ struct Inner {
 impl Connections {
     /// At most so many at a time; none is made yet.
     #[must_use]
-    pub fn new(options: PgConnectOptions, most: usize) -> Self {
-        Self(Arc::new(Inner { options, room: Semaphore::new(most), idle: Mutex::default() }))
+    pub fn new(target: impl Into<Target>, most: usize) -> Self {
+        let target = target.into();
+        Self(Arc::new(Inner { target, room: Semaphore::new(most), idle: Mutex::default() }))
     }
 
     /// Runs queries on a connection of their own. Waits for one as long as all are in use; the caller sets the deadline, and
@@ -39,7 +41,7 @@ impl Connections {
         let idle = self.idle().pop();
         let mut connection = match idle {
             Some(connection) => connection,
-            None => self.0.options.connect().await?,
+            None => self.0.target.connect().await?,
         };
         let answer = queries(&mut connection).await;
         match &answer {

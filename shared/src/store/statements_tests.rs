@@ -32,6 +32,7 @@ const RUN_BY: &[(&str, &[Role])] = &[
     ("batch::insert_keys_and_devices", CONSUMER),
     ("batch::insert_locations", CONSUMER),
     ("batch::known_accounts", CONSUMER),
+    ("connect::is_read_only", &[Role::Consumer, Role::Gateway, Role::Owner]),
     ("dead_letters::newest", OWNER),
     ("dead_letters::value", OWNER),
     ("locations::count", OWNER),

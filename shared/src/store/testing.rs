@@ -5,10 +5,12 @@ use std::thread;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions as _, Connection as _, Executor as _};
+use sqlx::{Connection as _, Executor as _};
+use url::Url;
 use uuid::Uuid;
 
-use super::{connect, migrate};
+use super::connect::Target;
+use super::migrate;
 
 const VARIABLE: &str = "MILEPOST_TEST_DATABASE_URL";
 /// Bounds each statement, the wait for another process that makes the template included.
@@ -46,6 +48,7 @@ impl Role {
 #[derive(Debug)]
 pub struct TestDatabase {
     name: String,
+    url: Url,
     server: PgConnectOptions,
 }
 
@@ -61,11 +64,16 @@ pub async fn database() -> TestDatabase {
              'services/postgres start DIR PORT': postgres://milepost@127.0.0.1:PORT/milepost"
         )
     });
-    let server = connect::options(&url, "milepost-test", STATEMENT_TIMEOUT)
-        .unwrap_or_else(|_| panic!("{VARIABLE} is not a PostgreSQL URL"));
+    let server = Target::new(&url, None, "milepost-test")
+        .unwrap_or_else(|_| panic!("{VARIABLE} is not a PostgreSQL URL"))
+        .bounded(STATEMENT_TIMEOUT)
+        .options();
+    let url = url.parse().expect("it was read");
     let mut connection = open(&server).await;
     let template = template(&mut connection, &server).await;
-    TestDatabase::create(&mut connection, server, &format!("TEMPLATE {template}")).await.expect("a database")
+    TestDatabase::create(&mut connection, url, server, &format!("TEMPLATE {template}"))
+        .await
+        .expect("a database")
 }
 
 impl TestDatabase {
@@ -74,18 +82,22 @@ impl TestDatabase {
     /// # Errors
     /// The server is not there, or refuses.
     pub async fn empty(owner_url: &str) -> sqlx::Result<Self> {
-        let server: PgConnectOptions = owner_url.parse()?;
-        Self::create(&mut PgConnection::connect_with(&server).await?, server, "").await
+        let wrong = |error: String| sqlx::Error::Configuration(error.into());
+        let target =
+            Target::new(owner_url, None, "milepost-test").map_err(|error| wrong(format!("{error:#}")))?;
+        let url = owner_url.parse().map_err(|_| wrong("not a URL".to_owned()))?;
+        Self::create(&mut target.connect().await?, url, target.options(), "").await
     }
 
     async fn create(
         connection: &mut PgConnection,
+        url: Url,
         server: PgConnectOptions,
         options: &str,
     ) -> sqlx::Result<Self> {
         let name = format!("t{}", Uuid::new_v4().simple());
         connection.execute(format!("CREATE DATABASE {name} {options}").as_str()).await?;
-        Ok(Self { name, server })
+        Ok(Self { name, url, server })
     }
 
     /// Its name, fit for SQL without quotes.
@@ -103,7 +115,13 @@ impl TestDatabase {
     /// A URL for a program under test.
     #[must_use]
     pub fn url(&self, role: Role) -> String {
-        self.options(role).to_url_lossy().to_string()
+        let mut url = self.url.clone();
+        url.set_path(&self.name);
+        if role != Role::Owner {
+            // Only a URL without a host has no user.
+            let _ = url.set_username(role.name());
+        }
+        url.into()
     }
 
     /// How to connect, for a pool.

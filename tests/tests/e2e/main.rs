@@ -17,6 +17,7 @@ mod phones;
 mod played;
 mod recorded;
 mod replays;
+mod secured;
 mod sent;
 mod started;
 mod uploads;

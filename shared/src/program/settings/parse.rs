@@ -1,9 +1,14 @@
-//! The one way to read settings: arguments, then environment, then defaults, with every fault reported at once.
+//! The one way to read settings: arguments, then environment, then defaults, with every fault reported at once. A secret may also
+//! come from a file.
+
+mod secret;
 
 use std::ffi::OsString;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, Command, Parser};
+
+pub use secret::Secrets;
 
 /// Exit status for a bad configuration (`EX_CONFIG` of sysexits.h).
 pub const EXIT_CONFIG: i32 = 78;
@@ -41,8 +46,10 @@ pub enum Refused {
 /// # Errors
 /// [`Refused`]. clap stops at the first fault, so what is at fault is taken out, and parsing is tried again.
 pub fn parse<S: Settings>(arguments: &[OsString]) -> Result<S, Refused> {
-    let (mut command, mut arguments) = (S::command(), arguments.to_vec());
-    let (mut faults, mut bad, mut strays) = (Vec::new(), Vec::<String>::new(), Vec::<String>::new());
+    let (mut bad, mut strays) = (Vec::<String>::new(), Vec::<String>::new());
+    let Secrets { mut command, mut faults } =
+        Secrets::from_files(S::command(), arguments, |name| std::env::var_os(name));
+    let mut arguments = arguments.to_vec();
     loop {
         let matches = command.clone().try_get_matches_from(&arguments);
         let error = match matches.and_then(|matches| S::from_arg_matches(&matches)) {
@@ -54,16 +61,21 @@ pub fn parse<S: Settings>(arguments: &[OsString]) -> Result<S, Refused> {
             }
             Err(error) => error,
         };
-        let Some(ContextValue::String(named)) = error.get(ContextKind::InvalidArg) else {
+        // The value of a mistyped flag may look like a command.
+        let stray =
+            |name: &&ContextValue| matches!(name, ContextValue::String(name) if strays.contains(name));
+        let named = error.get(ContextKind::InvalidArg);
+        let named = named.or_else(|| error.get(ContextKind::InvalidSubcommand).filter(stray));
+        let Some(ContextValue::String(named)) = named else {
             return Err(match error.kind() {
                 ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => Refused::Help(error),
                 // What is missing may be what was taken out.
-                ErrorKind::MissingRequiredArgument if !bad.is_empty() => Refused::Faults(faults),
-                _ => Refused::Faults([faults, vec![sentence(&error)]].concat()),
+                ErrorKind::MissingRequiredArgument if !faults.is_empty() => Refused::Faults(faults),
+                _ => Refused::Faults([faults, vec![sentence(&command, &error)]].concat()),
             });
         };
         if !strays.contains(named) {
-            faults.push(sentence(&error));
+            faults.push(sentence(&command, &error));
         }
         let flag = named.split(' ').next().unwrap_or_default().to_owned();
         match error.kind() {
@@ -72,7 +84,9 @@ pub fn parse<S: Settings>(arguments: &[OsString]) -> Result<S, Refused> {
                 command = without_environment(command, &flag);
                 bad.push(flag);
             }
-            ErrorKind::UnknownArgument if let Some(at) = take_out(&mut arguments, named, false) => {
+            ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand
+                if let Some(at) = take_out(&mut arguments, named, false) =>
+            {
                 // What follows a mistyped flag is likely its value: named with the flag, and perhaps a password.
                 let next =
                     arguments.get(at).and_then(|next| next.to_str()).filter(|_| named.starts_with('-'));
@@ -84,10 +98,10 @@ pub fn parse<S: Settings>(arguments: &[OsString]) -> Result<S, Refused> {
 }
 
 /// The error without what clap puts around it, and without a value that may hold a password.
-fn sentence(error: &clap::Error) -> String {
+fn sentence(command: &Command, error: &clap::Error) -> String {
     let mut text = error.to_string();
     if let Some(ContextValue::String(value)) = error.get(ContextKind::InvalidValue)
-        && text.contains("--database-url")
+        && secret::flags(command).iter().any(|flag| text.contains(&format!("'--{flag} ")))
     {
         text = text.replace(&format!("'{value}' "), "");
     }
@@ -108,7 +122,12 @@ fn take_out(arguments: &mut Vec<OsString>, flag: &str, takes_value: bool) -> Opt
 /// The command and its subcommands, blind to the environment of a flag.
 fn without_environment(command: Command, flag: &str) -> Command {
     let is_it = |arg: &Arg| arg.get_long() == flag.strip_prefix("--");
-    let blind = |arg: Arg| if is_it(&arg) { arg.env(None) } else { arg };
+    let blind = |arg: Arg| match is_it(&arg) {
+        // The default that is hidden is what a file said.
+        true if arg.is_hide_default_value_set() => arg.env(None).default_value(None).required(false),
+        true => arg.env(None),
+        false => arg,
+    };
     command.mut_args(blind).mut_subcommands(|sub| without_environment(sub, flag))
 }
 
