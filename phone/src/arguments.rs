@@ -1,5 +1,6 @@
 //! The command line and the environment; `--help` is the reference.
 
+use std::fs;
 use std::path::PathBuf;
 
 use clap::Parser;
@@ -51,7 +52,12 @@ pub struct Arguments {
 
     /// The API key, sent as X-API-Key, or where --app has its own place for it. Better given by the environment: other users can see a command line
     #[arg(long, env = "MILEPOST_API_KEY", value_name = "KEY", hide_env_values = true)]
-    pub api_key: String,
+    #[arg(required_unless_present = "api_key_file", conflicts_with = "api_key_file")]
+    pub api_key: Option<String>,
+
+    /// A file that holds the API key, instead of the key itself
+    #[arg(long, env = "MILEPOST_API_KEY_FILE", value_name = "FILE")]
+    pub api_key_file: Option<PathBuf>,
 
     /// The deviceId of all uploads, or what --app calls its device
     #[arg(long, env = "MILEPOST_DEVICE_ID", value_name = "TEXT", default_value = "milepost-phone")]
@@ -112,6 +118,25 @@ pub struct Arguments {
 }
 
 impl Arguments {
+    /// Reads the API key if a file holds it. The newline at its end is not part of it.
+    ///
+    /// # Errors
+    ///
+    /// The file cannot be read, or is empty.
+    pub fn read_api_key(&mut self) -> Result<(), Faults> {
+        let Some(file) = &self.api_key_file else { return Ok(()) };
+        let fault = |what: &str| Faults(vec![format!("--api-key-file: {} {what}", file.display())]);
+        let key =
+            fs::read_to_string(file).map_err(|error| fault(&format!("cannot be read: {}", error.kind())))?;
+        let key = key.strip_suffix('\n').unwrap_or(&key);
+        let key = key.strip_suffix('\r').unwrap_or(key);
+        if key.is_empty() {
+            return Err(fault("is empty"));
+        }
+        self.api_key = Some(key.to_owned());
+        Ok(())
+    }
+
     /// Checks what is not the phone's to check, and all of its settings.
     ///
     /// # Errors
@@ -133,7 +158,7 @@ impl Arguments {
         Settings {
             gateways: self.url.clone(),
             ca_file: self.ca_file.clone(),
-            api_key: self.api_key.clone(),
+            api_key: self.api_key.clone().unwrap_or_default(),
             concurrency: self.concurrency,
             attempts_max: self.attempts_max,
             deadline: *self.deadline,
@@ -152,16 +177,36 @@ mod tests {
 
     use super::*;
 
-    const NEEDED: [&str; 6] =
-        ["milepost-phone", "--url", "http://a:1,http://b:2", "--api-key", "secret", "track.gpx"];
+    const NEEDED: [&str; 4] = ["milepost-phone", "--url", "http://a:1,http://b:2", "track.gpx"];
+
+    fn parse(more: &[&str]) -> Arguments {
+        parse_with(&[&["--api-key", "secret"], more].concat())
+    }
 
     /// Without the environment that the test happens to run in.
-    fn parse(more: &[&str]) -> Arguments {
+    fn parse_with(more: &[&str]) -> Arguments {
         let command = Arguments::command().mut_args(|argument| argument.env(None::<&str>));
         let matches = command.try_get_matches_from(NEEDED.iter().chain(more));
         matches
             .and_then(|matches| Arguments::from_arg_matches(&matches))
             .unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    fn a_file_may_hold_the_api_key_instead() {
+        let file = tempfile::NamedTempFile::new().expect("a file");
+        let name = file.path().to_str().expect("its name is text");
+        let from = |content: &str| {
+            fs::write(file.path(), content).expect("the file is written");
+            let mut arguments = parse_with(&["--api-key-file", name]);
+            arguments
+                .read_api_key()
+                .map(|()| arguments.settings().api_key)
+                .map_err(|faults| faults.to_string())
+        };
+        assert_eq!(from("secret\n"), Ok("secret".to_owned()));
+        assert_eq!(from("\n"), Err(format!("--api-key-file: {name} is empty")));
+        file.close().expect("the file is removed");
     }
 
     #[test]
@@ -210,7 +255,7 @@ mod tests {
             .get_arguments()
             .filter(|option| option.get_action().takes_values() && !option.is_positional())
             .collect();
-        assert_eq!(options.len(), 15);
+        assert_eq!(options.len(), 16);
         for option in options {
             let name = format!("MILEPOST_{}", option.get_id().as_str().to_uppercase());
             assert_eq!(option.get_env().and_then(|env| env.to_str()), Some(name.as_str()));

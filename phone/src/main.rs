@@ -27,7 +27,7 @@ const INTERRUPTED: u8 = 130;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let arguments = match Arguments::try_parse() {
+    let mut arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         Err(error) => {
             // Fails only when nobody is left to read it. Help and version are no errors and go to standard
@@ -36,7 +36,8 @@ async fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { BAD_ARGUMENTS } else { 0 });
         }
     };
-    let phone = match arguments.check().and_then(|()| Phone::new(arguments.settings())) {
+    let checked = arguments.read_api_key().and_then(|()| arguments.check());
+    let phone = match checked.and_then(|()| Phone::new(arguments.settings())) {
         Ok(phone) => phone,
         Err(faults) => {
             eprintln!("{faults}");
