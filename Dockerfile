@@ -9,9 +9,9 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry --mount=type=cache,targe
     && for name in gateway consumer admin phone; do cp "target/release/milepost-$name" /programs/; done
 
 FROM debian:bookworm-slim
-# curl is for the health checks.
+# Health checks need no shell: milepost-gateway healthcheck.
 RUN apt-get update \
-    && apt-get install -y --no-install-recommends ca-certificates curl \
+    && apt-get install -y --no-install-recommends ca-certificates \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --system --no-create-home --uid 10001 milepost
 COPY --from=build /programs/ /usr/local/bin/

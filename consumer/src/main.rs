@@ -5,11 +5,16 @@ use std::process::ExitCode;
 use milepost_consumer::metric;
 use milepost_consumer::session::{self, Parts};
 use milepost_consumer::settings::ConsumerSettings;
+use milepost_shared::program::healthcheck::Command;
 use milepost_shared::program::main::Program;
+use milepost_shared::program::open_files::OpenFiles;
 use milepost_shared::program::pages::Readiness;
 use milepost_shared::program::settings;
 use milepost_shared::program::start::Checks;
 use tokio_util::sync::CancellationToken;
+
+/// Files of its own, and connections to the brokers, to Postgres and of operators.
+const OPEN_FILES: OpenFiles = OpenFiles { needed: 150, setting: "" };
 
 /// As the gateway's.
 #[global_allocator]
@@ -18,8 +23,16 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let settings = settings::read::<ConsumerSettings>();
     let (ops_listen, telemetry) = (settings.ops_listen, settings.telemetry.clone());
-    Program { ops_listen, telemetry, required: &["kafka", "postgres", "emission", "journal"] }
-        .run(|readiness, stop| consume(settings, readiness, stop))
+    if let Some(Command::Healthcheck(healthcheck)) = &settings.command {
+        return healthcheck.run(ops_listen);
+    }
+    Program {
+        ops_listen,
+        telemetry,
+        open_files: OPEN_FILES,
+        required: &["kafka", "postgres", "emission", "journal"],
+    }
+    .run(|readiness, stop| consume(settings, readiness, stop))
 }
 
 async fn consume(

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use clap::Parser;
+use milepost_shared::program::healthcheck::Command;
 use milepost_shared::program::settings::{
     DatabaseSettings, KafkaSettings, Settings, TelemetrySettings, TestSettings, duration, socket_address,
 };
@@ -15,8 +16,12 @@ const SECOND: Duration = Duration::from_secs(1);
 
 /// Persists the uploads of the journal, finalizes their answers, and emits results and facts.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "milepost-consumer", version)]
+#[command(name = "milepost-consumer", version, disable_help_subcommand = true)]
 pub struct ConsumerSettings {
+    /// What to do instead.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Where the journal is.
     #[command(flatten)]
     pub kafka: KafkaSettings,

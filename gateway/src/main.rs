@@ -9,6 +9,7 @@ use milepost_gateway::http::server;
 use milepost_gateway::settings::GatewaySettings;
 use milepost_shared::journal::clock::Clock;
 use milepost_shared::program::crash::Crash;
+use milepost_shared::program::healthcheck::Command;
 use milepost_shared::program::main::Program;
 use milepost_shared::program::pages::{self, Readiness};
 use milepost_shared::program::settings::{self, KafkaSettings};
@@ -39,7 +40,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let settings = settings::read::<GatewaySettings>();
     let (ops_listen, telemetry) = (settings.ops_listen, settings.telemetry.clone());
-    Program { ops_listen, telemetry, required: &[TOPICS] }
+    if let Some(Command::Healthcheck(healthcheck)) = &settings.command {
+        return healthcheck.run(ops_listen);
+    }
+    let open_files = settings.open_files();
+    Program { ops_listen, telemetry, open_files, required: &[TOPICS] }
         .run(|readiness, stop| serve(settings, readiness, stop))
 }
 
@@ -52,7 +57,8 @@ async fn serve(
     readiness.register(SCHEMA, false);
     let listener = pages::bind(settings.listen).await?;
 
-    let serving = stop.child_token();
+    let serving = CancellationToken::new();
+    tokio::spawn(server::leave(settings.server.shutdown_delay, readiness.clone(), stop, serving.clone()));
     let database = settings.database.target("milepost-gateway")?;
     let (checked, checks) = check(&settings.kafka, database.clone(), &readiness, &serving);
     let answers = Answers::start(

@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 
 use clap::Parser;
+use milepost_shared::program::healthcheck::Command;
+use milepost_shared::program::open_files::OpenFiles;
 use milepost_shared::program::settings::{
     DatabaseSettings, KafkaSettings, Settings, TelemetrySettings, TestSettings, socket_address,
 };
@@ -19,8 +21,12 @@ use crate::phones::endpoints::{self, PhoneSettings};
 
 /// Takes location uploads over HTTP, publishes them to the journal and answers each of them once and for all.
 #[derive(Debug, Clone, Parser)]
-#[command(name = "milepost-gateway", version)]
+#[command(name = "milepost-gateway", version, disable_help_subcommand = true)]
 pub struct GatewaySettings {
+    /// What to do instead.
+    #[command(subcommand)]
+    pub command: Option<Command>,
+
     /// Address for uploads.
     #[arg(long, env, default_value = "127.0.0.1:8080", value_parser = socket_address)]
     pub listen: SocketAddr,
@@ -78,6 +84,19 @@ pub struct GatewaySettings {
     pub tests: TestSettings,
 }
 
+/// Files and connections besides those of clients and of look-ups: to the brokers, to Postgres for other things, of operators.
+const OPEN_FILES: u64 = 150;
+
+impl GatewaySettings {
+    /// What it opens at most.
+    #[must_use]
+    pub fn open_files(&self) -> OpenFiles {
+        let lookups = self.answers.lookup.lookup_connections;
+        let needed = self.server.open_files() + u64::from(lookups) + OPEN_FILES;
+        OpenFiles { needed, setting: "CONNECTIONS_MAX" }
+    }
+}
+
 impl Settings for GatewaySettings {
     fn faults(&self) -> Vec<String> {
         let mut faults = self.answers.publish.faults();
@@ -130,6 +149,15 @@ mod tests {
     fn the_command_line_is_sound_and_its_defaults_agree() {
         GatewaySettings::command().debug_assert();
         assert_eq!(faults(&[]), Vec::<String>::new());
+    }
+
+    /// It may be a password, though it stands where a command could.
+    #[test]
+    fn the_value_of_a_mistyped_flag_is_not_shown() {
+        let found = faults(&["--databse-url", "planted", "--connections-max=0"]);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found.iter().all(|fault| !fault.contains("planted")), "{found:?}");
+        assert!(faults(&["planted"])[0].contains("planted"), "a command that does not exist");
     }
 
     #[test]

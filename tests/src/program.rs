@@ -134,6 +134,14 @@ impl Program {
         page.is_ok_and(|page| page.status().is_success())
     }
 
+    /// Whether `/readyz` says that it is ready now, and that nothing is down that it can do without.
+    pub async fn is_whole(&self) -> bool {
+        let page = self.page("/readyz").await.and_then(|page| serde_json::from_str(&page).ok());
+        page.is_some_and(|page: serde_json::Value| {
+            page["ready"] == true && page["degraded"].as_array().is_some_and(Vec::is_empty)
+        })
+    }
+
     /// Whether `/readyz` says that a dependency is up now.
     pub async fn has_up(&self, dependency: &str) -> bool {
         let page = self.page("/readyz").await.and_then(|page| serde_json::from_str(&page).ok());

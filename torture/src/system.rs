@@ -305,7 +305,7 @@ impl System {
             if !program.is_running()? {
                 program.spawn()?;
             }
-            Ok(program.ready().await.then_some(()))
+            Ok(program.is_whole().await.then_some(()))
         })
         .await
     }

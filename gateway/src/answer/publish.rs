@@ -262,7 +262,8 @@ impl Publisher {
             self.troubles.over_since(PUBLISHING, then);
         }
         match fault.or_else(|| self.troubles.standing(now)) {
-            None => self.readiness.up(KAFKA),
+            // What is known can be replayed without it, to clients that a balancer goes on sending (decision 20).
+            None => self.readiness.up_and_optional(KAFKA),
             Some(error) => self.readiness.down(KAFKA, error),
         }
     }

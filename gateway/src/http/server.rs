@@ -67,10 +67,36 @@ pub struct ServerSettings {
     #[arg(long, env, default_value = "10s", value_parser = duration(100 * MS, 300 * SECOND))]
     pub write_timeout: Duration,
 
-    /// Longest wait for requests in flight once the gateway is to stop. The program ends at most 5s later
+    /// How long a gateway that is asked to stop goes on serving while it is not ready, so that balancers stop sending first
+    /// [0s..=5m].
+    #[arg(long, env, default_value = "0s", value_parser = duration(Duration::ZERO, 300 * SECOND))]
+    pub shutdown_delay: Duration,
+
+    /// Longest wait for requests in flight once the gateway takes no more. The program ends at most 5s later
     /// [100ms..=10m].
     #[arg(long, env, default_value = "25s", value_parser = duration(100 * MS, 600 * SECOND))]
     pub drain_timeout: Duration,
+}
+
+impl ServerSettings {
+    /// Connections open at most, those being refused too.
+    #[must_use]
+    pub fn open_files(&self) -> u64 {
+        u64::from(self.connections_max) + REFUSALS_MAX as u64
+    }
+}
+
+/// Once the gateway is asked to stop it is not ready, and is taken from the balancers' lists; after the delay it stops `serving`.
+pub async fn leave(
+    delay: Duration,
+    readiness: Readiness,
+    asked: CancellationToken,
+    serving: CancellationToken,
+) {
+    asked.cancelled().await;
+    readiness.down(ACCEPTING, "stopping");
+    sleep(delay).await;
+    serving.cancel();
 }
 
 /// Serves until `stop`; then takes no more connections, lets the requests in flight end, and returns. What

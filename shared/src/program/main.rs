@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio_util::sync::CancellationToken;
 
+use crate::program::open_files::{self, OpenFiles};
 use crate::program::pages::{self, Readiness};
 use crate::program::settings::{EXIT_CONFIG, TelemetrySettings};
 use crate::program::start::BadConfiguration;
@@ -22,6 +23,8 @@ pub struct Program {
     pub ops_listen: SocketAddr,
     /// Logs and metrics.
     pub telemetry: TelemetrySettings,
+    /// How many files and connections it opens.
+    pub open_files: OpenFiles,
     /// Dependencies without which it is not ready. They are down until the work reports otherwise.
     pub required: &'static [&'static str],
 }
@@ -66,6 +69,7 @@ impl Program {
         W: Future<Output = anyhow::Result<()>>,
     {
         let metrics = telemetry::start(&self.telemetry)?;
+        open_files::raise(self.open_files);
         let stop = shutdown::on_signal()?;
         let readiness = Readiness::default();
         for name in self.required {

@@ -22,6 +22,8 @@ const LINGER: Duration = Duration::from_secs(1);
 /// How often samples of histograms are gathered. Until then each takes memory: a gateway that nobody asked had grown by
 /// 200 MiB after 3.6 million uploads (scenario 12 of the benchmark).
 const UPKEEP_EVERY: Duration = Duration::from_secs(1);
+/// 1 or 0 for each dependency.
+const DEPENDENCY_UP: &str = "milepost_dependency_up";
 
 /// What a dependency is like at this moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -61,10 +63,18 @@ impl Readiness {
         });
     }
 
+    /// Reports that a dependency works, and that the program goes on without it from now on: while it is down, the program is
+    /// ready, but degraded.
+    pub fn up_and_optional(&self, name: &'static str) {
+        self.update(name, |dependency| {
+            *dependency = Dependency { up: true, required: false, detail: String::new() };
+        });
+    }
+
     /// Whether every required dependency is up.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.snapshot().values().all(|dependency| dependency.up || !dependency.required)
+        is_ready(&self.snapshot())
     }
 
     /// All dependencies as they are now.
@@ -82,6 +92,7 @@ impl Readiness {
         });
         let was_up = dependency.up;
         change(dependency);
+        metrics::gauge!(DEPENDENCY_UP, "dependency" => name).set(f64::from(u8::from(dependency.up)));
         if dependency.up != was_up {
             tracing::info!(
                 dependency = name,
@@ -91,6 +102,10 @@ impl Readiness {
             );
         }
     }
+}
+
+fn is_ready(dependencies: &BTreeMap<&'static str, Dependency>) -> bool {
+    dependencies.values().all(|dependency| dependency.up || !dependency.required)
 }
 
 /// Binds the listener, so that a port in use is reported before anything else is started.
@@ -150,11 +165,16 @@ async fn readyz(State(readiness): State<Readiness>) -> impl IntoResponse {
     #[derive(Serialize)]
     struct Page {
         ready: bool,
+        /// What is down that it can do without.
+        degraded: Vec<&'static str>,
         dependencies: BTreeMap<&'static str, Dependency>,
     }
-    let ready = readiness.is_ready();
+    let dependencies = readiness.snapshot();
+    let ready = is_ready(&dependencies);
+    let degraded = dependencies.iter().filter(|(_, one)| !one.up && !one.required).map(|(name, _)| *name);
+    let degraded = degraded.collect();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    (status, Json(Page { ready, dependencies: readiness.snapshot() }))
+    (status, Json(Page { ready, degraded, dependencies }))
 }
 
 #[cfg(test)]
@@ -172,6 +192,21 @@ mod tests {
         readiness.down("kafka", "gone");
         assert!(!readiness.is_ready());
         assert_eq!(readiness.snapshot()["kafka"].detail, "gone");
+    }
+
+    #[tokio::test]
+    async fn a_program_that_can_do_without_what_is_down_is_ready_and_names_it() {
+        let readiness = Readiness::default();
+        readiness.register("kafka", true);
+        readiness.up_and_optional("kafka");
+        readiness.down("kafka", "gone");
+        assert!(readiness.is_ready());
+        let response = readyz(State(readiness)).await.into_response();
+        assert_eq!(response.status(), StatusCode::OK);
+        let page = axum::body::to_bytes(response.into_body(), 10_000).await.unwrap();
+        let page: serde_json::Value = serde_json::from_slice(&page).unwrap();
+        assert_eq!(page["degraded"], serde_json::json!(["kafka"]));
+        assert_eq!(page["dependencies"]["kafka"]["detail"], "gone");
     }
 
     #[tokio::test(start_paused = true)]

@@ -70,6 +70,10 @@ fn find(command: String, found: &mut Commands) {
         found.insert(command, settings(&help));
         return;
     };
+    let own = settings(&help);
+    if !own.is_empty() {
+        found.insert(command.clone(), own);
+    }
     for line in subcommands.lines().take_while(|line| !line.is_empty()) {
         match line.split_whitespace().next() {
             Some("help") | None => {}
@@ -289,11 +293,13 @@ fn the_file_with_the_passwords_of_docker_compose_gets_into_no_commit_and_no_imag
 }
 
 #[test]
-fn the_health_checks_of_docker_compose_go_through_no_proxy() {
+fn the_health_checks_of_docker_compose_are_the_programs_own_and_need_no_shell() {
     let compose = include_str!("../../../docker-compose.yml");
-    let probes: Vec<&str> = compose.lines().filter(|line| line.contains("CMD, curl")).collect();
-    assert!(!probes.is_empty());
-    assert!(probes.iter().all(|line| line.contains(r#"--noproxy, "*""#)), "{probes:?}");
+    for program in ["milepost-gateway", "milepost-consumer"] {
+        let probe = format!("test: [CMD, {program}, healthcheck]");
+        assert_eq!(compose.lines().filter(|line| line.trim() == probe).count(), 1, "{probe}");
+    }
+    assert!(!compose.contains("curl"));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 //! programs. They are run by `make test`.
 
 mod apps;
+mod balanced;
 mod clients;
 mod configuration;
 mod consumer;
