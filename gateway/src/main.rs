@@ -60,7 +60,7 @@ async fn serve(
     let serving = CancellationToken::new();
     tokio::spawn(server::leave(settings.server.shutdown_delay, readiness.clone(), stop, serving.clone()));
     let database = settings.database.target("milepost-gateway")?;
-    let (checked, checks) = check(&settings.kafka, database.clone(), &readiness, &serving);
+    let (checked, checks) = check(&settings.kafka, &database, &readiness, &serving);
     let answers = Answers::start(
         &settings.answers,
         &settings.kafka,
@@ -83,7 +83,7 @@ async fn serve(
 /// topics are known to be good or bad; a violation also cancels `serving` and is what the task ends with.
 fn check(
     kafka: &KafkaSettings,
-    database: Target,
+    database: &Target,
     readiness: &Readiness,
     serving: &CancellationToken,
 ) -> (CancellationToken, JoinHandle<Result<(), BadConfiguration>>) {

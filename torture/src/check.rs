@@ -191,7 +191,9 @@ impl Demands {
             first_answer: Duration::from_secs(30),
             caught_up: Duration::from_secs(60),
             idle: Duration::from_secs(25),
-            files: 64,
+            // How many connections a gateway has is up to the clients: after an outage all of them want one, and an app's may
+            // have two requests under way.
+            files: 64 + plan.clients as u64,
             // A gateway's cache may hold all answers of the run, and what it knows of each point besides.
             memory: (256 << 20) + plan.operations * 700,
         }

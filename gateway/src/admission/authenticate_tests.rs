@@ -1,7 +1,6 @@
 use http::HeaderValue;
 use milepost_shared::journal::account::AccountId;
 use milepost_shared::program::settings::Settings as _;
-use milepost_shared::store::connect;
 use milepost_shared::store::testing::{self, Role, TestDatabase};
 use milepost_shared::testing::eventually;
 

@@ -335,8 +335,9 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_question_that_nobody_comes_to_is_given_up_at_the_deadline() {
-        let (options, circuit, readiness, journal) = Default::default();
-        let connections = Connections::new(options, 1);
+        let (circuit, readiness, journal) = Default::default();
+        let nobody_asked = Target::new("postgres://127.0.0.1:1/none", None, "test").unwrap();
+        let connections = Connections::new(nobody_asked, 1);
         let (deadline, progress) = (Duration::from_secs(1), Arc::new(Semaphore::new(1)));
         let lookups = Arc::clone(&progress);
         let database = Database { connections, deadline, circuit, lookups, progress, journal, readiness };

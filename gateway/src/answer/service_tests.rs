@@ -73,15 +73,15 @@ impl Backend {
     /// A gateway that is ready.
     async fn gateway(&self) -> (Answers, Readiness) {
         let readiness = Readiness::default();
-        let answers = self.start(&readiness, &self.kafka, self.database.url(Role::Gateway), "--warm-up=10m");
+        let answers = self.start(&readiness, &self.kafka, &self.database.url(Role::Gateway), "--warm-up=10m");
         eventually(PATIENCE, "the gateway is ready", async || Ok(readiness.is_ready().then_some(())))
             .await
             .unwrap();
         (answers, readiness)
     }
 
-    fn start(&self, readiness: &Readiness, kafka: &KafkaSettings, url: String, setting: &str) -> Answers {
-        let database = Target::new(&url, None, "milepost-gateway").unwrap();
+    fn start(&self, readiness: &Readiness, kafka: &KafkaSettings, url: &str, setting: &str) -> Answers {
+        let database = Target::new(url, None, "milepost-gateway").unwrap();
         Answers::start(&settings(setting), kafka, &database, Clock::new(0), Default::default(), readiness)
             .unwrap()
     }
@@ -266,7 +266,7 @@ async fn after_its_window_a_key_goes_through_the_journal_again() {
     // Neither the cache nor the table of a gateway without one may replay it, nor call another upload a conflict.
     let without_cache = Readiness::default();
     let url = backend.database.url(Role::Gateway);
-    let without_cache = backend.start(&without_cache, &backend.kafka, url, "--cache-entries=0");
+    let without_cache = backend.start(&without_cache, &backend.kafka, &url, "--cache-entries=0");
     let second = answering(&answers, accepted("k", 49.0, PATIENCE));
     let new = backend.decide_next().await;
     let copy = answering(&without_cache, accepted("k", 49.0, PATIENCE));
@@ -281,7 +281,7 @@ async fn after_its_window_a_key_goes_through_the_journal_again() {
     // Of two windows in the table the newest counts. This gateway has seen no result.
     let readiness = Readiness::default();
     let started_after =
-        backend.start(&readiness, &backend.kafka, backend.database.url(Role::Gateway), "--warm-up=0s");
+        backend.start(&readiness, &backend.kafka, &backend.database.url(Role::Gateway), "--warm-up=0s");
     eventually(PATIENCE, "the gateway is ready", async || Ok(readiness.is_ready().then_some(())))
         .await
         .unwrap();
@@ -370,7 +370,7 @@ async fn without_the_database_the_journal_and_the_topic_are_enough() {
     let backend = Backend::new().await;
     let readiness = Readiness::default();
     let url = format!("postgres://milepost@{NOWHERE}/milepost");
-    let answers = backend.start(&readiness, &backend.kafka, url, "--lookup-timeout=200ms");
+    let answers = backend.start(&readiness, &backend.kafka, &url, "--lookup-timeout=200ms");
     eventually(PATIENCE, "the gateway is ready", async || Ok(readiness.is_ready().then_some(())))
         .await
         .unwrap();
@@ -393,7 +393,7 @@ async fn without_the_journal_known_keys_are_replayed_and_new_ones_refused_in_tim
 
     let nowhere = KafkaSettings { kafka_brokers: NOWHERE.to_owned(), ..backend.kafka.clone() };
     let url = backend.database.url(Role::Gateway);
-    let alone = backend.start(&Readiness::default(), &nowhere, url, "--warm-up=0s");
+    let alone = backend.start(&Readiness::default(), &nowhere, &url, "--warm-up=0s");
     for _ in ["table", "cache"] {
         assert!(replayed(&alone.answer(accepted("k", 48.0, PATIENCE)).await, &mine.state));
     }
