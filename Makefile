@@ -27,7 +27,7 @@ mutants: ## Plant each bug in turn: the checker named for it has to catch it (ON
 mixed: ## Roll the next build over this one under load, and back (torture/next-version.patch)
 	@torture/run mixed
 
-bench: ## Measure it on a quiet machine (20 minutes; QUICK=1: 3 minutes, FULL=1: every size)
+bench: ## Measure it on a quiet machine (half an hour; QUICK=1: 5 minutes, FULL=1: every size)
 	@bench/run --size $(if $(QUICK),quick,$(if $(FULL),full,standard))
 
 model: ## Check every state of the protocol's model (SIZE=standard|big)
