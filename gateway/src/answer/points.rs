@@ -65,7 +65,7 @@ impl Points {
         self.push(key_hash, What::Good { device, location });
     }
 
-    /// Adds a point that breaks a rule, known by its app, its reason and what was sent; of a device, if that is known.
+    /// Adds a point that breaks a rule, known by its app, its device if that is known, its reason and what was sent.
     pub fn add_set_aside(
         &mut self,
         app: &str,
@@ -74,7 +74,7 @@ impl Points {
         field: Option<&str>,
         raw: &str,
     ) {
-        let key_hash = KeyHash::of_set_aside(self.account, app, reason, raw);
+        let key_hash = KeyHash::of_set_aside(self.account, app, device, reason, raw);
         let point = SetAside::new(app, device, reason, field, raw.as_bytes());
         self.push(key_hash, What::SetAside(Box::new(point)));
     }
@@ -275,5 +275,17 @@ mod tests {
         assert_eq!(texts, ["overland: no-time ([3].properties.timestamp)", "overland: not-a-number"]);
         let devices = records.iter().map(|record| record.set_aside().unwrap().device.as_deref());
         assert_eq!(devices.collect::<Vec<_>>(), [Some("a"), None]);
+    }
+
+    #[test]
+    fn what_two_devices_sent_alike_is_a_bad_point_of_each() {
+        let mut all = Points::of(ACCOUNT, 3);
+        for device in [Some("a"), Some("b"), None] {
+            all.add_set_aside("gpslogger", device, "not-a-number", Some("lat"), "lat=%25LAT&lon=%25LON");
+        }
+        assert_eq!(all.repeated, 0);
+        let records = records(all);
+        let devices = records.iter().map(|record| record.set_aside().unwrap().device.as_deref());
+        assert_eq!(devices.collect::<Vec<_>>(), [Some("a"), Some("b"), None]);
     }
 }

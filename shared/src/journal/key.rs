@@ -13,7 +13,7 @@ const VERSION: u8 = 1;
 const NO_CLIENTS: u8 = 0;
 /// Behind it, what the hash stands for instead, and the version of its rule.
 const POINT: [u8; 2] = [b'p', 1];
-const SET_ASIDE: [u8; 2] = [b'a', 1];
+const SET_ASIDE: [u8; 2] = [b'a', 2];
 
 /// SHA-256 of (version, account, key), length-prefixed, so that no two pairs share an input. As a Kafka key it is written
 /// as 64 lower-case hex digits.
@@ -45,12 +45,20 @@ impl KeyHash {
         Self(hasher.finalize().into())
     }
 
-    /// The hash of a point that was set aside: of an account's app, for a reason, as it was sent. No client's key and no
-    /// point has this hash.
+    /// The hash of a point that was set aside: of an account's app and device, for a reason, as it was sent. The device may
+    /// stand nowhere in that: phones that were set up alike, and wrongly, send the same. No client's key and no point has this
+    /// hash.
     #[must_use]
-    pub fn of_set_aside(account: AccountId, app: &str, reason: &str, raw: &str) -> Self {
+    pub fn of_set_aside(
+        account: AccountId,
+        app: &str,
+        device: Option<&str>,
+        reason: &str,
+        raw: &str,
+    ) -> Self {
         let mut hasher = Self::without_key(SET_ASIDE, account);
-        for text in [app, reason, raw] {
+        // No device has an empty name.
+        for text in [app, device.unwrap_or_default(), reason, raw] {
             push_text(&mut hasher, text);
         }
         Self(hasher.finalize().into())
@@ -142,8 +150,8 @@ mod tests {
         assert_eq!(point.to_string(), "fb873d3f0473fcbe5544333de2d4a72daea6084d7be71fdf20e77ecf54064fdc");
         let nowhere = KeyHash::of_point(account, "", 0, 0.0, 0.0);
         assert_eq!(nowhere.to_string(), "66739a054f675c7e5092bb0866e8c30e79f6a428e86fb895ee7ed82c634d8ae1");
-        let aside = KeyHash::of_set_aside(account, "overland", "no-time", "{}");
-        assert_eq!(aside.to_string(), "13c727c3c63d87608543c6625eac26166dcc42de016a2eb7bbd3f6af918dc5c9");
+        let aside = KeyHash::of_set_aside(account, "overland", Some("pixel8"), "no-time", "{}");
+        assert_eq!(aside.to_string(), "b875a2ea57dd3e14a49af89a28463187a6c22bc95aea52ec80762bd298943c2d");
     }
 
     #[test]
@@ -155,15 +163,18 @@ mod tests {
 
     #[test]
     fn what_is_set_aside_is_known_by_all_that_is_said_of_it() {
-        let of = |account, app, reason, raw| {
-            KeyHash::of_set_aside(AccountId(Uuid::from_u128(account)), app, reason, raw)
+        let of = |account, app, device, reason, raw| {
+            KeyHash::of_set_aside(AccountId(Uuid::from_u128(account)), app, device, reason, raw)
         };
         let hashes = [
-            of(1, "a", "b", "c"),
-            of(2, "a", "b", "c"),
-            of(1, "ab", "", "c"),
-            of(1, "a", "bc", ""),
-            of(1, "a", "b", ""),
+            of(1, "a", None, "b", "c"),
+            of(2, "a", None, "b", "c"),
+            of(1, "ab", None, "", "c"),
+            of(1, "a", None, "bc", ""),
+            of(1, "a", None, "b", ""),
+            of(1, "a", Some("d"), "b", "c"),
+            of(1, "a", Some("e"), "b", "c"),
+            of(1, "ad", None, "b", "c"),
         ];
         for (i, hash) in hashes.iter().enumerate() {
             assert!(!hashes[..i].contains(hash));
