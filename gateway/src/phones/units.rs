@@ -65,8 +65,11 @@ fn date_time(text: &str) -> Option<i64> {
     i64::try_from(nanos.div_euclid(1_000_000)).ok()
 }
 
-/// `Z`, `+02:00`, `-0700`, `+02`, or nothing.
+/// `Z`, `+02:00`, `-0700`, `+02`, or nothing; blanks may stand before it.
 fn offset(text: &[u8]) -> Option<UtcOffset> {
+    let behind = text.trim_ascii_start();
+    // A blank right before digits was a `+`.
+    let text = if behind.first().is_some_and(u8::is_ascii_digit) { text } else { behind };
     let digits = |text: &[u8]| -> Option<i8> { std::str::from_utf8(text).ok()?.parse().ok() };
     let two = |text: &[u8]| text.iter().all(u8::is_ascii_digit).then(|| digits(text)).flatten();
     let (sign, rest) = match text {
@@ -105,6 +108,8 @@ mod tests {
             ("2026-03-14T10:27:53.000001+01:00", 1_773_480_473_000),
             ("2016-05-02T20:14:19.349 03:00", 1_462_209_259_349),
             ("2016-01-15 21:41:18.000", 1_452_894_078_000),
+            ("2026-03-14 10:26:53 +0100", 1_773_480_413_000),
+            ("2026-03-14 09:26:53.579  Z", 1_773_480_413_579),
             ("2026-03-14T09:26", 1_773_480_360_000),
             ("2026-03-14T09:26:53-02", 1_773_487_613_000),
             ("1969-12-31T23:59:59.9999Z", -1),
@@ -128,6 +133,7 @@ mod tests {
             "2016-03-05T25:00:00Z",
             "2016-03-05T00:00:00Zx",
             "2016-03-05T00:00:00+1",
+            "2016-03-05T00:00:00 + 01",
             "2016-03-05T00:00:00+0x00",
             "2016-03-05T00:00:00+99:00",
             "2016-03-05T00:00:00+--00",
