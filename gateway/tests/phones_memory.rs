@@ -63,3 +63,16 @@ fn points_that_are_all_different_and_as_short_as_can_be_take_no_more_than_is_cou
         }
     }
 }
+
+#[test]
+fn a_form_whose_bytes_are_no_text_takes_no_more_than_is_counted_for_it() {
+    for (protocol, name) in
+        [(Protocol::Gpslogger, "lat="), (Protocol::Gpslogger, "aid="), (Protocol::Traccar, "id=1&lat=x&x=")]
+    {
+        // Each byte becomes three that stand for it, and nine as a form has these. Room for them is doubled.
+        for length in [BYTES_MAX - 100, (BYTES_MAX * 8 / 9) + 10, (BYTES_MAX / 2) + 10] {
+            let body = [name.as_bytes(), &vec![0xff; length]].concat();
+            assert!(peak(protocol, &body) > 0);
+        }
+    }
+}
