@@ -104,43 +104,63 @@ const AROUND: [Field; 4] = [Field::Device, Field::Time, Field::Battery, Field::B
 pub fn decode<'a>(request: &Request<'a>, rules: &Rules<'a>) -> Result<Decoded<'a>, NotThisProtocol> {
     // No form begins like that, and apps name the wrong type of content or none.
     let is_json = request.body.trim_ascii_start().iter().take(1).any(|first| b"{[\xef".contains(first));
-    if is_json { json(request, rules) } else { form(request, rules) }
+    if !is_json {
+        return form(request, rules);
+    }
+    let mut decoded = json(request, rules)?;
+    if decoded.points.is_empty() {
+        // It is answered as success, and must not cost a point that is in the query.
+        let beside = of_pairs(query(request));
+        if !has_no_place(&beside) {
+            decoded.add(item(request, &beside, false, rules), None, || raw(query(request)).into());
+        }
+    }
+    Ok(decoded)
 }
 
 /// One point in the query, the body, or both; the body counts before the query.
 fn form<'a>(request: &Request<'a>, rules: &Rules<'a>) -> Result<Decoded<'a>, NotThisProtocol> {
+    let pairs = || query(request).chain(form_urlencoded::parse(request.body.trim_ascii()));
+    let fields = of_pairs(pairs());
+    if fields.is_empty() {
+        return Err(NotThisProtocol);
+    }
+    let mut decoded = Decoded::default();
+    decoded.add(item(request, &fields, false, rules), None, || raw(pairs()).into());
+    Ok(decoded)
+}
+
+fn query<'a>(request: &Request<'a>) -> form_urlencoded::Parse<'a> {
+    form_urlencoded::parse(request.query.as_bytes())
+}
+
+fn of_pairs<'a>(pairs: impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)>) -> Fields<'a> {
     let mut fields = Fields::new(POINT);
-    for (name, value) in pairs(request) {
+    for (name, value) in pairs {
         fields.put_pair(&name, value);
     }
     // As hardware writes it: `location=60.0,30.0`.
-    if let Some((latitude, longitude)) =
-        fields.text(Field::Items).as_deref().and_then(|at| at.split_once(','))
-    {
+    let both = fields.text(Field::Items).filter(|_| has_no_place(&fields));
+    if let Some((latitude, longitude)) = both.as_deref().and_then(|at| at.split_once(',')) {
         fields.put_number(Field::Latitude, &latitude);
         fields.put_number(Field::Longitude, &longitude);
     }
     if let Some(sentence) = fields.text(Field::Rmc) {
         put_rmc(&mut fields, &sentence);
     }
-    if fields.is_empty() {
-        return Err(NotThisProtocol);
-    }
-    let mut decoded = Decoded::default();
-    decoded.add(item(request, &fields, false, rules), None, || raw_form(request).into());
-    Ok(decoded)
+    fields
 }
 
-fn pairs<'a>(request: &Request<'a>) -> impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)> + use<'a> {
-    let query = form_urlencoded::parse(request.query.as_bytes());
-    query.chain(form_urlencoded::parse(request.body.trim_ascii()))
+/// Neither the one nor the other.
+fn has_no_place(fields: &Fields<'_>) -> bool {
+    fields.get(Field::Latitude).is_none() && fields.get(Field::Longitude).is_none()
 }
 
 /// Without what may be a key.
-fn raw_form(request: &Request<'_>) -> String {
+fn raw<'a>(pairs: impl Iterator<Item = (Cow<'a, str>, Cow<'a, str>)>) -> String {
     let harmless = |(name, _): &(Cow<'_, str>, Cow<'_, str>)| !credentials::may_be_in(name);
     let mut raw = form_urlencoded::Serializer::new(String::new());
-    raw.extend_pairs(pairs(request).filter(harmless));
+    raw.extend_pairs(pairs.filter(harmless));
     raw.finish()
 }
 
@@ -160,6 +180,7 @@ fn put_rmc(fields: &mut Fields<'_>, sentence: &str) {
 }
 
 /// One point or many, in an array or below one of several names, or with nothing around it.
+/// A place around them counts if none of them is a point.
 fn json<'a>(request: &Request<'a>, rules: &Rules<'a>) -> Result<Decoded<'a>, NotThisProtocol> {
     let root = fields::whole(request.body.trim_ascii_start()).ok_or(NotThisProtocol)?;
     let around = match root.get().as_bytes().first() {
@@ -175,6 +196,10 @@ fn json<'a>(request: &Request<'a>, rules: &Rules<'a>) -> Result<Decoded<'a>, Not
         let item = json_item(request, raw, &around, inside, rules);
         decoded.add(item, index, || Cow::Borrowed(raw.get()));
     })?;
+    // What is named like items may hold none, and stand beside the place of the one point.
+    if inside && decoded.points.is_empty() && !has_no_place(&around) {
+        decoded.add(item(request, &around, false, rules), None, || Cow::Borrowed(root.get()));
+    }
     Ok(decoded)
 }
 
@@ -199,8 +224,8 @@ fn json_item<'a>(
 
 /// Of fields that are `inside` of an object whose other fields are around them, or are all there is.
 fn item<'a>(request: &Request<'a>, fields: &Fields<'a>, inside: bool, rules: &Rules<'a>) -> Item<'a> {
-    let nowhere = fields.get(Field::Latitude).is_none() && fields.get(Field::Longitude).is_none();
-    if let Some(record) = nowhere.then(|| without_place(request.protocol, fields, inside)).flatten() {
+    let record = || without_place(request.protocol, fields, inside);
+    if let Some(record) = has_no_place(fields).then(record).flatten() {
         return Item::Record(record);
     }
     let is_traccar = request.protocol == Protocol::Traccar;

@@ -51,6 +51,56 @@ fn both_coordinates_may_be_in_one_field() {
 }
 
 #[test]
+fn a_field_beside_a_place_that_looks_like_one_is_none() {
+    for field in ["location=Home,Vienna", "data=1,2", "points=3,4"] {
+        let query = format!("id=1&timestamp=1377177267&lat=60.5&lon=-30.5&{field}");
+        assert_eq!(
+            one(&traccar(&query, "")).location,
+            Location::new(1_377_177_267_000, 60.5, -30.5),
+            "{field}"
+        );
+    }
+}
+
+#[test]
+fn a_place_around_the_items_is_the_point_if_no_item_is_one() {
+    let place = r#""lat":1,"lon":2,"tst":1773480413,"device_id":"a""#;
+    let nested = r#"{"coords":{"latitude":3,"longitude":4},"timestamp":"2026-03-14T09:26:53Z"}"#;
+    let items = format!(r#""location":[{nested}]"#);
+    for (items, latitude, set_aside) in [
+        (r#""data":[]"#, 1.0, 0),
+        (r#""data":{"battery":5}"#, 1.0, 1),
+        (r#""location":"at home""#, 1.0, 0),
+        (&items, 3.0, 0),
+    ] {
+        for protocol in [Protocol::Traccar, Protocol::Gpslogger] {
+            let body = format!("{{{place},{items}}}");
+            let decoded = decoded(&request_of(protocol, &body));
+            let found: Vec<_> =
+                decoded.points.iter().map(|p| (p.location.latitude, p.device.as_deref())).collect();
+            assert_eq!((found, decoded.set_aside.len()), (vec![(latitude, Some("a"))], set_aside), "{items}");
+        }
+    }
+}
+
+#[test]
+fn a_place_in_the_query_is_the_point_if_none_is_in_the_body() {
+    let query = "lat=1&lon=2&timestamp=1773480413&aid=a&token=secret";
+    for (body, latitude, set_aside) in [
+        ("[]", 1.0, 0),
+        (r#"{"acc":5}"#, 1.0, 1),
+        (r#"{"lat":5,"lon":2,"timestamp":1773480413,"aid":"a"}"#, 5.0, 0),
+    ] {
+        let decoded = decoded(&gpslogger(query, body));
+        let found: Vec<_> =
+            decoded.points.iter().map(|p| (p.location.latitude, p.device.as_deref())).collect();
+        assert_eq!((found, decoded.set_aside.len()), (vec![(latitude, Some("a"))], set_aside), "{body}");
+    }
+    let bad = decoded(&gpslogger("lat=91&lon=2&aid=a&token=secret", "[]"));
+    assert_eq!((bad.set_aside.len(), &*bad.set_aside[0].raw), (1, "lat=91&lon=2&aid=a"));
+}
+
+#[test]
 fn zero_is_not_known_where_the_app_writes_that_for_it() {
     let zeros =
         "id=1&timestamp=1726227213&lat=0.0&lon=0.0&speed=0.0&bearing=0.0&altitude=0.0&accuracy=0.0&batt=0.0";
