@@ -123,6 +123,8 @@ impl Clients {
         });
         let done = tokio::time::timeout(length + LAST_ANSWER, try_join_all(connections)).await;
         let elapsed = begun.elapsed();
+        let ended = done.with_context(|| format!("no answer for {LAST_ANSWER:?}")).and_then(|ended| ended);
+        let ended = ended.map(|connections| self.connections = connections);
         // A refusal says more than the end of the connection that may follow it.
         let wrong = load.wrong.lock().unwrap_or_else(PoisonError::into_inner);
         ensure!(
@@ -132,7 +134,7 @@ impl Clients {
             self.requests.status(),
             wrong.first
         );
-        self.connections = done.with_context(|| format!("no answer for {LAST_ANSWER:?}"))??;
+        ended?;
         let tally = load.tally.lock().unwrap_or_else(PoisonError::into_inner);
         Ok(tally.clone().within(elapsed))
     }
