@@ -48,6 +48,68 @@ fn bodies_of_phones_are_read_within_a_bounded_multiple_of_their_size() {
     }
 }
 
+/// The name of a device that is around all points, as long as it may be or longer, and written with an escape.
+fn around(chars: usize) -> String {
+    format!(r#"{{"id":"\u0041{}","location":["#, "\u{1f4f1}".repeat(chars - 1))
+}
+
+fn distinct(bytes: usize) -> String {
+    let item = |n| format!(r#"{{"lat":1,"lon":2,"tst":{n}}}"#);
+    let first = 1_700_000_000;
+    (first..first + bytes / (item(first).len() + 1)).map(item).collect::<Vec<_>>().join(",")
+}
+
+#[test]
+fn a_name_around_many_points_takes_no_more_than_is_counted_for_it() {
+    let body = format!("{}{}]}}", around(128), distinct(BYTES_MAX));
+    assert!(peak(Protocol::Traccar, body.as_bytes()) > 0);
+}
+
+#[test]
+fn a_long_name_around_many_points_is_not_copied_for_each_of_them() {
+    let body = format!("{}{}]}}", around(BYTES_MAX / 8), distinct(BYTES_MAX / 2));
+    let body = body.as_bytes();
+    let request = Request {
+        protocol: Protocol::Traccar,
+        path: "/k",
+        query: "",
+        user_agent: "",
+        device_header: "",
+        body,
+    };
+    let rules = Rules { bound: None, arrival: 1_796_083_200_000, timestamp_max: 1_796_083_500_000 };
+    let copied = allocation_counter::measure(|| drop(decode(&request, &rules))).bytes_total;
+    let copied = usize::try_from(copied).expect("fits");
+    assert!(copied < 100 * body.len(), "{} to {copied}", body.len());
+}
+
+#[test]
+fn what_is_held_of_points_is_counted_with_their_texts() {
+    let item = |n: i64| {
+        let named = if n % 2 == 0 { r#","id":"b""# } else { "" };
+        format!(r#"{{"lat":1,"lon":2,"tst":{n}{named},"provider":"{}"}}"#, "\u{1f4f1}".repeat(64))
+    };
+    let items: Vec<String> = (1_700_000_000..1_700_001_000).map(item).collect();
+    let body = format!("{}{}]}}", around(128), items.join(","));
+    let body = body.as_bytes();
+    let request = Request {
+        protocol: Protocol::Traccar,
+        path: "/k",
+        query: "",
+        user_agent: "",
+        device_header: "",
+        body,
+    };
+    let rules = Rules { bound: None, arrival: 1_796_083_200_000, timestamp_max: 1_796_083_500_000 };
+    let mut points = None;
+    let held = allocation_counter::measure(|| {
+        points = read(&request, &rules, AccountId(Uuid::nil())).ok().map(|(points, _)| points);
+    });
+    let held = usize::try_from(held.bytes_current).expect("nothing was there before");
+    let counted = points.expect("it was read").heap_bytes();
+    assert!(held <= counted + counted / 8, "{counted} of {held}");
+}
+
 #[test]
 fn points_that_are_all_different_and_as_short_as_can_be_take_no_more_than_is_counted_for_them() {
     for (protocol, before, item) in [

@@ -76,7 +76,7 @@ impl Receipt {
 }
 
 /// Why an upload could not be published.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Unavailable {
     /// The journal did not acknowledge in time.
     Journal,

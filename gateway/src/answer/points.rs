@@ -10,10 +10,10 @@ use std::sync::Arc;
 use futures::{StreamExt as _, stream};
 use metrics::{Counter, counter};
 use milepost_shared::journal::account::AccountId;
-use milepost_shared::journal::clock::JournalTime;
 use milepost_shared::journal::key::KeyHash;
 use milepost_shared::journal::record::{JournalRecord, Payload};
 use milepost_shared::journal::set_aside::SetAside;
+use milepost_shared::location::fields::TEXTS;
 use milepost_shared::location::fingerprint::Fingerprint;
 use milepost_shared::location::{Location, Upload};
 use milepost_shared::program::crash::CrashPoint;
@@ -21,17 +21,23 @@ use milepost_shared::program::crash::CrashPoint;
 use crate::answer::flight::Finder;
 use crate::answer::matching;
 use crate::answer::outcome::Unavailable;
+use crate::answer::safety::{self, Awaited, Known};
 
 /// Most points of one request that are on their way to the journal at once, and at most which part of all uploads that may be:
 /// else a long batch would be past the bound for ever.
 const AT_ONCE_MAX: u32 = 2000;
 const AT_ONCE_PART: u32 = 2;
+/// What an `Arc` takes besides what is in it.
+const ARC_BYTES: usize = 2 * size_of::<usize>();
+
 /// What one request holds for the journal: points, and those that were set aside, each once.
 pub struct Points {
     account: AccountId,
     points: Vec<Point>,
     seen: HashSet<KeyHash>,
     repeated: u64,
+    /// Bytes of their devices and texts.
+    text_bytes: usize,
 }
 
 struct Point {
@@ -48,7 +54,8 @@ impl Points {
     /// None yet, and no more than `most`.
     #[must_use]
     pub fn of(account: AccountId, most: usize) -> Self {
-        Self { account, points: Vec::with_capacity(most), seen: HashSet::with_capacity(most), repeated: 0 }
+        let (points, seen) = (Vec::with_capacity(most), HashSet::with_capacity(most));
+        Self { account, points, seen, repeated: 0, text_bytes: 0 }
     }
 
     /// Adds a point of a device, which keeps all rules. If the same one is there, that one stays.
@@ -61,6 +68,9 @@ impl Points {
             }
             _ => None,
         };
+        let named = if before.is_none() { device.len() + ARC_BYTES } else { 0 };
+        let texts = TEXTS.iter().filter_map(|text| (text.get)(&location));
+        self.text_bytes += named + texts.map(str::len).sum::<usize>();
         let device = before.map_or_else(|| Arc::from(device), Arc::clone);
         self.push(key_hash, What::Good { device, location });
     }
@@ -95,7 +105,9 @@ impl Points {
             What::SetAside(point) => size_of::<SetAside>() + point.raw.len(),
         };
         let raw: usize = self.points.iter().map(raw).sum();
-        raw + self.points.capacity() * size_of::<Point>() + self.seen.capacity() * size_of::<KeyHash>()
+        raw + self.text_bytes
+            + self.points.capacity() * size_of::<Point>()
+            + self.seen.capacity() * size_of::<KeyHash>()
     }
 }
 
@@ -148,6 +160,14 @@ impl PointMetrics {
             unavailable: series("unavailable"),
         }
     }
+
+    fn of(&self, known: Known) -> &Counter {
+        match known {
+            Known::Cache => &self.cache,
+            Known::Recent => &self.recent,
+            Known::Table => &self.table,
+        }
+    }
 }
 
 impl Finder {
@@ -160,41 +180,34 @@ impl Finder {
         metrics.repeated.increment(repeated);
         let now = self.journal_clock.now();
         points.retain(|point| {
-            let known = self.known(point.key_hash, now, metrics);
-            known.inspect(|known| known.increment(1)).is_none()
+            let cached = self.cache.get(point.key_hash);
+            let known = safety::by_memory(cached.as_ref(), || self.recent.has(point.key_hash), now);
+            known.inspect(|known| metrics.of(*known).increment(1)).is_none()
         });
         let newest = self.lookup.newest_of(points.iter().map(|point| point.key_hash).collect()).await;
         points.retain(|point| {
-            let Some(state) = newest.get(&point.key_hash) else { return true };
-            self.cache.insert(point.key_hash, state);
-            let is_known = state.is_open_at(now);
-            metrics.table.increment(u64::from(is_known));
-            !is_known
+            let newest = newest.get(&point.key_hash);
+            if let Some(state) = newest {
+                self.cache.insert(point.key_hash, state);
+            }
+            let known = safety::by_table(newest, now);
+            known.inspect(|known| metrics.of(*known).increment(1)).is_none()
         });
         self.crash.point(CrashPoint::Accepted);
-        let mut left = points.len() as u64;
+        let mut awaited = Awaited::new(points.len());
         let publishing = points.into_iter().map(|point| self.publish_point(account, point));
         let mut publishing = stream::iter(publishing).buffer_unordered(self.points_at_once);
-        while let Some(published) = publishing.next().await {
-            // What is still on its way may arrive; the retry will show.
-            published.inspect_err(|_| metrics.unavailable.increment(left))?;
-            metrics.published.increment(1);
-            left -= 1;
+        while awaited.end().is_none()
+            && let Some(published) = publishing.next().await
+        {
+            metrics.published.increment(u64::from(published.is_ok()));
+            awaited.hear(published);
         }
+        // What is still on its way may arrive; the retry will show.
+        metrics.unavailable.increment(awaited.left());
+        awaited.end().unwrap_or(Err(Unavailable::Journal))?;
         self.crash.point(CrashPoint::Answered);
         Ok(())
-    }
-
-    /// Whether a point is known without asking anybody, and the count of those that are likewise.
-    fn known<'a>(
-        &self,
-        key_hash: KeyHash,
-        now: JournalTime,
-        metrics: &'a PointMetrics,
-    ) -> Option<&'a Counter> {
-        let is_open = self.cache.get(key_hash).is_some_and(|state| state.is_open_at(now));
-        let is_recent = || self.recent.has(key_hash).then_some(&metrics.recent);
-        if is_open { Some(&metrics.cache) } else { is_recent() }
     }
 
     async fn publish_point(&self, account: AccountId, point: Point) -> Result<(), Unavailable> {

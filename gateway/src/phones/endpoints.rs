@@ -27,7 +27,7 @@ use crate::admission::known::Identity;
 use crate::admission::{Admission, parse};
 use crate::answer::points::Points;
 use crate::answer::service::Answers;
-use crate::http::problem::{METHOD_NOT_ALLOWED, Problem};
+use crate::http::problem::{INTERNAL, METHOD_NOT_ALLOWED, Problem};
 
 /// The device of an app that names none.
 pub const DEVICE: &str = "phone";
@@ -203,7 +203,8 @@ impl Phones {
         let ((points, beside), mut held) = parsing.await?;
         held.replace(points.heap_bytes())?;
         let metrics = self.metrics.iter().find(|(protocol, _)| *protocol == asked.protocol);
-        let Some((_, metrics)) = metrics else { return Ok(()) };
+        // Never without its metrics, since its routes come with them; and nothing is answered that is not taken.
+        let Some((_, metrics)) = metrics else { return Err(INTERNAL) };
         self.answers.take(points, &metrics.points, held).await.map_err(unavailable)?;
         metrics.count(&beside.set_aside, &beside.records);
         Ok(())

@@ -70,6 +70,25 @@ pub enum Written<'a> {
     Nested(&'a RawValue),
 }
 
+/// The most of a text or number that is kept, bytes. What is longer breaks every rule, also when it is cut: no name may have as many
+/// characters, and no number or time as many bytes. What is around a batch is looked at for each of its points.
+const WRITTEN_BYTES_MAX: usize = 1024;
+
+impl<'a> Written<'a> {
+    fn cut(self) -> Self {
+        let cut = |text: Cow<'a, str>| match text {
+            Cow::Borrowed(text) => Cow::Borrowed(&text[..text.floor_char_boundary(WRITTEN_BYTES_MAX)]),
+            Cow::Owned(text) if text.len() <= WRITTEN_BYTES_MAX => Cow::Owned(text),
+            Cow::Owned(text) => Cow::Owned(text[..text.floor_char_boundary(WRITTEN_BYTES_MAX)].to_owned()),
+        };
+        match self {
+            Self::Number(text) => Self::Number(cut(text)),
+            Self::Text(text) => Self::Text(cut(text)),
+            Self::Bool | Self::Nested(_) => self,
+        }
+    }
+}
+
 /// The fields of one point, or of what is around the points.
 pub struct Fields<'a> {
     table: Table,
@@ -144,6 +163,7 @@ impl<'a> Fields<'a> {
     }
 
     fn put(&mut self, row: usize, value: Written<'a>) {
+        let value = value.cut();
         let (field, name) = self.table[row];
         // Templates write nothing for what is not known. Only of a device's name it may matter.
         if field != Field::Device && matches!(&value, Written::Text(text) if text.trim_ascii().is_empty()) {

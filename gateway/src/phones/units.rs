@@ -11,6 +11,9 @@ pub const FROM_1970_TO_2001: i64 = 978_307_200_000;
 /// From here on a number counts milliseconds: as seconds it would be the year 2286, and as milliseconds less is April 1970.
 const MILLISECONDS_FROM: u64 = 10_000_000_000;
 
+/// The longest number or time that is read, bytes. No app writes one that is longer, and what comes here may have been cut.
+const READ_BYTES_MAX: usize = 256;
+
 /// ISO 8601 as apps write it: `T` or a blank, seconds with or without a fraction, any offset with or without a colon, or none.
 /// A `+` that was not encoded in a query has become a blank.
 const DATE_TIME: &[BorrowedFormatItem<'_>] = format_description!(
@@ -30,15 +33,22 @@ pub fn of_knots(speed: f64) -> f64 {
     speed * 1852.0 / 3600.0
 }
 
-/// A finite number.
+/// A finite number, in at most 256 bytes.
 #[must_use]
 pub fn number(text: &str) -> Option<f64> {
+    if text.len() > READ_BYTES_MAX {
+        return None;
+    }
     text.trim_ascii().parse().ok().filter(|number: &f64| number.is_finite())
 }
 
 /// Milliseconds since 1970 of seconds or milliseconds since then, or of a date and time; a part of a millisecond is dropped.
+/// In at most 256 bytes.
 #[must_use]
 pub fn time(text: &str) -> Option<i64> {
+    if text.len() > READ_BYTES_MAX {
+        return None;
+    }
     let text = text.trim_ascii();
     if let Ok(whole) = text.parse::<i64>() {
         let milliseconds = whole.unsigned_abs() >= MILLISECONDS_FROM;
@@ -150,6 +160,16 @@ mod tests {
         assert_eq!(number("004.5"), Some(4.5));
         for text in ["", "abc", "NaN", "inf", "1e999", "48,2", "0x1", "1 2"] {
             assert_eq!(number(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_too_long_for_a_number_or_a_time_is_none_whatever_its_beginning_says() {
+        let zeros = "0".repeat(300);
+        for text in
+            [format!("1{zeros}e-300"), format!("48.2{zeros}"), format!("2026-03-14T09:26:53.{zeros}+05:00")]
+        {
+            assert_eq!((number(&text), time(&text)), (None, None), "{text}");
         }
     }
 }
