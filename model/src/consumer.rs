@@ -8,7 +8,7 @@ use milepost_shared::journal::answer::KeyState;
 use milepost_shared::journal::clock::JournalTime;
 
 use crate::database::Database;
-use crate::journal::{Journal, KEY, TTL, at};
+use crate::journal::{Journal, TTL, at};
 use crate::planted::PlantedBug;
 
 /// What one record leaves to emit: the state of its key and whether it is a fact. `None` for a record forgotten since.
@@ -72,19 +72,28 @@ impl Consumer {
         now: JournalTime,
         planted: Option<PlantedBug>,
     ) -> Transaction {
-        let mut windows = windows(&database.keys);
-        let recalled = match planted {
-            Some(PlantedBug::ReEmitByNewestRow) => windows_of_newest(&database.keys),
-            _ => self::windows(&database.keys),
+        let windows = |rows: &[Arc<KeyState>]| {
+            let mut windows = Windows::default();
+            for row in rows {
+                windows.insert(journal.key_of(row, planted), KeyState::clone(row));
+            }
+            windows
         };
+        let recalled = match planted {
+            Some(PlantedBug::ReEmitByNewestRow) => {
+                windows(database.keys.last().map_or(&[], std::slice::from_ref))
+            }
+            _ => windows(&database.keys),
+        };
+        let mut windows = windows(&database.keys);
         let mut transaction = Transaction { new: Vec::new(), emissions: Vec::new() };
         for offset in self.next..end {
-            let mut claim = journal.claim(offset);
+            let mut claim = journal.claim(offset, planted);
             if planted == Some(PlantedBug::DecideByWallClock) {
                 claim.time = now;
             }
             transaction.emissions.push(if offset < self.persisted_below {
-                let recalled = recalled.recall(&KEY, at(offset), claim.time);
+                let recalled = recalled.recall(&claim.key_hash, at(offset), claim.time);
                 recalled.map(|(state, persisted)| (Arc::new(state), persisted))
             } else {
                 let (decision, state) = windows.resolve(&claim, TTL);
@@ -104,14 +113,4 @@ impl Consumer {
         self.persisted_below = self.persisted_below.max(end);
         self.queue.extend(emissions);
     }
-}
-
-fn windows(keys: &[Arc<KeyState>]) -> Windows {
-    let mut windows = Windows::default();
-    keys.iter().for_each(|state| windows.insert(KEY, KeyState::clone(state)));
-    windows
-}
-
-fn windows_of_newest(keys: &[Arc<KeyState>]) -> Windows {
-    windows(keys.last().map_or(&[], std::slice::from_ref))
 }

@@ -39,7 +39,7 @@ impl Cache {
 /// The status of the answer to an upload: the state's own, if it is of the same upload.
 #[must_use]
 pub fn status(upload: Upload, state: &KeyState) -> u16 {
-    if state.fingerprint == upload.fingerprint() { state.status } else { 422 }
+    if state.fingerprint == upload.fingerprint(None) { state.status } else { 422 }
 }
 
 /// The states that a gateway would answer from at once, without publishing: from its cache or the table.

@@ -18,7 +18,7 @@ enum SizeName {
 /// Visits every state of the protocol within a size, and reports which promises break and how.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// What every test run checks, or much more: some minutes, 24 million states, 2 GB of memory.
+    /// What every test run checks, or much more: some minutes, 30 million states, 2 GB of memory.
     #[arg(long, value_enum, default_value = "standard")]
     size: SizeName,
 

@@ -1,11 +1,14 @@
 //! What must hold at every moment, and what must be seen at some: a check of a protocol in which nothing interesting ever
 //! happens proves nothing.
 
+use milepost_gateway::answer::safety::Known;
 use milepost_shared::journal::answer::KeyState;
 use stateright::Property;
 
 use crate::gateway::{SKEWS, all_in_the_end, at_once, status};
 use crate::journal::{TTL, at};
+use crate::phones::{Request, Stage};
+use crate::point::{App, Point};
 use crate::protocol::Protocol;
 use crate::size::{Focus, Size};
 use crate::universe::Universe;
@@ -20,6 +23,10 @@ pub const CONFLICT: &str = "conflict";
 pub const OFFSETS_FOLLOW_DATA: &str = "offsets follow data";
 /// Invariant 9: a subscriber gets each upload persisted once, in order, without a hole.
 pub const FACTS: &str = "facts";
+/// Invariant 1: every point of a request that was answered with success is in the journal.
+pub const SAFE: &str = "safe";
+/// What is stored is what the journal holds first of a window.
+pub const FIRST_STAYS: &str = "first stays";
 
 type Condition = fn(&Protocol, &Universe) -> bool;
 
@@ -30,10 +37,19 @@ pub fn all(size: &Size) -> Vec<Property<Protocol>> {
     let seen: fn(&'static str, Condition) -> Property<Protocol> = Property::sometimes;
     let mut properties = vec![
         Property::always(ONCE, |_, universe| once(universe)),
-        Property::always(ONE_ANSWER, |_, universe| one_answer(universe)),
-        Property::always(CONFLICT, |_, universe| conflict(universe)),
+        Property::always(FIRST_STAYS, |_, universe| first_stays(universe)),
         Property::always(OFFSETS_FOLLOW_DATA, |_, universe| offsets_follow_data(universe)),
         Property::always(FACTS, |_, universe| facts(universe)),
+    ];
+    if size.focus == Focus::Points {
+        properties.push(Property::always(SAFE, |_, universe| safe(universe)));
+        properties.extend(seen_of_points());
+        properties.extend(if size.losses { seen_of_the_consumer() } else { seen_of_supersets() });
+        return properties;
+    }
+    properties.extend([
+        Property::always(ONE_ANSWER, |_, universe| one_answer(universe)),
+        Property::always(CONFLICT, |_, universe| conflict(universe)),
         seen("a batch is fenced off", |_, universe| is_fenced_off(universe)),
         seen("a consumer lags by more than the TTL", |_, universe| lags(universe)),
         seen("a fact is emitted again", |_, universe| emits_again(universe)),
@@ -41,7 +57,7 @@ pub fn all(size: &Size) -> Vec<Property<Protocol>> {
         seen("a window expires and a later one is remembered", |_, universe| {
             has_expired(universe) && !universe.database.keys.is_empty()
         }),
-    ];
+    ]);
     if size.focus == Focus::Answering {
         properties.push(seen("a cache knows what the table has forgotten", |_, universe| {
             universe.cache.get().is_some_and(|known| universe.database.keys.iter().all(|row| **row != *known))
@@ -71,11 +87,103 @@ pub fn all(size: &Size) -> Vec<Property<Protocol>> {
     properties
 }
 
+/// What must be seen where the points of phones are looked at.
+fn seen_of_points() -> Vec<Property<Protocol>> {
+    let seen: fn(&'static str, Condition) -> Property<Protocol> = Property::sometimes;
+    vec![
+        seen("both apps have published a point, through both gateways", |_, universe| {
+            let is_published = |request: &&Request| request.points[0] == (Point::Shared, Stage::Published);
+            let mut published = universe.phones.requests.iter().filter(is_published);
+            published.next().is_some_and(|one| {
+                published.any(|other| one.app != other.app && one.gateway != other.gateway)
+            })
+        }),
+        seen("the journal holds a point from both apps", |_, universe| {
+            let upload = |offset| universe.journal.record(offset).upload;
+            universe.journal.promised().any(|(offset, opener)| upload(offset) != upload(opener))
+        }),
+        seen("a point is in the journal of which nobody was told", |_, universe| {
+            let is_told = universe.phones.apps.iter().any(|sending| sending.safe > 0);
+            universe.journal.end() > 0 && universe.phones.requests.is_empty() && !is_told
+        }),
+        seen("an answer is lost", |_, universe| {
+            universe.phones.apps.iter().any(|sending| sending.deleted < sending.safe)
+        }),
+        seen("of a request some points are known and others published", |_, universe| {
+            universe
+                .phones
+                .requests
+                .iter()
+                .any(|request| matches!(request.points[..], [(_, Stage::Known(_)), (_, Stage::Published)]))
+        }),
+        seen("both apps have heard that all is safe", |_, universe| {
+            App::ALL.iter().all(|app| universe.phones.apps[*app as usize].deleted == app.points().len())
+        }),
+    ]
+}
+
+/// What must be seen besides where apps send again.
+fn seen_of_supersets() -> Vec<Property<Protocol>> {
+    let seen: fn(&'static str, Condition) -> Property<Protocol> = Property::sometimes;
+    vec![
+        seen("a superset is sent while the request before it goes on", |_, universe| {
+            let of = |app| universe.phones.requests.iter().filter(move |request| request.app == app);
+            App::ALL
+                .into_iter()
+                .any(|app| of(app).any(|one| of(app).any(|other| one.points.len() < other.points.len())))
+        }),
+        seen(
+            "all points of a request are known by the acknowledgement, and not stored yet",
+            |_, universe| universe.database.locations.is_empty() && is_answered_by(universe, Known::Recent),
+        ),
+        seen("all points of a request are known from the cache", |_, universe| {
+            is_answered_by(universe, Known::Cache)
+        }),
+        seen("all points of a request are known from the table", |_, universe| {
+            is_answered_by(universe, Known::Table)
+        }),
+    ]
+}
+
+/// What must be seen besides where windows end and the consumer crashes.
+fn seen_of_the_consumer() -> Vec<Property<Protocol>> {
+    let seen: fn(&'static str, Condition) -> Property<Protocol> = Property::sometimes;
+    vec![
+        seen("a point is stored again after its window", |_, universe| {
+            let stored = |row: &i64| universe.journal.record(*row).upload.once();
+            let rows = &universe.database.locations;
+            rows.iter().any(|one| rows.iter().any(|other| one != other && stored(one) == stored(other)))
+        }),
+        seen("a fact is emitted again", |_, universe| emits_again(universe)),
+        seen("a consumer lags by the TTL", |_, universe| lags(universe)),
+    ]
+}
+
+/// Whether a request with more than one point is answered without publishing any.
+fn is_answered_by(universe: &Universe, known: Known) -> bool {
+    universe.phones.requests.iter().any(|request| {
+        request.points.len() > 1 && request.points.iter().all(|(_, stage)| *stage == Stage::Known(known))
+    })
+}
+
+fn safe(universe: &Universe) -> bool {
+    App::ALL.into_iter().all(|app| {
+        let safe = universe.phones.apps[app as usize].safe;
+        app.points()[..safe].iter().all(|point| universe.journal.has(*point))
+    })
+}
+
+fn first_stays(universe: &Universe) -> bool {
+    universe.database.locations.iter().all(|row| universe.journal.openers().any(|opener| opener == *row))
+}
+
 fn once(universe: &Universe) -> bool {
-    let mut times: Vec<_> =
-        universe.database.locations.iter().map(|offset| universe.journal.record(*offset).time).collect();
-    times.sort();
-    times.windows(2).all(|pair| pair[0].plus(TTL) <= pair[1])
+    let mut stored: Vec<_> = (universe.database.locations.iter())
+        .map(|offset| universe.journal.record(*offset))
+        .map(|record| (record.upload.once(), record.time))
+        .collect();
+    stored.sort();
+    stored.windows(2).all(|pair| pair[0].0 != pair[1].0 || pair[0].1.plus(TTL) <= pair[1].1)
 }
 
 /// Whether a state is the one that its window was opened with.
@@ -84,7 +192,7 @@ fn is_promised(universe: &Universe, opener: i64, state: &KeyState) -> bool {
     state.source == at(opener)
         && (state.accepted_at, state.expires_at) == (record.time, record.time.plus(TTL))
         && (state.status, &state.body[..]) == (200, record.upload.body())
-        && state.fingerprint == record.upload.fingerprint()
+        && state.fingerprint == record.upload.fingerprint(None)
 }
 
 fn one_answer(universe: &Universe) -> bool {

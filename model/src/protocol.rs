@@ -3,6 +3,7 @@
 use stateright::{Model, Property};
 
 use crate::journal::Upload;
+use crate::phones::Step;
 use crate::planted::PlantedBug;
 use crate::property;
 use crate::size::{Focus, Size};
@@ -24,6 +25,8 @@ pub enum Action {
     Tick,
     /// A gateway publishes an upload. It may do so with one that is known: its look-up was earlier, or failed.
     Publish(Upload),
+    /// Something happens to the points of phone apps.
+    Phones(Step),
     /// A gateway reads a result: the number in the topic.
     ReadResult(usize),
     /// A gateway looks into the table.
@@ -62,10 +65,13 @@ impl Model for Protocol {
     type Action = Action;
 
     fn init_states(&self) -> Vec<Universe> {
-        vec![Universe::new()]
+        vec![if self.size.focus == Focus::Points { Universe::with_phones() } else { Universe::new() }]
     }
 
     fn actions(&self, universe: &Universe, actions: &mut Vec<Action>) {
+        if self.size.focus == Focus::Points {
+            return actions.extend(universe.steps(&self.size, self.planted).into_iter().map(Action::Phones));
+        }
         for consumer in 0..universe.consumers.len() {
             self.actions_of_consumer(consumer, universe, actions);
         }
@@ -97,18 +103,15 @@ impl Model for Protocol {
         match action {
             Action::Tick => universe.now.0 += 1,
             Action::Publish(upload) => universe.journal.append(upload, universe.now),
+            Action::Phones(step) => universe.step(step, &self.size, self.planted)?,
             Action::ReadResult(result) => universe.cache.remember(&last.results[result].1),
             Action::LookUp => universe.cache.remember(last.database.keys.last()?),
             Action::CrashGateway => universe.cache = Default::default(),
             Action::Assign(consumer) => universe.assign(consumer, last.group)?,
             Action::AssignWithoutGroupOffset(consumer) => universe.assign(consumer, None)?,
             Action::Transact { consumer, end } => universe.transact(consumer, end, self.planted)?,
-            Action::Commit(consumer) => universe.commit(consumer)?,
-            Action::Emit(consumer) if self.size.focus == Focus::Answering => {
-                while universe.emit(consumer, false).is_some() {}
-                universe.commit_offset(consumer)?;
-                universe.note_emitted(consumer)?;
-            }
+            Action::Commit(consumer) => universe.commit(consumer, self.planted)?,
+            Action::Emit(consumer) if self.size.focus == Focus::Answering => universe.emit_all(consumer)?,
             Action::Emit(consumer) => universe.emit(consumer, false)?,
             Action::GiveUp(consumer) => universe.emit(consumer, true)?,
             Action::CommitOffset(consumer) => universe.commit_offset(consumer)?,
@@ -151,7 +154,7 @@ impl Protocol {
         }
         let journal_end = universe.journal.end();
         let first_end = match self.size.focus {
-            Focus::Answering => journal_end.max(session.next + 1),
+            Focus::Answering | Focus::Points => journal_end.max(session.next + 1),
             Focus::Emission => session.next + 1,
         };
         actions.extend((first_end..=journal_end).map(|end| Action::Transact { consumer, end }));

@@ -11,6 +11,7 @@ use crate::consumer::{Consumer, Transaction};
 use crate::database::Database;
 use crate::gateway::Cache;
 use crate::journal::{Journal, PARTITION};
+use crate::phones::Phones;
 use crate::planted::PlantedBug;
 
 /// A state of the model.
@@ -33,6 +34,8 @@ pub struct Universe {
     pub accepted: Vec<i64>,
     /// What a gateway remembers.
     pub cache: Cache,
+    /// Phone apps and their requests, where the points of phones are looked at.
+    pub phones: Phones,
 }
 
 impl Universe {
@@ -48,6 +51,7 @@ impl Universe {
             results: Vec::new(),
             accepted: Vec::new(),
             cache: Cache::default(),
+            phones: Phones::default(),
         }
     }
 
@@ -103,11 +107,18 @@ impl Universe {
     }
 
     /// A consumer's transaction commits.
-    pub fn commit(&mut self, consumer: usize) -> Option<()> {
+    pub fn commit(&mut self, consumer: usize, planted: Option<PlantedBug>) -> Option<()> {
         let session = self.consumers[consumer].as_mut()?;
         let Transaction { new, emissions } = session.transaction.take()?;
         let end = session.next + i64::try_from(emissions.len()).ok()?;
         self.database.commit(end, self.journal.record(end - 1).time, &new);
+        if planted == Some(PlantedBug::ReplaceByCopy) {
+            for (offset, emission) in (session.next..end).zip(&emissions) {
+                let source = emission.as_ref().map(|(state, _)| state.source.offset.0);
+                let row = self.database.locations.iter_mut().find(|row| Some(**row) == source);
+                row.into_iter().for_each(|row| *row = offset);
+            }
+        }
         session.queue(end, emissions);
         Some(())
     }
@@ -126,6 +137,13 @@ impl Universe {
             self.results.sort_by_key(|(record, state)| (*record, state.source));
         }
         Some(())
+    }
+
+    /// All that is in a consumer's queue is emitted, and group and table hear of it.
+    pub fn emit_all(&mut self, consumer: usize) -> Option<()> {
+        while self.emit(consumer, false).is_some() {}
+        self.commit_offset(consumer)?;
+        self.note_emitted(consumer)
     }
 
     /// A consumer moves the group offset behind what it has emitted.

@@ -3,10 +3,11 @@
 use std::collections::BTreeSet;
 
 use milepost_model::planted::PlantedBug;
-use milepost_model::property::{FACTS, OFFSETS_FOLLOW_DATA, ONCE, ONE_ANSWER};
+use milepost_model::property::{FACTS, FIRST_STAYS, OFFSETS_FOLLOW_DATA, ONCE, ONE_ANSWER, SAFE};
 use milepost_model::protocol::Protocol;
-use milepost_model::size::{ANSWERING, ANSWERING_LOSSES, EMISSION, EMISSION_LOSSES, Size};
-use milepost_model::universe::Universe;
+use milepost_model::size::{
+    ANSWERING, ANSWERING_LOSSES, EMISSION, EMISSION_LOSSES, POINTS, POINTS_LATER, Size,
+};
 use stateright::{Checker as _, HasDiscoveries, Model as _, Path};
 
 /// Visits every state. Their number is part of the check: fewer would mean that something can no longer happen.
@@ -28,13 +29,13 @@ fn breaks(planted: PlantedBug, size: Size, property: &'static str, steps: usize)
     assert_eq!(actions.len(), steps, "{actions:?}");
 
     let holds = protocol.property(property).condition;
-    let way =
-        Path::from_actions(&protocol, Universe::new(), &actions).expect("every step can be taken again");
+    let begin = protocol.init_states().remove(0);
+    let way = Path::from_actions(&protocol, begin.clone(), &actions).expect("every step can be taken again");
     let harm: Vec<bool> = way.into_states().iter().map(|universe| !holds(&protocol, universe)).collect();
     assert_eq!(harm.iter().position(|harm| *harm), Some(steps));
 
     let sound = Protocol { size, planted: None };
-    if let Some(way) = Path::from_actions(&sound, Universe::new(), &actions) {
+    if let Some(way) = Path::from_actions(&sound, begin, &actions) {
         assert!(way.into_states().iter().all(|universe| holds(&sound, universe)));
     }
 }
@@ -57,6 +58,56 @@ fn facts_keep_their_promises_through_crashes_lag_and_expiry() {
 #[test]
 fn facts_keep_their_promises_when_postgres_and_the_group_lose_what_they_knew() {
     keeps_its_promises(EMISSION_LOSSES, 65_107);
+}
+
+#[test]
+fn points_keep_their_promises_through_supersets_two_gateways_lost_answers_and_crashes() {
+    keeps_its_promises(POINTS, 339_226);
+}
+
+#[test]
+fn points_keep_their_promises_when_windows_end_and_the_consumer_lags_and_crashes() {
+    keeps_its_promises(POINTS_LATER, 498_863);
+}
+
+#[test]
+fn answered_at_the_first_acknowledgement_a_point_is_lost() {
+    breaks(PlantedBug::AnswerAtFirstAcknowledgement, POINTS, SAFE, 4);
+}
+
+#[test]
+fn answered_despite_a_failure_a_point_is_lost() {
+    breaks(PlantedBug::AnswerDespiteFailure, POINTS, SAFE, 3);
+}
+
+#[test]
+fn remembered_before_its_acknowledgement_a_point_is_lost() {
+    breaks(PlantedBug::RememberBeforeAcknowledgement, POINTS, SAFE, 3);
+}
+
+#[test]
+fn known_because_another_request_has_published_it_a_point_is_lost() {
+    breaks(PlantedBug::KnowWhatIsInFlight, POINTS, SAFE, 3);
+}
+
+#[test]
+fn keyed_without_its_device_a_point_of_another_device_is_lost() {
+    breaks(PlantedBug::PointWithoutDevice, POINTS, SAFE, 6);
+}
+
+#[test]
+fn keyed_without_its_device_a_point_of_another_device_is_never_persisted() {
+    breaks(PlantedBug::PointWithoutDevice, POINTS, OFFSETS_FOLLOW_DATA, 5);
+}
+
+#[test]
+fn keyed_with_its_accuracy_a_point_is_persisted_twice() {
+    breaks(PlantedBug::PointWithAccuracy, POINTS, ONCE, 5);
+}
+
+#[test]
+fn replaced_by_its_copy_a_point_is_not_the_first_one() {
+    breaks(PlantedBug::ReplaceByCopy, POINTS, FIRST_STAYS, 5);
 }
 
 #[test]
