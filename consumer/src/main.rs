@@ -14,7 +14,7 @@ use milepost_shared::program::start::Checks;
 use tokio_util::sync::CancellationToken;
 
 /// Files of its own, and connections to the brokers, to Postgres and of operators.
-const OPEN_FILES: OpenFiles = OpenFiles { needed: 150, setting: "" };
+const OPEN_FILES: OpenFiles = OpenFiles { needed: 150, setting: None };
 
 /// As the gateway's.
 #[global_allocator]

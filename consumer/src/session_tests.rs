@@ -62,7 +62,7 @@ fn parts(brokers: &str, database: &TestDatabase) -> Parts {
         },
         offset_commit_interval: SECOND / 20,
         drain_timeout: 10 * SECOND,
-        connections: Connections::new(database.options(Role::Consumer), CONNECTIONS),
+        connections: Connections::new(database.options(Role::Consumer).into(), CONNECTIONS),
         readiness: Readiness::default(),
         troubles: Troubles::default(),
         crash: Crash::default(),

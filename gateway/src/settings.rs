@@ -93,7 +93,7 @@ impl GatewaySettings {
     pub fn open_files(&self) -> OpenFiles {
         let lookups = self.answers.lookup.lookup_connections;
         let needed = self.server.open_files() + u64::from(lookups) + OPEN_FILES;
-        OpenFiles { needed, setting: "CONNECTIONS_MAX" }
+        OpenFiles { needed, setting: Some("CONNECTIONS_MAX") }
     }
 }
 

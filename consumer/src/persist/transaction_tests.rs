@@ -60,13 +60,13 @@ impl Fixture {
             unknown_account_wait,
         };
         let (accounts, stopped, readiness, crash, stop) = Default::default();
-        let connections = Connections::new(self.database.options(Role::Consumer), 1);
+        let connections = Connections::new(self.database.options(Role::Consumer).into(), 1);
         Persister::new(settings, connections, accounts, stopped, readiness, crash, stop)
     }
 
     /// Connections with a shorter bound.
     fn bounded(&self, bound: &str, value: &str) -> Connections {
-        Connections::new(self.database.options(Role::Consumer).options([(bound, value)]), 1)
+        Connections::new(self.database.options(Role::Consumer).options([(bound, value)]).into(), 1)
     }
 
     /// Every row of every table that a rebuild must give again, as text in a fixed order.

@@ -70,12 +70,11 @@ impl ApiKeys {
     #[must_use]
     pub fn new(
         settings: &ApiKeySettings,
-        target: impl Into<Target>,
+        target: Target,
         readiness: &Readiness,
         clock: Clock,
     ) -> Self {
         readiness.register(API_KEYS, true);
-        let target = target.into();
         Self(Arc::new(Keys {
             known: KnownKeys::default(),
             lately: Cache::builder().max_capacity(LATELY_MAX).time_to_live(LATELY).build(),

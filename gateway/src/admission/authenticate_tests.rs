@@ -42,8 +42,8 @@ async fn fixture(refresh: &str) -> KeyFixture {
     let settings = settings(&["--api-key-refresh", refresh]);
     assert_eq!(settings.faults(), Vec::<String>::new());
     let readiness = Readiness::default();
-    let options = database.options(Role::Gateway);
-    let api_keys = ApiKeys::new(&settings.api_keys, options, &readiness, Clock::default());
+    let target = database.options(Role::Gateway).into();
+    let api_keys = ApiKeys::new(&settings.api_keys, target, &readiness, Clock::default());
     let stop = CancellationToken::new();
     KeyFixture { database, api_keys, readiness, stop }
 }
@@ -192,7 +192,7 @@ async fn a_bound_key_speaks_for_its_device_whether_it_was_loaded_or_looked_up() 
     assert_eq!(fixture.api_keys.verify(OTHER).await, Ok(wanted.clone()));
     let later = ApiKeys::new(
         &settings(&[]).api_keys,
-        fixture.database.options(Role::Gateway),
+        fixture.database.options(Role::Gateway).into(),
         &Readiness::default(),
         Clock::default(),
     );
@@ -211,8 +211,8 @@ async fn an_expired_key_is_refused_from_its_moment_on_by_the_gateways_clock() {
     store_key(&fixture.database, &key, OTHER).await;
     for (hours, wanted) in [(0, Ok(ACCOUNT)), (1, Err(UNAUTHORIZED))] {
         for loaded in [false, true] {
-            let (options, clock) = (fixture.database.options(Role::Gateway), Clock::new(hours * 3_600_000));
-            let keys = ApiKeys::new(&settings(&[]).api_keys, options, &Readiness::default(), clock);
+            let (target, clock) = (fixture.database.options(Role::Gateway).into(), Clock::new(hours * 3_600_000));
+            let keys = ApiKeys::new(&settings(&[]).api_keys, target, &Readiness::default(), clock);
             if loaded {
                 tokio::spawn(keys.clone().refresh(fixture.stop.clone()));
                 until("keys are loaded", async || keys.0.known.count() == 2).await;

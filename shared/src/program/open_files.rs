@@ -7,8 +7,8 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 pub struct OpenFiles {
     /// Files and connections at once.
     pub needed: u64,
-    /// The setting that this follows from, for the log; empty if none.
-    pub setting: &'static str,
+    /// The setting that this follows from, if there is one, for the log.
+    pub setting: Option<&'static str>,
 }
 
 /// Raises the soft limit to the hard one, and says in the log when that is not enough.

@@ -23,8 +23,7 @@ struct Inner {
 impl Connections {
     /// At most so many at a time; none is made yet.
     #[must_use]
-    pub fn new(target: impl Into<Target>, most: usize) -> Self {
-        let target = target.into();
+    pub fn new(target: Target, most: usize) -> Self {
         Self(Arc::new(Inner { target, room: Semaphore::new(most), idle: Mutex::default() }))
     }
 
@@ -84,7 +83,7 @@ mod tests {
     #[tokio::test]
     async fn a_connection_that_answered_is_kept_and_one_that_failed_or_was_given_up_is_not() {
         let database = database().await;
-        let connections = Connections::new(database.options(Role::Gateway), 1);
+        let connections = Connections::new(database.options(Role::Gateway).into(), 1);
         let first = connections.ask(pid).await.unwrap();
         assert_eq!(connections.ask(pid).await.unwrap(), first);
 
@@ -105,7 +104,7 @@ mod tests {
     #[tokio::test]
     async fn a_query_waits_for_a_connection_while_all_are_in_use() {
         let database = database().await;
-        let connections = Connections::new(database.options(Role::Gateway), 1);
+        let connections = Connections::new(database.options(Role::Gateway).into(), 1);
         let (taken, is_taken) = tokio::sync::oneshot::channel();
         let (go, gone) = tokio::sync::oneshot::channel::<()>();
         let holding = tokio::spawn({

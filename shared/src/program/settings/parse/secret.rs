@@ -2,12 +2,14 @@
 //! mount it.
 
 use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use clap::{Arg, Command};
 
 /// Longest secret that is read from a file, bytes.
-const BYTES_MAX: usize = 64 * 1024;
+const BYTES_MAX: u64 = 64 * 1024;
 
 /// A command that knows the secrets that are in files, and what is wrong with the others.
 #[derive(Debug)]
@@ -73,8 +75,10 @@ fn from_file(arg: &Arg, environment: impl Fn(&str) -> Option<OsString>) -> Optio
 
 /// Without the newline that an editor puts at the end.
 fn read(file: &Path) -> Result<String, String> {
-    let text = std::fs::read(file).map_err(|error| format!("cannot be read: {}", error.kind()))?;
-    if text.len() > BYTES_MAX {
+    let mut text = Vec::new();
+    let read = File::open(file).and_then(|file| file.take(BYTES_MAX + 1).read_to_end(&mut text));
+    let bytes = read.map_err(|error| format!("cannot be read: {}", error.kind()))?;
+    if bytes as u64 > BYTES_MAX {
         return Err(format!("has more than {BYTES_MAX} bytes"));
     }
     let text = String::from_utf8(text).map_err(|_| "is not text".to_owned())?;
@@ -155,10 +159,12 @@ mod tests {
         let file = files.with("MILEPOST_TEST_OUTER_FILE", "planted");
         let both = [file, ("MILEPOST_TEST_OUTER", "planted".into())];
         let missing = [("MILEPOST_TEST_OUTER_FILE", OsString::from("/nowhere/at/all"))];
+        let endless = [("MILEPOST_TEST_OUTER_FILE", OsString::from("/dev/zero"))];
         let empty = [files.with("MILEPOST_TEST_OUTER_FILE", "\n")];
         for (environment, wanted) in [
             (&both[..], "MILEPOST_TEST_OUTER and MILEPOST_TEST_OUTER_FILE must not both be set"),
             (&missing[..], "/nowhere/at/all cannot be read: entity not found"),
+            (&endless[..], "has more than 65536 bytes"),
             (&empty[..], "is empty"),
         ] {
             let (faults, value) = read(&["test"], environment);
