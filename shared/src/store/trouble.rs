@@ -55,3 +55,27 @@ fn of_tls(error: &(dyn StdError + 'static)) -> Option<String> {
     };
     Some(format!("the server's certificate {what}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use sqlx::{ConnectOptions as _, Executor as _};
+
+    use super::*;
+    use crate::store::testing::{Role, database};
+
+    #[tokio::test]
+    async fn what_is_about_a_row_is_told_by_its_code_alone_and_what_is_about_the_server_in_its_words() {
+        let database = database().await;
+        let mut connection = database.options(Role::Gateway).connect().await.unwrap();
+        for (code, wanted) in [
+            ("23505", "database error 23505"),
+            ("22P02", "database error 22P02"),
+            ("53300", "16.3738189 (SQLSTATE 53300)"),
+            ("28P01", "16.3738189 (SQLSTATE 28P01)"),
+        ] {
+            let raise = format!("DO $$ BEGIN RAISE EXCEPTION '16.3738189' USING ERRCODE = '{code}'; END $$");
+            let error = connection.execute(&*raise).await.unwrap_err();
+            assert_eq!(in_words(&error), wanted);
+        }
+    }
+}
