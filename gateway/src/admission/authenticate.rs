@@ -68,12 +68,7 @@ struct Keys {
 impl ApiKeys {
     /// Knows none yet. Connects when first asked.
     #[must_use]
-    pub fn new(
-        settings: &ApiKeySettings,
-        target: Target,
-        readiness: &Readiness,
-        clock: Clock,
-    ) -> Self {
+    pub fn new(settings: &ApiKeySettings, target: Target, readiness: &Readiness, clock: Clock) -> Self {
         readiness.register(API_KEYS, true);
         Self(Arc::new(Keys {
             known: KnownKeys::default(),

@@ -211,7 +211,8 @@ async fn an_expired_key_is_refused_from_its_moment_on_by_the_gateways_clock() {
     store_key(&fixture.database, &key, OTHER).await;
     for (hours, wanted) in [(0, Ok(ACCOUNT)), (1, Err(UNAUTHORIZED))] {
         for loaded in [false, true] {
-            let (target, clock) = (fixture.database.options(Role::Gateway).into(), Clock::new(hours * 3_600_000));
+            let (target, clock) =
+                (fixture.database.options(Role::Gateway).into(), Clock::new(hours * 3_600_000));
             let keys = ApiKeys::new(&settings(&[]).api_keys, target, &Readiness::default(), clock);
             if loaded {
                 tokio::spawn(keys.clone().refresh(fixture.stop.clone()));
