@@ -46,7 +46,7 @@ pub struct Phone {
 }
 
 /// What is to be delivered, and when it is.
-struct Errand<R, V> {
+struct Operation<R, V> {
     /// Makes the request of the next attempt.
     request: R,
     /// Says what an answer means.
@@ -56,7 +56,7 @@ struct Errand<R, V> {
     gateway_first: usize,
 }
 
-/// What an errand came to: its answer, final or permanent, or what came of the last attempt.
+/// What an operation came to: its answer, final or permanent, or what came of the last attempt.
 struct Delivery {
     attempts: u32,
     end: Result<Answer, Last>,
@@ -101,27 +101,27 @@ impl Phone {
     /// the last.
     async fn deliver(
         &self,
-        mut errand: Errand<impl FnMut() -> Request, impl Fn(&Answer) -> Verdict>,
+        mut operation: Operation<impl FnMut() -> Request, impl Fn(&Answer) -> Verdict>,
         watcher: Watcher<'_>,
     ) -> Delivery {
         let settings = &self.settings;
         let deadline = Instant::now() + settings.deadline;
         let mut backoff = retry::backoff(settings.backoff_min, settings.backoff_max);
-        let mut gateways = self.gateways.iter().cycle().skip(errand.gateway_first % self.gateways.len());
+        let mut gateways = self.gateways.iter().cycle().skip(operation.gateway_first % self.gateways.len());
         let mut attempts = 0;
         loop {
             attempts += 1;
             let gateway = gateways.next().map_or("", String::as_str);
             let timeout = settings.request_timeout.min(deadline.saturating_duration_since(Instant::now()));
-            let last = match self.attempt(gateway, (errand.request)(), timeout).await {
-                Ok(answer) if (errand.verdict)(&answer) != Verdict::Retry => {
+            let last = match self.attempt(gateway, (operation.request)(), timeout).await {
+                Ok(answer) if (operation.verdict)(&answer) != Verdict::Retry => {
                     return Delivery { attempts, end: Ok(answer) };
                 }
                 Ok(answer) => Last { reason: answer.in_words(), retry_after: answer.retry_after },
                 Err(reason) => Last { reason, retry_after: None },
             };
             let pause = self.pause(&mut backoff, &last);
-            if attempts >= errand.attempts_max || Instant::now() + pause >= deadline {
+            if attempts >= operation.attempts_max || Instant::now() + pause >= deadline {
                 return Delivery { attempts, end: Err(last) };
             }
             watcher(Event::Pausing { reason: &last.reason, pause });

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 use std::iter::Peekable;
 use std::time::SystemTime;
 
-use super::{Delivery, Errand, Event, Last, Phone, Watcher};
+use super::{Delivery, Event, Last, Operation, Phone, Watcher};
 use crate::answer::Answer;
 use crate::app::{App, GivesUp, Message, Round};
 use crate::point::Point;
@@ -162,8 +162,8 @@ impl Play<'_> {
         };
         let gateway_first = usize::try_from(self.summary.attempts).unwrap_or_default();
         let verdict = |answer: &Answer| app.verdict(answer);
-        let errand = Errand { request, verdict, attempts_max, gateway_first };
-        let delivery = self.phone.deliver(errand, self.watcher).await;
+        let operation = Operation { request, verdict, attempts_max, gateway_first };
+        let delivery = self.phone.deliver(operation, self.watcher).await;
         self.summary.attempts += u64::from(delivery.attempts);
         self.summary.sent += sent;
         (waiting.len(), delivery)

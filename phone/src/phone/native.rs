@@ -8,7 +8,7 @@ use futures::{StreamExt as _, stream};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 use reqwest::{Method, StatusCode};
 
-use super::{Delivery, Errand, Event, Phone, Watcher};
+use super::{Delivery, Event, Operation, Phone, Watcher};
 use crate::answer::Answer;
 use crate::request::Request;
 use crate::retry;
@@ -89,13 +89,13 @@ impl Phone {
     /// Sends one upload until it is answered, beginning at a gateway.
     async fn upload(&self, upload: &Upload, gateway_first: usize, watcher: Watcher<'_>) -> Delivery {
         let request = request(upload, &self.native);
-        let errand = Errand {
+        let operation = Operation {
             request: || request.clone(),
             verdict: |answer: &Answer| retry::verdict(answer.status),
             attempts_max: self.settings.attempts_max,
             gateway_first,
         };
-        self.deliver(errand, watcher).await
+        self.deliver(operation, watcher).await
     }
 }
 
